@@ -1,0 +1,3 @@
+"""
+A boilerplate for JSON API servers: Tornado for HTTP, MongoDB for storage.
+"""

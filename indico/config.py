@@ -1,0 +1,118 @@
+"""
+Every setting, read once from the environment.
+
+Code reads a setting where it uses it (`config.PORT`, not `from indico.config import PORT`), so that a
+test or the command line can set another.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+
+
+class SettingError(ValueError):
+    """Settings that the server can't start with: a sentence a line, each naming one."""
+
+
+class Environment:
+    """
+    Reads settings from a mapping of strings; a variable that is empty counts as not set.
+
+    A value that makes no sense gives the default and leaves a sentence in `problems`: importing the
+    settings never fails, `check` does.
+    """
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self.environ = environ
+        self.problems: list[str] = []
+
+    def text(self, name: str, default: str = "") -> str:
+        return self.environ.get(name) or default
+
+    def choice(self, name: str, *choices: str) -> str:
+        """One of `choices`, the first of which is the default."""
+        value = self.text(name, choices[0])
+        if value not in choices:
+            self.problems.append(f"{name} should be {' or '.join(choices)}, but is {value!r}.")
+            return choices[0]
+        return value
+
+    def number(self, name: str, default: float, low: float, high: float) -> float:
+        """A number from `low` to `high`, both included."""
+        try:
+            value = float(self.text(name, str(default)))
+            if low <= value <= high:
+                return value
+        except ValueError:
+            pass
+        self.problems.append(
+            f"{name} should be a number from {low:g} to {high:g}, but is {self.environ[name]!r}."
+        )
+        return default
+
+    def whole(self, name: str, default: int, low: int, high: int) -> int:
+        """A whole number from `low` to `high`, both included."""
+        value = self.text(name, str(default))
+        if re.fullmatch("[0-9]{1,18}", value) and low <= int(value) <= high:
+            return int(value)
+        self.problems.append(
+            f"{name} should be a whole number from {low} to {high}, but is {value!r}."
+        )
+        return default
+
+    def address(self, name: str, default: str, *schemes: str) -> str:
+        """An address that begins with one of `schemes`. It may hold a password, so no sentence shows it."""
+        value = self.text(name, default)
+        if not value.startswith(schemes):
+            self.problems.append(f"{name} should begin with {' or '.join(schemes)}.")
+            return default
+        return value
+
+
+DEFAULT_MONGODB = "mongodb://localhost:27017"
+YEAR = 365 * 24 * 3600  # seconds
+
+environment = Environment(os.environ)
+
+INDICO_ENV = environment.choice("INDICO_ENV", "development", "production")
+PRODUCTION = INDICO_ENV == "production"
+
+PORT = environment.whole("PORT", 5000, 0, 65535)  # 0: any free one
+ADDRESS = environment.text("ADDRESS", "" if PRODUCTION else "127.0.0.1")  # empty: all interfaces
+WORKERS = environment.whole("WORKERS", 1, 1, 512)  # processes sharing the port
+
+MONGODB = environment.address("MONGODB", DEFAULT_MONGODB, "mongodb://", "mongodb+srv://")
+MONGODB_DATABASE = environment.text("MONGODB_DATABASE", "indico")
+MONGODB_DRIVER = environment.choice("MONGODB_DRIVER", "motor", "pymongo")
+MONGODB_TIMEOUT = environment.number("MONGODB_TIMEOUT", 5, 0.01, 3600)  # seconds
+
+USER_SALT = environment.text("USER_SALT")
+KEY_LIFETIME = environment.number("KEY_LIFETIME", 30 * 24 * 3600, 1, 100 * YEAR)  # seconds
+DEV_TOKEN = environment.text("DEV_TOKEN")
+
+FACEBOOK_APP_ID = environment.text("FACEBOOK_APP_ID")
+FACEBOOK_APP_SECRET = environment.text("FACEBOOK_APP_SECRET")
+FACEBOOK_GRAPH_URL = environment.address(
+    "FACEBOOK_GRAPH_URL", "https://graph.facebook.com", "https://", "http://"
+)
+
+REQUEST_TIMEOUT = environment.number("REQUEST_TIMEOUT", 60, 0.01, YEAR)  # seconds
+MAX_BODY_SIZE = environment.whole("MAX_BODY_SIZE", 1024 * 1024, 1, 2**31)  # bytes
+SHUTDOWN_TIMEOUT = environment.number("SHUTDOWN_TIMEOUT", 10, 0, 3600)  # seconds
+
+
+def check() -> None:
+    """Raise SettingError unless the server can start with these settings."""
+    problems = list(environment.problems)
+    if set(MONGODB_DATABASE) & set('/\\. "$*<>:|?\0') or len(MONGODB_DATABASE.encode()) > 63:
+        problems.append(
+            f"MONGODB_DATABASE is no name MongoDB takes for a database: {MONGODB_DATABASE!r}."
+        )
+    if PRODUCTION and len(USER_SALT) < 16:
+        problems.append("USER_SALT should be a secret of at least 16 characters in production.")
+    if PRODUCTION and DEV_TOKEN:
+        problems.append("DEV_TOKEN opens every account: unset it in production.")
+    if problems:
+        raise SettingError("\n".join(problems))

@@ -1,0 +1,244 @@
+"""
+The connection to MongoDB, and the one seam that every helper goes through.
+
+`CLIENT` and `mongodb`, the database in use, are made when they are first asked for, or by `connect`. Both
+may be replaced at any time, and the helpers then use the new ones; so a helper says `db.mongodb.user` and
+never imports `mongodb` itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import importlib
+import inspect
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, ParamSpec, Protocol, TypeVar, overload
+
+from bson.errors import BSONError, InvalidDocument
+from pymongo import IndexModel
+from pymongo.errors import (
+    ConfigurationError,
+    ConnectionFailure,
+    DocumentTooLarge,
+    InvalidURI,
+    OperationFailure,
+    PyMongoError,
+)
+from pymongo.uri_parser import parse_uri
+
+from indico import config
+from indico.error import IndicoError, InvalidValue, MongoError, Unavailable
+from indico.utils import LOGGER, check_depth, check_type, containers, spawn
+
+Document = dict[str, Any]
+Schema = dict[str, tuple[type, bool]]  # field: (type, required)
+P = ParamSpec("P")
+T = TypeVar("T")
+
+CLIENT: Any
+mongodb: Any
+
+DRIVERS = {"motor": ("motor", "MotorClient"), "pymongo": ("pymongo", "AsyncMongoClient")}
+INDEXES: list[tuple[str, IndexModel]] = []  # what `index` was told: (collection, index)
+
+# What the server says of a document that has grown beyond 16 MB or is nested too deep.
+REFUSED_DOCUMENT = {15, 10334, 17260, 17419, 17420}
+
+
+def connect(uri: str | None = None, database: str | None = None) -> None:
+    """
+    Make the client for this event loop, and set `CLIENT` and `mongodb`. Nothing is sent yet.
+
+    A client belongs to the event loop that first uses it and does not survive a fork: each loop connects
+    and closes its own. Raises SettingError for a URI that PyMongo can't read.
+    """
+    global CLIENT, mongodb
+    module, name = DRIVERS[config.MONGODB_DRIVER]
+    uri = uri or config.MONGODB
+    milliseconds = int(config.MONGODB_TIMEOUT * 1000)
+    options = {
+        "w": "majority",
+        "journal": True,
+        "serverSelectionTimeoutMS": milliseconds,
+        "connectTimeoutMS": milliseconds,
+        "waitQueueTimeoutMS": milliseconds,
+    }
+    try:
+        given = {} if uri.startswith("mongodb+srv") else parse_uri(uri)["options"]
+        options = {key: value for key, value in options.items() if key not in given}
+        CLIENT = getattr(importlib.import_module(module), name)(uri, **options)
+    except (ConfigurationError, InvalidURI, ValueError) as error:
+        raise config.SettingError(f"MONGODB can't be used: {error}") from error
+    mongodb = CLIENT[database or config.MONGODB_DATABASE]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("CLIENT", "mongodb"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    connect()
+    return globals()[name]
+
+
+async def close() -> None:
+    """Close the client, if there is one. The next use of `CLIENT` or `mongodb` makes another."""
+    globals().pop("mongodb", None)
+    client = globals().pop("CLIENT", None)
+    closing = client.close() if client is not None else None
+    if inspect.isawaitable(closing):
+        await closing
+
+
+def index(collection: str, *fields: str, unique: bool = False) -> None:
+    """Have `ensure_indexes` make an index on these fields. Call it beside the helpers that look there."""
+    INDEXES.append((collection, IndexModel([(field, 1) for field in fields], unique=unique)))
+
+
+async def ensure_indexes() -> None:
+    """Make the indexes that are not there yet. Raises Unavailable when MongoDB can't be reached."""
+    for collection, model in INDEXES:
+        try:
+            await _bounded(mongodb[collection].create_indexes([model]))
+        except MongoError as error:
+            LOGGER.error(
+                "The collection %s has no index on %s: %s",
+                collection,
+                ", ".join(model.document["key"]),
+                error.__cause__,
+            )
+
+
+def current_time() -> int:
+    """The time in UTC milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+class Helper(Protocol[P, T]):
+    """A helper that is awaited, or called with one more argument: the function to call back."""
+
+    @overload
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]: ...
+    @overload
+    def __call__(self, *args: Any) -> None: ...
+
+
+def mongo(function: Callable[P, Coroutine[Any, Any, T]]) -> Helper[P, T]:
+    """
+    Make a coroutine function a database helper: the only place that copies what it is given, bounds its
+    time, translates its errors and adapts callbacks.
+
+    Called with one more argument, a function, the helper calls it on the event loop with `(result, None)`
+    or `(None, error)`; otherwise it returns an awaitable. Raises, or passes on, Unavailable when MongoDB
+    does not answer within MONGODB_TIMEOUT, InvalidValue for a document that can't be stored, MongoError
+    for anything else that MongoDB refuses, and what the function itself raises.
+    """
+
+    @functools.wraps(function)
+    def helper(*args: Any, **kwargs: Any) -> Any:
+        *arguments, last = args or (None,)
+        callback = last if callable(last) else None
+        arguments = arguments if callback else list(args)
+        call = _bounded(
+            function(
+                *[_copy(argument) for argument in arguments],
+                **{name: _copy(argument) for name, argument in kwargs.items()},
+            )
+        )
+        if callback is None:
+            return call
+        spawn(_call_back(call, callback))
+
+    return helper
+
+
+def _copy(value: Any, level: int = 1) -> Any:
+    # copy.deepcopy would also copy what is no document, and takes ten times as long. What is nested too
+    # deep to be stored need not be copied whole.
+    if isinstance(value, dict) and level < 200:
+        return {key: _copy(member, level + 1) for key, member in value.items()}
+    if isinstance(value, list) and level < 200:
+        return [_copy(member, level + 1) for member in value]
+    return value
+
+
+async def _bounded(operation: Awaitable[T]) -> T:
+    try:
+        return await asyncio.wait_for(operation, config.MONGODB_TIMEOUT)
+    except asyncio.TimeoutError as error:
+        raise Unavailable("The database did not answer in time") from error
+    except (DocumentTooLarge, InvalidDocument, OverflowError, UnicodeEncodeError) as error:
+        raise InvalidValue("The document can't be stored: it is too large or holds what BSON can't") from error
+    except OperationFailure as error:
+        if error.code in REFUSED_DOCUMENT:
+            raise InvalidValue("The document can't be stored: it is too large or too deep") from error
+        if error.timeout or error.has_error_label("RetryableWriteError"):
+            raise Unavailable("The database can't take this at the moment") from error
+        raise MongoError("The database refused the operation") from error
+    except ConnectionFailure as error:
+        raise Unavailable("The database can't be reached") from error
+    except (PyMongoError, BSONError) as error:
+        raise MongoError("The database refused the operation") from error
+
+
+async def _call_back(call: Coroutine[Any, Any, Any], callback: Callable[[Any, Any], Any]) -> None:
+    result, error = None, None
+    try:
+        result = await call
+    except Exception as problem:
+        error = problem
+    try:
+        callback(result, error)
+    except Exception:
+        LOGGER.exception("The callback of a database helper failed")
+
+
+def mongo_obj(
+    schema: Schema, ignore: tuple[str, ...] = ()
+) -> Callable[[Callable[..., Coroutine[Any, Any, T]]], Callable[..., Coroutine[Any, Any, T]]]:
+    """
+    Hold the first argument of a helper, an update such as `{"$set": {...}}`, to a schema; plain fields are
+    taken as their `$set`, and those named in `ignore` are left out of it. Stands below `@mongo`.
+
+    Fields of the schema have its types, others any. No field name, at any depth, is empty, begins with `$`
+    or holds a dot or NUL. Raises WrongFieldType and InvalidValue.
+    """
+
+    def decorator(
+        function: Callable[..., Coroutine[Any, Any, T]],
+    ) -> Callable[..., Coroutine[Any, Any, T]]:
+        @functools.wraps(function)
+        async def checked(update_dic: Document, *args: Any) -> T:
+            if not all(str(name).startswith("$") for name in update_dic):
+                update_dic = {"$set": update_dic}
+            fields = {
+                name: value
+                for name, value in update_dic.get("$set", {}).items()
+                if name not in ignore
+            }
+            check_fields(fields, schema)
+            return await function({**update_dic, "$set": fields}, *args)
+
+        return checked
+
+    return decorator
+
+
+def check_fields(fields: Document, schema: Schema) -> None:
+    """Raise WrongFieldType or InvalidValue unless these fields of a document may be stored."""
+    check_depth(fields)
+    for _, container in containers(fields):
+        for name in container if isinstance(container, dict) else ():
+            if not name or name.startswith("$") or "." in name or "\0" in name:
+                raise InvalidValue(
+                    f"The field name {name[:100]!r} is empty, begins with $ or holds a dot or NUL"
+                )
+    for name, value in fields.items():
+        if name in schema:
+            check_type(name, value, schema[name][0])
+
+
+def blank(schema: Schema) -> Document:
+    """The required fields of a schema, each with its type's empty value."""
+    return {field: kind() for field, (kind, required) in schema.items() if required}

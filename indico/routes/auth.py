@@ -1,0 +1,54 @@
+"""
+Auth route: logging in and out.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import indico.db.auth_db as AuthDB
+import indico.db.user_db as UserDB
+from indico.error import InvalidValue
+from indico.routes.handler import IndicoHandler
+from indico.utils import type_check, unpack
+from indico.utils.auth.auth_utils import auth, end_key, start_key, user_hash
+from indico.utils.auth.facebook_utils import check_access_token
+
+
+def make_user_id(oauth_id: str) -> str:
+    """The user_id of a Facebook account. Raises InvalidValue for what is no oauth_id."""
+    if not re.fullmatch("[^\0-\x1f\x7f-\x9f\ud800-\udfff]{1,128}", oauth_id):
+        raise InvalidValue("oauth_id should be 1 to 128 characters, none of them a control character")
+    return "facebook" + oauth_id
+
+
+class AuthHandler(IndicoHandler):
+    @unpack("access_token", "oauth_id", "user")
+    @type_check(str, str, dict)
+    async def login(
+        self, access_token: str, oauth_id: str, user: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Log in with a Facebook token: the user as stored now, and the key for all other actions."""
+        await check_access_token(access_token, oauth_id)
+        user_id = make_user_id(oauth_id)
+        key = None
+        while key is None:  # a logout or removal came between: begin again in the next generation
+            generation = await AuthDB.get_generation(user_hash(user_id))
+            stored = await UserDB.sync_user({"$set": user}, user_id)
+            key = await start_key(user_id, generation)
+        return {"user": stored, "indico_key": key}
+
+    @auth
+    async def check(self, data: bytes) -> bool:
+        """Is the key valid?"""
+        return True
+
+    @auth
+    async def logout(self, data: bytes) -> bool:
+        """End the key for good."""
+        await end_key(self.key)
+        return True
+
+
+AuthRoute = (r"/auth/(?P<action>[a-zA-Z]+)?", AuthHandler)

@@ -1,0 +1,278 @@
+"""
+Indico request handler: one place that runs an action and turns what comes of it into an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import inspect
+import json
+import re
+from asyncio import Future
+from collections.abc import Callable
+from typing import Any
+
+from bson.objectid import ObjectId
+from tornado.web import HTTPError, RequestHandler, stream_request_body
+
+from indico import config
+from indico.error import (
+    BodyTooLarge,
+    IndicoError,
+    MethodNotAllowed,
+    RequestTimeout,
+    RouteNotFound,
+    to_answer,
+)
+from indico.utils import LATER, LOGGER, settle
+
+RETRY_AFTER = 1  # seconds, what a 503 tells the client to wait
+LINGER = 2  # seconds in which the rest of a body that is too large is read and dropped
+LARGEST_LENGTH = 2**63  # bytes, beyond any body: Tornado's own limit would answer without an envelope
+
+
+class JSONEncoder(json.JSONEncoder):
+    """JSON for documents: an ObjectId is its hex string, a date its UTC milliseconds."""
+
+    def default(self, o: Any) -> Any:
+        if isinstance(o, ObjectId):
+            return str(o)
+        if isinstance(o, datetime.datetime):
+            utc = o.replace(tzinfo=o.tzinfo or datetime.timezone.utc)
+            return round(utc.timestamp() * 1000)
+        return super().default(o)
+
+
+@stream_request_body  # so that a body that is too large gets an answer, and not just a closed connection
+class IndicoHandler(RequestHandler):
+    """
+    Turns `POST /<route>/<action>` into a call of the method `<action>` with the body.
+
+    An action that returns an awaitable is answered with its result. One that returns anything else is
+    answered with that, except None: then it will call `respond` later, and the request stays open. An
+    IndicoError that it raises is the answer, and any other exception a ServerError. An action that takes
+    longer than `request_timeout` is cancelled and answered with 504; one whose client goes away is
+    cancelled.
+    """
+
+    user_id: str  # set by @auth, as is
+    key: str
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.action: str | None = None  # the action that runs, for the log
+        self._chunks: list[bytes] = []
+        self._size = 0  # bytes of the body so far
+        self._linger: asyncio.TimerHandle | None = None  # runs while a refused body is dropped
+        self._answered = False
+        self._abandoned = False  # timed out or left by the client: what the action says is dropped
+        self._task: asyncio.Task[Any] | None = None
+        self._later: asyncio.Future[None] | None = None
+        super().__init__(*args, **kwargs)
+        self._connection.set_max_body_size(LARGEST_LENGTH)
+        self.settings.setdefault("in_flight", set()).add(self)
+
+    @property
+    def _connection(self) -> Any:
+        return self.request.connection
+
+    @property
+    def request_timeout(self) -> float | None:
+        """Seconds an action may take. A handler sets its own by `request_timeout = 300`, None for ever."""
+        return config.REQUEST_TIMEOUT
+
+    def set_default_headers(self) -> None:
+        self.clear_header("Server")
+        self.set_header("Content-Type", "application/json; charset=UTF-8")
+        self.set_header("X-Content-Type-Options", "nosniff")
+        self.set_header("Cache-Control", "no-store")
+
+    def compute_etag(self) -> None:
+        """No answer is a 304: each is an envelope."""
+
+    # The body
+
+    def prepare(self) -> None:
+        if self._declared_size() > config.MAX_BODY_SIZE:
+            self._refuse_body()
+
+    def _declared_size(self) -> int:
+        length = self.request.headers.get("Content-Length", "0")
+        return int(length) if re.fullmatch("[0-9]{1,18}", length) else 0
+
+    def data_received(self, chunk: bytes) -> None:
+        self._size += len(chunk)
+        if self._size <= config.MAX_BODY_SIZE:
+            self._chunks.append(chunk)
+        elif not self._answered:
+            self._refuse_body()
+
+    def _refuse_body(self) -> None:
+        # Closing while the client still sends would reset the connection before the answer is read. So
+        # the answer goes out now, and the connection is closed after the body, or after LINGER.
+        self._chunks.clear()
+        error = BodyTooLarge(config.MAX_BODY_SIZE)
+        self.set_header("Connection", "close")
+        self._write_envelope(error.message, error.code)
+        if "Expect" in self.request.headers:  # this client sends nothing until it is told to
+            self.finish()
+        else:
+            self.flush()
+            self._linger = asyncio.get_running_loop().call_later(LINGER, self._hang_up)
+
+    def _hang_up(self) -> None:
+        if not self._finished:
+            self.finish()
+            self._connection.close()
+
+    # The action
+
+    async def post(self, action: str | None = None) -> None:
+        """Run the action. This is the one place that owns its task, its timer and what it comes to."""
+        if self._linger is not None:
+            return self._hang_up()
+        self.request.body = b"".join(self._chunks)
+        self._task = asyncio.current_task()
+        timer = None
+        if self.request_timeout is not None:
+            timer = asyncio.get_running_loop().call_later(
+                self.request_timeout, self.give_up, RequestTimeout()
+            )
+        try:
+            function = self.find_action(action)
+            self.action = action
+            outcome = await settle(function(self, self.request.body))
+            if outcome is LATER:
+                await self._wait_for_answer()
+            elif not (outcome is None and self._answered):
+                self.respond(outcome)
+        except asyncio.CancelledError as error:
+            if not self._abandoned:
+                self.fail(error)
+        except Exception as error:
+            self.fail(error)
+        finally:
+            self._task = None
+            if timer is not None:
+                timer.cancel()
+
+    def find_action(self, action: str | None) -> Callable[..., Any]:
+        """
+        The function of that name that this handler has beyond what IndicoHandler brings as shipped. Raises
+        RouteNotFound for any other name.
+        """
+        name = str(action)
+        function = getattr(type(self), name, None)
+        if name in _SHIPPED or name.startswith("_") or not inspect.isfunction(function):
+            raise RouteNotFound(action)
+        return function
+
+    async def _wait_for_answer(self) -> None:
+        if not self._answered:
+            self._later = asyncio.get_running_loop().create_future()
+            await self._later
+
+    def give_up(self, error: IndicoError) -> None:
+        """Answer with `error` now, cancel the action, and drop whatever it still says."""
+        self.fail(error)
+        self._abandon()
+
+    def on_connection_close(self) -> None:
+        super().on_connection_close()
+        self._leave()
+        self._abandon()
+
+    def _abandon(self) -> None:
+        self._abandoned = True
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+
+    # The answer
+
+    def respond(self, data: Any, code: int = 200) -> None:
+        """
+        Answer with `{"status": code, "data": data}`. Raises TypeError for data that JSONEncoder can't
+        encode. A second answer to a request is logged and dropped.
+        """
+        if self._abandoned:
+            return
+        if self._answered:
+            LOGGER.warning("%s answered twice; the second answer is dropped", describe(self))
+            return
+        self._write_envelope(data, code)
+        self.finish()
+
+    def fail(self, error: BaseException) -> None:
+        """Answer with what `indico.error.to_answer` makes of `error`, unless there was an answer."""
+        answer = to_answer(error)
+        if not self._answered:
+            self.respond(answer.message, answer.code)
+
+    def _write_envelope(self, data: Any, code: int) -> None:
+        body = _ENCODER.encode({"status": code, "data": data})
+        self.set_status(code)
+        self.set_header("Content-Length", len(body))
+        if code == 503:
+            self.set_header("Retry-After", RETRY_AFTER)
+        self.write(body)
+        self._answered = True
+
+    def finish(self, chunk: Any = None) -> Future[None]:
+        self._answered = True
+        if self._linger is not None:
+            self._linger.cancel()
+        if self._later is not None and not self._later.done():
+            self._later.set_result(None)
+        self._leave()
+        return super().finish(chunk)
+
+    def _leave(self) -> None:
+        self.settings["in_flight"].discard(self)
+
+    # What Tornado finds wrong by itself
+
+    def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
+        if self._linger is not None:
+            self._hang_up()
+        else:
+            super().send_error(status_code, **kwargs)
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        error = kwargs["exc_info"][1] if "exc_info" in kwargs else HTTPError(status_code)
+        if status_code == 405:
+            error = self._find_fault()
+        self.fail(error)
+
+    def _find_fault(self) -> IndicoError:
+        # A wrong method, but what is wrong besides may come first: 413, 404, 405.
+        if self._declared_size() > config.MAX_BODY_SIZE:
+            return BodyTooLarge(config.MAX_BODY_SIZE)
+        try:
+            self.find_action(self.path_kwargs.get("action"))
+        except RouteNotFound as error:
+            return error
+        self.set_header("Allow", "POST")
+        return MethodNotAllowed(str(self.request.method), "POST")
+
+    def log_exception(self, *exc_info: Any) -> None:
+        if self._finished:  # all others are logged where they become the answer
+            LOGGER.error("%s failed after its answer", describe(self), exc_info=exc_info)
+
+
+_ENCODER = JSONEncoder(allow_nan=False)
+_SHIPPED = frozenset(dir(IndicoHandler))
+
+
+class UnknownRoute(IndicoHandler):
+    """Whatever no route matches."""
+
+    def find_action(self, action: str | None) -> Callable[..., Any]:
+        raise RouteNotFound(self.request.path)
+
+
+def describe(handler: RequestHandler) -> str:
+    """`UserHandler.update`, for the log: nothing in it comes from the client."""
+    name = type(handler).__name__
+    action = getattr(handler, "action", None)
+    return f"{name}.{action}" if action else name

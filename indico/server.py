@@ -1,0 +1,207 @@
+"""
+The server: its routes, its batteries, and how it starts and stops.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from tornado import autoreload
+from tornado.httpserver import HTTPServer
+from tornado.ioloop import PeriodicCallback
+from tornado.netutil import bind_sockets
+from tornado.web import Application, RequestHandler
+
+from indico import config, db, supervisor
+from indico.db.embedded import Mongod, MongodError
+from indico.error import Unavailable
+from indico.routes.auth import AuthRoute
+from indico.routes.handler import UnknownRoute, describe
+from indico.routes.user import UserRoute
+from indico.utils import LOGGER, spawn
+from indico.utils.development import get_secret, make_folder
+
+DEFAULT_MONGODB_PORT = 27017
+
+Route = tuple[str, type[RequestHandler]]
+
+ROUTES: list[Route] = [AuthRoute, UserRoute]
+BATTERIES: list[Any] = []  # modules of indico.batteries, each with one install(application)
+
+
+def make_app(debug: bool = False, routes: Sequence[Route] = ROUTES) -> Application:
+    """The application: these routes, an envelope for whatever matches none, and the batteries."""
+    application = Application(
+        list(routes),
+        debug=debug,
+        autoreload=False,  # `serve` starts it, in a process that can be started again
+        default_handler_class=UnknownRoute,
+        log_function=log_request,
+    )
+    for battery in BATTERIES:
+        battery.install(application)
+    return application
+
+
+def log_request(handler: RequestHandler) -> None:
+    """One line a request, in which nothing comes from the client: no path, no header, no key."""
+    milliseconds = 1000 * handler.request.request_time()
+    LOGGER.info("%d %s %.1f ms", handler.get_status(), describe(handler), milliseconds)
+
+
+@asynccontextmanager
+async def lifespan(application: Application) -> AsyncIterator[None]:
+    """
+    What surrounds serving, whoever serves: settings are checked, MongoDB is connected and its indexes are
+    made; at the end requests in flight are waited for, and MongoDB is closed.
+
+    Without MongoDB the server starts all the same, and makes the indexes when it comes. Raises SettingError.
+    """
+    config.check()
+    if config.PRODUCTION and not (config.FACEBOOK_APP_ID and config.FACEBOOK_APP_SECRET):
+        LOGGER.warning("FACEBOOK_APP_ID or FACEBOOK_APP_SECRET is not set: logins answer 503")
+    if not config.PRODUCTION and not config.DEV_TOKEN:
+        config.DEV_TOKEN = get_secret("dev_token")
+    db.connect()
+    indexes = spawn(make_indexes())
+    try:
+        await asyncio.wait([indexes], timeout=config.MONGODB_TIMEOUT)
+        yield
+    finally:
+        indexes.cancel()
+        await drain(application)
+        await db.close()
+
+
+async def make_indexes() -> None:
+    """Make the indexes, and try again every second while MongoDB can't be reached."""
+    said = False
+    while True:
+        try:
+            return await db.ensure_indexes()
+        except Unavailable as error:
+            if not said:
+                LOGGER.warning("%s: requests that need it answer 503 until it can", error.message)
+                said = True
+            await asyncio.sleep(1)
+
+
+async def drain(application: Application) -> None:
+    """Wait for the requests in flight, SHUTDOWN_TIMEOUT at most, and then answer the rest with 503."""
+    in_flight = application.settings.get("in_flight", set())
+    deadline = asyncio.get_running_loop().time() + config.SHUTDOWN_TIMEOUT
+    while in_flight and asyncio.get_running_loop().time() < deadline:
+        await asyncio.sleep(0.02)
+    for handler in list(in_flight):
+        handler.give_up(Unavailable("The server is going down"))
+
+
+async def serve(
+    sockets: list[socket.socket], debug: bool, announce: bool, mongod: Mongod | None = None
+) -> None:
+    """Serve on these sockets until SIGTERM or SIGINT; a second one ends the process at once."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+
+    def on_signal() -> None:
+        for number in supervisor.SIGNALS:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+        stop.set()
+
+    for number in supervisor.SIGNALS:
+        loop.add_signal_handler(number, on_signal)
+    application = make_app(debug)
+    server = HTTPServer(application)
+    async with lifespan(application):
+        server.add_sockets(sockets)
+        if mongod is not None:
+            PeriodicCallback(mongod.tend, 1000).start()
+        if debug:
+            autoreload.start()
+        if announce:
+            print_welcome(sockets[0].getsockname()[1])
+        await stop.wait()
+        server.stop()
+    await server.close_all_connections()
+
+
+def print_welcome(port: int) -> None:
+    """Say that the server is ready and, in development, how to log in."""
+    address = f"http://{config.ADDRESS or '127.0.0.1'}:{port}"
+    print(f"indico listens on {address}", flush=True)
+    if not config.PRODUCTION:
+        body = f'{{"access_token": "{config.DEV_TOKEN}", "oauth_id": "1", "user": {{"name": "Ada"}}}}'
+        print(f"Log in with\n  curl {address}/auth/login -d '{body}'", flush=True)
+
+
+def main(debug: bool = True, port: int = config.PORT) -> None:
+    """
+    Serve until stopped. In development, when nothing answers at the default MONGODB, on a MongoDB of its
+    own; with `debug`, in a process that starts again when its source changes. What prevents the start is
+    one sentence and exit status 1.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    mongod = None
+    try:
+        config.check()
+        sockets = bind(port)
+        if not config.PRODUCTION and config.MONGODB == config.DEFAULT_MONGODB:
+            mongod = Mongod(make_folder("mongodb"), DEFAULT_MONGODB_PORT)
+            mongod.start()
+        if config.WORKERS == 1:
+            asyncio.run(serve(sockets, debug, announce=True, mongod=mongod))
+        else:
+            supervisor.supervise(
+                config.WORKERS,
+                lambda number: asyncio.run(serve(sockets, debug=False, announce=number == 0)),
+                mongod.tend if mongod is not None else lambda: None,
+            )
+    except (config.SettingError, MongodError, supervisor.WorkersDied) as error:
+        sys.exit(str(error))
+    finally:
+        if mongod is not None:
+            mongod.stop()
+
+
+def bind(port: int) -> list[socket.socket]:
+    """Sockets on ADDRESS and this port. Raises SettingError when they can't be had."""
+    try:
+        return bind_sockets(port, config.ADDRESS or None)
+    except OSError as error:
+        raise config.SettingError(
+            f"ADDRESS {config.ADDRESS or 'any'} and PORT {port} can't be listened on: {error.strerror}."
+        ) from error
+
+
+def run_command_line() -> None:
+    """`python -m indico.server`: what the command line says goes before the environment."""
+    parser = argparse.ArgumentParser(
+        prog="python -m indico.server",
+        description="Serve until stopped by Ctrl-C or SIGTERM.",
+        epilog="The environment sets these and all else: see docs/settings.rst.",
+    )
+    for name, text in (
+        ("PORT", "the port to listen on (default 5000)"),
+        ("ADDRESS", "the address to listen on (default 127.0.0.1; in production all)"),
+        ("WORKERS", "processes that share the port (default 1)"),
+    ):
+        parser.add_argument(f"--{name.lower()}", metavar=name, dest=name, help=text)
+    given = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
+    os.environ.update(given)
+    importlib.reload(config)
+    main(debug=not config.PRODUCTION, port=config.PORT)
+
+
+if __name__ == "__main__":
+    run_command_line()

@@ -1,0 +1,268 @@
+"""
+What makes an action read like a sentence: decorators, and the parsing of bodies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import json
+import logging
+import re
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+from urllib.parse import parse_qs
+
+from indico.error import InvalidJSON, InvalidValue, MissingField, WrongFieldType, shorten, to_answer
+
+LOGGER = logging.getLogger("indico")
+MAX_DEPTH = 100  # levels, as many as MongoDB documents for its own
+MAX_FORM_FIELDS = 1000
+
+Action = Callable[..., Any]
+
+
+# Running
+
+
+class _Later:
+    def __repr__(self) -> str:
+        return "LATER"
+
+
+LATER = _Later()  # the outcome of an action that will respond by itself
+_running: set[asyncio.Task[Any]] = set()
+
+
+def spawn(coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    """Start a coroutine on the current event loop, which need not run yet, and keep it until it is done."""
+    task = asyncio.get_event_loop().create_task(coroutine)
+    _running.add(task)
+    task.add_done_callback(_running.discard)
+    return task
+
+
+async def settle(outcome: Any) -> Any:
+    """
+    What a call of an action came to: an awaitable is awaited and its result counts, None included; None
+    from a plain function becomes LATER.
+    """
+    if inspect.isawaitable(outcome):
+        return await outcome
+    return LATER if outcome is None else outcome
+
+
+def mongo_callback(handler: Any) -> Callable[[Callable[[Any], Any]], Callable[..., None]]:
+    """
+    Turn `def f(result)` into the callback `(result, error)` of a database helper.
+
+    An error becomes the handler's answer, and so does one that `f` raises: an IndicoError as it is,
+    anything else as a ServerError. The handler needs no more than `respond(data, code)`.
+
+        @mongo_callback(self)
+        def find_callback(result):
+            self.respond(result)
+    """
+
+    def decorator(function: Callable[[Any], Any]) -> Callable[..., None]:
+        if inspect.iscoroutinefunction(function):
+            raise TypeError("@mongo_callback takes a plain function; a coroutine can await the helper")
+
+        @functools.wraps(function)
+        def callback(result: Any, error: BaseException | None = None) -> None:
+            try:
+                if error is not None:
+                    raise error
+                function(result)
+            except Exception as problem:
+                answer = to_answer(problem)
+                handler.respond(answer.message, answer.code)
+
+        return callback
+
+    return decorator
+
+
+# Bodies
+
+
+def _refuse(reason: str) -> Callable[[str], Any]:
+    def refuse(text: str) -> Any:
+        raise InvalidValue(f"{shorten(text)} {reason}")
+
+    return refuse
+
+
+_refuse_constant = _refuse("is not JSON")
+_refuse_number = _refuse("is too large a number")
+
+
+def _parse_int(text: str) -> int:
+    # 20 characters hold every 64-bit integer, and longer texts are slow to convert.
+    value = int(text) if len(text) <= 20 else 2**64
+    return value if -(2**63) <= value < 2**63 else _refuse_number(text)
+
+
+def _parse_float(text: str) -> float:
+    value = float(text)
+    return value if abs(value) != float("inf") else _refuse_number(text)
+
+
+_DECODER = json.JSONDecoder(
+    parse_int=_parse_int, parse_float=_parse_float, parse_constant=_refuse_constant
+)
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def containers(value: Any) -> Iterator[tuple[int, Any]]:
+    """Every dict and list in a value, itself included, with the level it is at (the outermost is 1)."""
+    waiting = [(1, value)]
+    while waiting:
+        level, container = waiting.pop()
+        if isinstance(container, (dict, list)):
+            yield level, container
+            members = container.values() if isinstance(container, dict) else container
+            waiting.extend((level + 1, member) for member in members)
+
+
+def check_depth(value: Any) -> None:
+    """Raise InvalidValue for what is nested deeper than MongoDB stores."""
+    if any(level > MAX_DEPTH for level, _ in containers(value)):
+        raise InvalidValue(f"The value is nested deeper than {MAX_DEPTH} levels")
+
+
+def _decode(body: str | bytes) -> str:
+    if isinstance(body, str):
+        return body
+    if body.startswith(b"\xef\xbb\xbf"):
+        raise InvalidValue("The body begins with a byte-order mark")
+    if body.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in body[:2]:
+        raise InvalidValue("The body is UTF-16 or UTF-32 but should be UTF-8")
+    try:
+        return body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidValue("The body is not valid UTF-8") from error
+
+
+def smart_parse(body: str | bytes) -> dict[str, Any]:
+    """
+    The object that a body holds, whatever its Content-Type says: JSON, or a form.
+
+    What begins with a brace, a bracket or a quote is JSON and nothing else. Of two equal keys the last
+    wins. Raises InvalidJSON for what is no object, and InvalidValue, which names the reason, for what JSON
+    lets through but MongoDB or the next client would choke on: NaN and infinities, integers beyond 64
+    bits, lone surrogates, byte-order marks, encodings other than UTF-8, and more than MAX_DEPTH levels.
+    """
+    text = _decode(body).strip(" \t\r\n")
+    if not text.startswith(("{", "[", '"')):
+        return form_urlencoded_parse(text)
+    try:
+        data = _DECODER.decode(text)
+    except RecursionError as error:
+        raise InvalidValue(f"The value is nested deeper than {MAX_DEPTH} levels") from error
+    except ValueError as error:
+        raise InvalidJSON() from error
+    if not isinstance(data, dict):
+        raise InvalidJSON()
+    if text.count("{") + text.count("[") > MAX_DEPTH:
+        check_depth(data)
+    if _SURROGATE.search(text):
+        try:
+            json.dumps(data, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InvalidValue("The body holds half of a surrogate pair") from error
+    return data
+
+
+def form_urlencoded_parse(body: str | bytes) -> dict[str, Any]:
+    """
+    The fields of an `application/x-www-form-urlencoded` body, each a string; of two equal ones the last
+    wins. Raises InvalidJSON for what is no form or has more than MAX_FORM_FIELDS fields.
+    """
+    text = _decode(body)
+    try:
+        fields = parse_qs(
+            text,
+            keep_blank_values=True,
+            strict_parsing=True,
+            errors="strict",
+            max_num_fields=MAX_FORM_FIELDS,
+        )
+    except UnicodeDecodeError as error:
+        raise InvalidValue("The body is not valid UTF-8") from error
+    except ValueError as error:
+        raise InvalidJSON() from error
+    if not fields:
+        raise InvalidJSON()
+    return {name: values[-1] for name, values in fields.items()}
+
+
+# Checking
+
+
+def check_type(field: str, value: Any, required: type) -> None:
+    """Raise WrongFieldType unless the value is of the type. A bool is no int; an int may stand for a float."""
+    if required is float and type(value) is int:
+        return
+    if not isinstance(value, required) or (isinstance(value, bool) and required is not bool):
+        raise WrongFieldType(field, value, required)
+
+
+def unpack(*names: str) -> Callable[[Action], Action]:
+    """
+    Parse the body and pass the named fields on: `@unpack("a", "b")` makes `f(self, a, b)` an action.
+
+    Raises what `smart_parse` raises, and MissingField for the first name, as declared, that the body
+    lacks. Stands below `@auth` and above `@type_check`, which then names its errors after these fields.
+    """
+    if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise TypeError('@unpack takes the names of fields, each once: @unpack("name", "email")')
+
+    def decorator(function: Action) -> Action:
+        if hasattr(function, "auth"):
+            raise TypeError("@auth goes above @unpack: who may not come in is not read")
+        inspect.signature(function).bind(None, *names)  # a TypeError at import, not at the first request
+        vars(function)["fields"] = names
+
+        @functools.wraps(function)
+        def action(self: Any, data: str | bytes) -> Any:
+            parsed = smart_parse(data)
+            for name in names:
+                if name not in parsed:
+                    raise MissingField(name)
+            return function(self, *[parsed[name] for name in names])
+
+        return action
+
+    return decorator
+
+
+def type_check(*types: type) -> Callable[[Action], Action]:
+    """
+    Hold the arguments of an action to types, one for each, and raise WrongFieldType for the first that is
+    of another. Fields are named as `@unpack` above names them, or else after the function's parameters.
+    """
+    if not all(isinstance(required, type) for required in types):
+        raise TypeError("@type_check takes types: @type_check(str, dict)")
+
+    def decorator(function: Action) -> Action:
+        if hasattr(function, "fields"):
+            raise TypeError("@type_check goes below @unpack: it checks what @unpack passes on")
+        parameters = tuple(inspect.signature(function).parameters)[1:]
+        if len(parameters) != len(types):
+            raise TypeError(
+                f"@type_check has {len(types)} types for the {len(parameters)} arguments of"
+                f" {function.__qualname__}"
+            )
+
+        @functools.wraps(function)
+        def checked(self: Any, *values: Any) -> Any:
+            for field, value, required in zip(vars(checked)["fields"], values, types):
+                check_type(field, value, required)
+            return function(self, *values)
+
+        vars(checked).update(fields=parameters, types=types)
+        return checked
+
+    return decorator

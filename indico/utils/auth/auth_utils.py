@@ -1,0 +1,93 @@
+"""
+Keys, and the decorator that asks for one.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import hmac
+import os
+import re
+from typing import Any
+
+from tornado.httputil import HTTPHeaders
+
+import indico.db.auth_db as AuthDB
+from indico import config
+from indico.error import AuthError
+from indico.utils import Action, settle, spawn
+from indico.utils.development import get_secret
+
+USER_SALT = os.environ.get("USER_SALT")  # development makes one when the first key is made
+
+
+def user_hash(user_id: str, generation: int = 0) -> str:
+    """
+    The key of a user's generation, 56 hex digits: an HMAC (RFC 2104) keyed with USER_SALT, so that nobody
+    can make one without the salt. The first half depends on the user alone.
+    """
+    global USER_SALT
+    if not USER_SALT:
+        if config.PRODUCTION:
+            raise config.SettingError("USER_SALT is not set.")
+        USER_SALT = get_secret("user_salt")
+    first = _hmac(USER_SALT, user_id)
+    if generation == 0:
+        return first
+    return first[:28] + _hmac(USER_SALT, f"{user_id}\n{generation}")[28:]  # no user_id holds a newline
+
+
+def _hmac(salt: str, message: str) -> str:
+    return hmac.new(salt.encode(), message.encode(), hashlib.sha224).hexdigest()
+
+
+def read_key(headers: Any) -> str:
+    """
+    The key that a request carries in the header `indico_key`, or as `Authorization: Bearer <key>`. Raises
+    AuthError unless there is exactly one, of the form that keys have.
+    """
+    headers = HTTPHeaders(headers)
+    found = headers.get_list("indico_key") + headers.get_list("Authorization")
+    scheme = "(?i:Bearer +)" if "Authorization" in headers else ""
+    match = re.fullmatch(scheme + "([0-9a-f]{56})", found[0]) if len(found) == 1 else None
+    if match is None:
+        raise AuthError()
+    return match[1]
+
+
+async def start_key(user_id: str, generation: int) -> str | None:
+    """Make the generation's key valid and return it, or None when the generation has ended."""
+    key = user_hash(user_id, generation)
+    return key if await AuthDB.save_key(key, user_id) else None
+
+
+async def end_key(key: str) -> None:
+    """End a valid key for good: the user's next login gets that of the next generation."""
+    document = await AuthDB.get_user_id(key)
+    if document is not None:
+        await AuthDB.end_key(key, user_hash(document["user_id"], document["generation"] + 1))
+
+
+def auth(action: Action) -> Action:
+    """
+    Let an action run only for a request with a valid key, as `self.user_id`; `self.key` is the key.
+
+    Raises AuthError at once when the request carries none, or one that can't be a key. Otherwise returns a
+    task, which runs whether or not it is awaited and ends as the action does. Stands above all others.
+    """
+
+    @functools.wraps(action)
+    def wrapper(self: Any, *args: Any) -> Any:
+        return spawn(_run(action, self, read_key(self.request.headers), args))
+
+    vars(wrapper)["auth"] = True
+    return wrapper
+
+
+async def _run(action: Action, handler: Any, key: str, args: tuple[Any, ...]) -> Any:
+    document = await AuthDB.get_user_id(key)
+    if document is None:
+        raise AuthError()
+    handler.key, handler.user_id = key, document["user_id"]
+    return await settle(action(handler, *args))

