@@ -57,9 +57,7 @@ class Environment:
         value = self.text(name, str(default))
         if re.fullmatch("[0-9]{1,18}", value) and low <= int(value) <= high:
             return int(value)
-        self.problems.append(
-            f"{name} should be a whole number from {low} to {high}, but is {value!r}."
-        )
+        self.problems.append(f"{name} should be a whole number from {low} to {high}, but is {value!r}.")
         return default
 
     def address(self, name: str, default: str, *schemes: str) -> str:
@@ -107,9 +105,7 @@ def check() -> None:
     """Raise SettingError unless the server can start with these settings."""
     problems = list(environment.problems)
     if set(MONGODB_DATABASE) & set('/\\. "$*<>:|?\0') or len(MONGODB_DATABASE.encode()) > 63:
-        problems.append(
-            f"MONGODB_DATABASE is no name MongoDB takes for a database: {MONGODB_DATABASE!r}."
-        )
+        problems.append(f"MONGODB_DATABASE is no name MongoDB takes for a database: {MONGODB_DATABASE!r}.")
     if PRODUCTION and len(USER_SALT) < 16:
         problems.append("USER_SALT should be a secret of at least 16 characters in production.")
     if PRODUCTION and DEV_TOKEN:

@@ -12,7 +12,6 @@ import asyncio
 import functools
 import importlib
 import inspect
-import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, ParamSpec, Protocol, TypeVar, overload
@@ -30,13 +29,14 @@ from pymongo.errors import (
 from pymongo.uri_parser import parse_uri
 
 from indico import config
-from indico.error import IndicoError, InvalidValue, MongoError, Unavailable
+from indico.error import InvalidValue, MongoError, Unavailable
 from indico.utils import LOGGER, check_depth, check_type, containers, spawn
 
 Document = dict[str, Any]
 Schema = dict[str, tuple[type, bool]]  # field: (type, required)
 P = ParamSpec("P")
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 CLIENT: Any
 mongodb: Any
@@ -115,11 +115,11 @@ def current_time() -> int:
     return time.time_ns() // 1_000_000
 
 
-class Helper(Protocol[P, T]):
+class Helper(Protocol[P, T_co]):
     """A helper that is awaited, or called with one more argument: the function to call back."""
 
     @overload
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]: ...
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T_co]: ...
     @overload
     def __call__(self, *args: Any) -> None: ...
 
@@ -137,18 +137,14 @@ def mongo(function: Callable[P, Coroutine[Any, Any, T]]) -> Helper[P, T]:
 
     @functools.wraps(function)
     def helper(*args: Any, **kwargs: Any) -> Any:
-        *arguments, last = args or (None,)
-        callback = last if callable(last) else None
-        arguments = arguments if callback else list(args)
-        call = _bounded(
-            function(
-                *[_copy(argument) for argument in arguments],
-                **{name: _copy(argument) for name, argument in kwargs.items()},
-            )
-        )
+        callback = args[-1] if args and callable(args[-1]) else None
+        copied = [_copy(argument) for argument in (args[:-1] if callback else args)]
+        named = {name: _copy(argument) for name, argument in kwargs.items()}
+        call = _bounded(function(*copied, **named))
         if callback is None:
             return call
         spawn(_call_back(call, callback))
+        return None
 
     return helper
 
@@ -166,10 +162,10 @@ def _copy(value: Any, level: int = 1) -> Any:
 async def _bounded(operation: Awaitable[T]) -> T:
     try:
         return await asyncio.wait_for(operation, config.MONGODB_TIMEOUT)
-    except asyncio.TimeoutError as error:
+    except TimeoutError as error:
         raise Unavailable("The database did not answer in time") from error
     except (DocumentTooLarge, InvalidDocument, OverflowError, UnicodeEncodeError) as error:
-        raise InvalidValue("The document can't be stored: it is too large or holds what BSON can't") from error
+        raise InvalidValue("The document can't be stored: BSON does not hold it") from error
     except OperationFailure as error:
         if error.code in REFUSED_DOCUMENT:
             raise InvalidValue("The document can't be stored: it is too large or too deep") from error
@@ -212,11 +208,7 @@ def mongo_obj(
         async def checked(update_dic: Document, *args: Any) -> T:
             if not all(str(name).startswith("$") for name in update_dic):
                 update_dic = {"$set": update_dic}
-            fields = {
-                name: value
-                for name, value in update_dic.get("$set", {}).items()
-                if name not in ignore
-            }
+            fields = {name: value for name, value in update_dic.get("$set", {}).items() if name not in ignore}
             check_fields(fields, schema)
             return await function({**update_dic, "$set": fields}, *args)
 

@@ -48,9 +48,7 @@ async def sync_user(update_dic: Document, user_id: str) -> Document:
     """
     first = {**blank(USER_SCHEMA), "created": current_time()}
     missing = {
-        name: value
-        for name, value in first.items()
-        if name not in update_dic["$set"] and name != "user_id"
+        name: value for name, value in first.items() if name not in update_dic["$set"] and name != "user_id"
     }
 
     async def upsert() -> Document:

@@ -26,9 +26,7 @@ def make_user_id(oauth_id: str) -> str:
 class AuthHandler(IndicoHandler):
     @unpack("access_token", "oauth_id", "user")
     @type_check(str, str, dict)
-    async def login(
-        self, access_token: str, oauth_id: str, user: dict[str, Any]
-    ) -> dict[str, Any]:
+    async def login(self, access_token: str, oauth_id: str, user: dict[str, Any]) -> dict[str, Any]:
         """Log in with a Facebook token: the user as stored now, and the key for all other actions."""
         await check_access_token(access_token, oauth_id)
         user_id = make_user_id(oauth_id)

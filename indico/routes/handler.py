@@ -39,7 +39,7 @@ class JSONEncoder(json.JSONEncoder):
         if isinstance(o, ObjectId):
             return str(o)
         if isinstance(o, datetime.datetime):
-            utc = o.replace(tzinfo=o.tzinfo or datetime.timezone.utc)
+            utc = o.replace(tzinfo=o.tzinfo or datetime.UTC)
             return round(utc.timestamp() * 1000)
         return super().default(o)
 

@@ -109,9 +109,7 @@ def _parse_float(text: str) -> float:
     return value if abs(value) != float("inf") else _refuse_number(text)
 
 
-_DECODER = json.JSONDecoder(
-    parse_int=_parse_int, parse_float=_parse_float, parse_constant=_refuse_constant
-)
+_DECODER = json.JSONDecoder(parse_int=_parse_int, parse_float=_parse_float, parse_constant=_refuse_constant)
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -202,7 +200,7 @@ def form_urlencoded_parse(body: str | bytes) -> dict[str, Any]:
 
 
 def check_type(field: str, value: Any, required: type) -> None:
-    """Raise WrongFieldType unless the value is of the type. A bool is no int; an int may stand for a float."""
+    """Raise WrongFieldType unless the value is of the type. A bool is no int, an int is a float."""
     if required is float and type(value) is int:
         return
     if not isinstance(value, required) or (isinstance(value, bool) and required is not bool):

@@ -26,9 +26,8 @@ async def check_access_token(access_token: str, oauth_id: str) -> bool:
     Asks the Graph API's `debug_token`, and never for what can't be a token. Raises FacebookTokenError for
     any other token, and Unavailable when Facebook does not answer or our app's credentials are not set.
     """
-    if not config.PRODUCTION and config.DEV_TOKEN:
-        if hmac.compare_digest(access_token.encode(), config.DEV_TOKEN.encode()):
-            return True
+    if _is_dev_token(access_token):
+        return True
     if not re.fullmatch("[!-~]{1,4096}", access_token):
         raise FacebookTokenError()
     if not (config.FACEBOOK_APP_ID and config.FACEBOOK_APP_SECRET):
@@ -43,6 +42,11 @@ async def check_access_token(access_token: str, oauth_id: str) -> bool:
     ):
         raise FacebookTokenError()
     return True
+
+
+def _is_dev_token(access_token: str) -> bool:
+    token = "" if config.PRODUCTION else config.DEV_TOKEN
+    return bool(token) and hmac.compare_digest(access_token.encode(), token.encode())
 
 
 async def _ask(access_token: str) -> dict[str, Any]:

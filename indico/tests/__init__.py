@@ -1,0 +1,18 @@
+"""
+Tests, in the tree's own order. They need no setting: here are theirs, which the servers that they start
+inherit.
+"""
+
+import importlib
+import os
+
+from indico import config
+from indico.utils.auth import auth_utils
+
+os.environ["INDICO_ENV"] = "development"
+os.environ.setdefault("USER_SALT", "the salt of tests")
+os.environ.setdefault("DEV_TOKEN", "the token of tests")
+
+# Whoever runs the tests may have imported these before.
+importlib.reload(config)
+importlib.reload(auth_utils)
