@@ -162,7 +162,7 @@ def _copy(value: Any, level: int = 1) -> Any:
 async def _bounded(operation: Awaitable[T]) -> T:
     try:
         return await asyncio.wait_for(operation, config.MONGODB_TIMEOUT)
-    except TimeoutError as error:
+    except asyncio.TimeoutError as error:
         raise Unavailable("The database did not answer in time") from error
     except (DocumentTooLarge, InvalidDocument, OverflowError, UnicodeEncodeError) as error:
         raise InvalidValue("The document can't be stored: BSON does not hold it") from error

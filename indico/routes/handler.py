@@ -39,7 +39,7 @@ class JSONEncoder(json.JSONEncoder):
         if isinstance(o, ObjectId):
             return str(o)
         if isinstance(o, datetime.datetime):
-            utc = o.replace(tzinfo=o.tzinfo or datetime.UTC)
+            utc = o.replace(tzinfo=o.tzinfo or datetime.timezone.utc)
             return round(utc.timestamp() * 1000)
         return super().default(o)
 
@@ -249,7 +249,7 @@ class IndicoHandler(RequestHandler):
         if self._declared_size() > config.MAX_BODY_SIZE:
             return BodyTooLarge(config.MAX_BODY_SIZE)
         try:
-            self.find_action(self.path_kwargs.get("action"))
+            self.find_action(self.request.path.rpartition("/")[2] or None)
         except RouteNotFound as error:
             return error
         self.set_header("Allow", "POST")

@@ -132,7 +132,7 @@ def check_depth(value: Any) -> None:
 
 def _decode(body: str | bytes) -> str:
     if isinstance(body, str):
-        return body
+        body = body.encode("utf-8", "surrogatepass")  # so that the same is refused, for the same reason
     if body.startswith(b"\xef\xbb\xbf"):
         raise InvalidValue("The body begins with a byte-order mark")
     if body.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in body[:2]:
@@ -245,8 +245,8 @@ def type_check(*types: type) -> Callable[[Action], Action]:
         raise TypeError("@type_check takes types: @type_check(str, dict)")
 
     def decorator(function: Action) -> Action:
-        if hasattr(function, "fields"):
-            raise TypeError("@type_check goes below @unpack: it checks what @unpack passes on")
+        if hasattr(function, "fields") or hasattr(function, "auth"):
+            raise TypeError("@type_check goes below @auth and @unpack: it checks what @unpack passes on")
         parameters = tuple(inspect.signature(function).parameters)[1:]
         if len(parameters) != len(types):
             raise TypeError(

@@ -39,7 +39,8 @@ def user_hash(user_id: str, generation: int = 0) -> str:
 
 
 def _hmac(salt: str, message: str) -> str:
-    return hmac.new(salt.encode(), message.encode(), hashlib.sha224).hexdigest()
+    key = salt.encode(errors="surrogateescape")  # the environment's bytes, which need not be UTF-8
+    return hmac.new(key, message.encode(), hashlib.sha224).hexdigest()
 
 
 def read_key(headers: Any) -> str:

@@ -37,8 +37,8 @@ async def check_access_token(access_token: str, oauth_id: str) -> bool:
     data = await _ask(access_token)
     if (
         data.get("is_valid") is not True
-        or str(data.get("app_id")) != config.FACEBOOK_APP_ID
-        or str(data.get("user_id")) != oauth_id
+        or not _is_id(data.get("app_id"), config.FACEBOOK_APP_ID)
+        or not _is_id(data.get("user_id"), oauth_id)
     ):
         raise FacebookTokenError()
     return True
@@ -46,7 +46,16 @@ async def check_access_token(access_token: str, oauth_id: str) -> bool:
 
 def _is_dev_token(access_token: str) -> bool:
     token = "" if config.PRODUCTION else config.DEV_TOKEN
-    return bool(token) and hmac.compare_digest(access_token.encode(), token.encode())
+    return bool(token) and hmac.compare_digest(_encode(access_token), _encode(token))
+
+
+def _encode(token: str) -> bytes:
+    return token.encode("utf-8", "surrogatepass")  # a str may hold anything, and so may the environment
+
+
+def _is_id(value: Any, expected: str) -> bool:
+    # Facebook gives ids as strings or numbers, and none at all for a token that is no user's.
+    return type(value) in (str, int) and str(value) == expected
 
 
 async def _ask(access_token: str) -> dict[str, Any]:
@@ -63,10 +72,10 @@ async def _ask(access_token: str) -> dict[str, Any]:
         response = await client.fetch(
             url, connect_timeout=TIMEOUT, request_timeout=TIMEOUT, follow_redirects=False
         )
-        data = json.loads(response.body)["data"]
+        data = json.loads(response.body.decode("utf-8", "replace"))["data"]
         if not isinstance(data, dict):
             raise TypeError("data is no object")
-    except (HTTPError, OSError, ValueError, KeyError, TypeError) as error:
+    except (HTTPError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise Unavailable("Facebook does not answer as it should") from error
     finally:
         client.close()

@@ -1,0 +1,299 @@
+"""
+The seam to MongoDB: what every helper has in common.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+from bson.objectid import ObjectId
+from tornado.testing import AsyncTestCase, gen_test
+
+import indico.db
+from indico import config
+from indico.db import current_time, index, mongo, mongo_obj, user_db
+from indico.error import InvalidValue, MongoError, Unavailable, WrongFieldType
+from indico.tests.mocks import USER, USER_ID
+from indico.tests.testutils.mongo import DatabaseTest, MongoTest, start_mongodb
+from indico.tests.testutils.strict import StrictTest
+
+
+@mongo
+async def insert(document: dict[str, Any]) -> Any:
+    result = await indico.db.mongodb.things.insert_one(document)
+    return result.inserted_id
+
+
+@mongo
+async def find_all(query: dict[str, Any]) -> Any:
+    return await indico.db.mongodb.things.find(query).to_list(None)
+
+
+@mongo
+async def command(name: str) -> Any:
+    return await indico.db.mongodb.command(name)
+
+
+@mongo
+@mongo_obj({"size": (int, True), "ratio": (float, False)}, ignore=("ours",))
+async def checked(update_dic: dict[str, Any], *rest: Any) -> Any:
+    return update_dic
+
+
+class WritingTest(MongoTest):
+    """The two ways of calling a helper."""
+
+    @gen_test
+    async def test_without_a_callback_a_helper_is_awaited(self) -> None:
+        inserted = await insert({"a": 1})
+        self.assertEqual(await find_all({}), [{"_id": inserted, "a": 1}])
+
+    def test_with_a_callback_a_helper_works_before_the_loop_runs(self) -> None:
+        self.assertIsNone(insert({"a": 1}, self.callback))
+        inserted = self.wait()
+        find_all({}, self.callback)
+        self.assertEqual(self.wait(), [{"_id": inserted, "a": 1}])
+
+    def test_a_callback_gets_the_result_and_none(self) -> None:
+        find_all({}, lambda *arguments: self.stop(arguments))
+        self.assertEqual(self.wait(), ([], None))
+
+    def test_a_callback_gets_none_and_the_error_for_what_can_not_be_encoded(self) -> None:
+        for value in (object(), {1, 2}, 2**64, "\ud800", {"a": {1: "no string"}}):
+            insert({"a": value}, lambda *arguments: self.stop(arguments))
+            result, error = self.wait()
+            self.assertIsNone(result)
+            self.assertIsInstance(error, InvalidValue)
+        self.assertEqual(list(self.database.things.find()), [])
+
+    def test_a_callback_gets_any_other_error_as_it_is(self) -> None:
+        find_all("no query", lambda *arguments: self.stop(arguments))
+        result, error = self.wait()
+        self.assertIsNone(result)
+        self.assertIsInstance(error, TypeError)
+
+    def test_a_callback_that_fails_is_logged(self) -> None:
+        def fail(result: Any, error: Any) -> None:
+            self.stop()
+            raise ValueError("in the callback")
+
+        with self.assertLogs("indico", "ERROR") as log:
+            find_all({}, fail)
+            self.wait()
+            self.io_loop.run_sync(lambda: asyncio.sleep(0))
+        self.assertIn("in the callback", log.output[0])
+
+    def test_a_callback_runs_on_the_loops_own_thread(self) -> None:
+        find_all({}, lambda *_: self.stop(threading.current_thread()))
+        self.assertIs(self.wait(), threading.current_thread())
+
+    @gen_test
+    async def test_a_callers_dict_never_changes_and_may_be_changed(self) -> None:
+        document: dict[str, Any] = {"a": [{"b": 1}], "c": {"d": 2}}
+        call = insert(document)
+        document["a"][0]["b"] = 3
+        document["c"].clear()
+        inserted = await call
+        self.assertEqual(document, {"a": [{"b": 3}], "c": {}})
+        self.assertEqual(await find_all({}), [{"_id": inserted, "a": [{"b": 1}], "c": {"d": 2}}])
+
+    @gen_test
+    async def test_a_helper_takes_keywords_and_copies_them_too(self) -> None:
+        document = {"a": 1}
+        await insert(document=document)
+        self.assertEqual(document, {"a": 1})
+
+    def test_a_helper_keeps_its_name_and_docstring(self) -> None:
+        self.assertEqual(getattr(user_db.find_user, "__name__", None), "find_user")
+        self.assertIn("whole user", str(user_db.find_user.__doc__))
+
+
+class ErrorTest(MongoTest):
+    @gen_test
+    async def test_a_document_that_is_too_large_is_an_invalid_value(self) -> None:
+        with self.assertRaises(InvalidValue):
+            await insert({"a": 17 * 1024 * 1024 * "a"})
+
+    @gen_test
+    async def test_a_document_that_is_too_deep_is_an_invalid_value(self) -> None:
+        document: dict[str, Any] = {}
+        for _ in range(400):
+            document = {"a": document}
+        with self.assertRaises(InvalidValue):
+            await insert(document)
+
+    @gen_test
+    async def test_what_mongodb_refuses_is_a_mongo_error_that_hides_the_cause(self) -> None:
+        with self.assertRaises(MongoError) as caught:
+            await command("nonsense")
+        self.assertNotIn("nonsense", caught.exception.message)
+        self.assertIn("nonsense", str(caught.exception.__cause__))
+
+    @gen_test
+    async def test_a_duplicate_is_a_mongo_error(self) -> None:
+        await insert({"_id": 1})
+        with self.assertRaises(MongoError):
+            await insert({"_id": 1})
+
+    @gen_test
+    async def test_a_slow_answer_is_unavailable_within_the_timeout(self) -> None:
+        @mongo
+        async def sleep() -> Any:
+            return await indico.db.mongodb.things.find_one({"$where": "sleep(2000) || true"})
+
+        await insert({"a": 1})
+        self.addCleanup(setattr, config, "MONGODB_TIMEOUT", config.MONGODB_TIMEOUT)
+        config.MONGODB_TIMEOUT = 0.1
+        began = current_time()
+        with self.assertRaises(Unavailable):
+            await sleep()
+        self.assertLess(current_time() - began, 1000)
+
+    @gen_test
+    async def test_what_mongodb_itself_gave_up_in_time_is_unavailable(self) -> None:
+        @mongo
+        async def sleep() -> Any:
+            query = {"$where": "sleep(100) || true"}
+            return await indico.db.mongodb.things.find_one(query, max_time_ms=10)
+
+        await insert({"a": 1})
+        with self.assertRaises(Unavailable):
+            await sleep()
+
+    def test_an_unreachable_mongodb_is_unavailable(self) -> None:
+        async def ask() -> None:
+            await indico.db.close()
+            indico.db.connect("mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=50")
+            with self.assertRaises(Unavailable):
+                await find_all({})
+
+        self.io_loop.run_sync(ask)
+
+
+class ConnectionTest(DatabaseTest, AsyncTestCase):
+    def tearDown(self) -> None:
+        self.io_loop.run_sync(indico.db.close)
+        super().tearDown()
+
+    @gen_test
+    async def test_the_first_use_connects(self) -> None:
+        await insert({"a": 1})
+        self.assertEqual(self.database.things.count_documents({}), 1)
+        self.assertEqual(indico.db.mongodb.name, self.database.name)
+        self.assertIs(indico.db.mongodb.client, indico.db.CLIENT)
+
+    @gen_test
+    async def test_closing_twice_does_no_harm_and_the_next_use_connects_again(self) -> None:
+        await insert({"a": 1})
+        client = indico.db.CLIENT
+        await indico.db.close()
+        await indico.db.close()
+        await insert({"a": 2})
+        self.assertIsNot(indico.db.CLIENT, client)
+
+    @gen_test
+    async def test_assigning_client_and_mongodb_redirects_every_helper(self) -> None:
+        indico.db.connect()
+        first = indico.db.CLIENT
+        other = f"test_redirected_{ObjectId()}"
+        self.addCleanup(start_mongodb().drop_database, other)
+        indico.db.CLIENT = type(first)(config.MONGODB)
+        indico.db.mongodb = indico.db.CLIENT[other]
+        closing = first.close()
+        if closing is not None:
+            await closing
+        await user_db.sync_user({"$set": USER}, USER_ID)
+        self.assertEqual(self.database.list_collection_names(), [])
+        self.assertEqual(start_mongodb()[other].user.count_documents({}), 1)
+
+    @gen_test
+    async def test_both_drivers_serve_the_same_helpers(self) -> None:
+        self.addCleanup(setattr, config, "MONGODB_DRIVER", config.MONGODB_DRIVER)
+        for driver, database in (("motor", "AgnosticDatabase"), ("pymongo", "AsyncDatabase")):
+            await indico.db.close()
+            config.MONGODB_DRIVER = driver
+            inserted = await insert({"driver": driver})
+            self.assertEqual(await find_all({"driver": driver}), [{"_id": inserted, "driver": driver}])
+            bases = [base.__name__ for base in type(indico.db.mongodb).__mro__]
+            self.assertIn(database, bases)
+
+    def test_writes_are_for_the_majority_and_journalled_unless_the_uri_says_otherwise(self) -> None:
+        indico.db.connect()
+        self.assertEqual(indico.db.CLIENT.write_concern.document, {"w": "majority", "j": True})
+        self.io_loop.run_sync(indico.db.close)
+        indico.db.connect("mongodb://127.0.0.1:1/?w=1&journal=false")
+        self.assertEqual(indico.db.CLIENT.write_concern.document, {"w": 1, "j": False})
+
+    def test_a_uri_that_makes_no_sense_is_a_setting_error_without_its_password(self) -> None:
+        for uri in ("mongodb://user:p@ssw0rd@host", "mongodb://", "mongodb://host/?w=-3", "mongodb://a:x"):
+            with self.assertRaises(config.SettingError) as caught:
+                indico.db.connect(uri)
+            self.assertIn("MONGODB", str(caught.exception))
+            self.assertNotIn("p@ssw0rd", str(caught.exception))
+
+    def test_the_module_has_no_other_lazy_attributes(self) -> None:
+        with self.assertRaises(AttributeError):
+            indico.db.nonsense  # noqa: B018
+
+
+class IndexTest(MongoTest):
+    def setUp(self) -> None:
+        super().setUp()
+        self.addCleanup(indico.db.INDEXES.pop)
+        index("things", "a", "b", unique=True)
+
+    @gen_test
+    async def test_indexes_are_made_once(self) -> None:
+        await indico.db.ensure_indexes()
+        await indico.db.ensure_indexes()
+        self.assertTrue(self.database.things.index_information()["a_1_b_1"]["unique"])
+
+    @gen_test
+    async def test_data_that_breaks_an_index_is_named_and_stops_nothing(self) -> None:
+        await insert({"a": 1, "b": 1})
+        await insert({"a": 1, "b": 1})
+        with self.assertLogs("indico", "ERROR") as log:
+            await indico.db.ensure_indexes()
+        self.assertIn("collection things has no index on a, b", log.output[0])
+
+
+class SchemaTest(MongoTest):
+    @gen_test
+    async def test_plain_fields_are_taken_as_their_set(self) -> None:
+        self.assertEqual(await checked({"size": 1}), {"$set": {"size": 1}})
+
+    @gen_test
+    async def test_operators_are_left_alone(self) -> None:
+        update = {"$set": {"size": 1}, "$push": {"list": 2}}
+        self.assertEqual(await checked(update), update)
+
+    @gen_test
+    async def test_ignored_fields_are_left_out(self) -> None:
+        self.assertEqual(await checked({"ours": object(), "theirs": 1}), {"$set": {"theirs": 1}})
+
+    @gen_test
+    async def test_a_field_of_the_wrong_type_is_refused(self) -> None:
+        for fields in ({"size": "1"}, {"size": True}, {"ratio": True}, {"ratio": "x"}):
+            with self.assertRaises(WrongFieldType):
+                await checked({"$set": fields})
+
+    @gen_test
+    async def test_an_integer_is_a_float_too(self) -> None:
+        self.assertEqual(await checked({"ratio": 1}), {"$set": {"ratio": 1}})
+
+    def test_an_error_reaches_the_callback(self) -> None:
+        checked({"size": "1"}, self.callback)
+        with self.assertRaises(WrongFieldType):
+            self.wait()
+
+
+class TimeTest(StrictTest):
+    def test_the_current_time_is_in_whole_utc_milliseconds(self) -> None:
+        import time
+
+        before = time.time()
+        now = current_time()
+        self.assertIs(type(now), int)
+        self.assertTrue(before * 1000 - 1 <= now <= time.time() * 1000 + 1)

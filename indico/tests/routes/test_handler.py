@@ -1,0 +1,489 @@
+"""
+What every answer has in common, how an action is found, and what its outcome means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import json
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import tornado.web
+from bson.objectid import ObjectId
+from tornado.httpclient import HTTPResponse
+from tornado.iostream import IOStream
+from tornado.testing import gen_test
+
+from indico import config
+from indico.error import IndicoError
+from indico.routes import handler as handler_module
+from indico.routes.handler import IndicoHandler, JSONEncoder
+from indico.tests.testutils.server import ServerTest
+from indico.tests.testutils.strict import StrictTest
+from indico.utils import LATER, type_check, unpack
+
+SCREWED_UP = "we screwed up and have some debugging to do"
+
+
+class ProbeHandler(IndicoHandler):
+    """Actions of every kind; the test under way reads what they note."""
+
+    test: ProbeTest
+    attribute = "not a function"
+
+    class Nested:
+        """Not a function either."""
+
+    def _hidden(self, data: bytes) -> str:
+        raise AssertionError("never called")
+
+    def echo(self, data: bytes) -> str:
+        return data.decode()
+
+    async def coroutine(self, data: bytes) -> list[str]:
+        await asyncio.sleep(0)
+        return ["from a coroutine"]
+
+    async def nothing(self, data: bytes) -> None:
+        await asyncio.sleep(0)
+
+    def awaitable(self, data: bytes) -> asyncio.Future[None]:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future.set_result(None)
+        return future
+
+    def later(self, data: bytes) -> None:
+        asyncio.get_running_loop().call_soon(self.respond, "later", 201)
+
+    def now(self, data: bytes) -> None:
+        self.respond("now")
+
+    async def promise(self, data: bytes) -> Any:
+        asyncio.get_running_loop().call_soon(self.respond, "promised")
+        return LATER
+
+    async def responds(self, data: bytes) -> None:
+        self.respond("responded")
+
+    def twice(self, data: bytes) -> str:
+        self.respond("first")
+        return "second"
+
+    def finishes(self, data: bytes) -> None:
+        self.finish('"by hand"')
+
+    async def fails_late(self, data: bytes) -> None:
+        self.respond("answered")
+        raise ValueError("after the answer")
+
+    failsLate = fails_late
+
+    def refuses(self, data: bytes) -> None:
+        raise IndicoError("short and stout", 418)
+
+    async def refusesSlowly(self, data: bytes) -> None:
+        await asyncio.sleep(0)
+        raise IndicoError("short and stout", 418)
+
+    def fails(self, data: bytes) -> None:
+        raise ValueError("secret detail")
+
+    def forbids(self, data: bytes) -> None:
+        raise tornado.web.HTTPError(403, "for the log alone")
+
+    def cancels(self, data: bytes) -> asyncio.Future[None]:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future.cancel()
+        return future
+
+    def unknown(self, data: bytes) -> object:
+        return object()
+
+    def notANumber(self, data: bytes) -> float:
+        return float("nan")
+
+    async def hangs(self, data: bytes) -> None:
+        self.test.handler = self
+        self.test.started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.test.ended.set()
+
+    def waits(self, data: bytes) -> None:
+        self.test.handler = self
+        self.test.started.set()
+
+    @unpack("number", "text")
+    @type_check(int, str)
+    def typed(self, number: int, text: str) -> list[Any]:
+        return [number, text]
+
+
+class PatientHandler(ProbeHandler):
+    request_timeout = 0.05
+
+
+class EndlessHandler(ProbeHandler):
+    request_timeout = None
+
+
+class PreparedHandler(IndicoHandler):
+    """What a user's own `prepare` and `get` may do."""
+
+    def prepare(self) -> None:
+        if self.request.method == "POST":
+            raise IndicoError("not today", 402)
+
+    def get(self, action: str | None) -> None:
+        self.finish('"got"')
+        raise ValueError("after the answer")
+
+
+class ProbeTest(ServerTest):
+    routes = [
+        (r"/probe/(?P<action>[a-zA-Z]+)?", ProbeHandler),
+        (r"/patient/(?P<action>[a-zA-Z]+)?", PatientHandler),
+        (r"/endless/(?P<action>[a-zA-Z]+)?", EndlessHandler),
+        (r"/prepared/(?P<action>[a-zA-Z]+)?", PreparedHandler),
+    ]
+
+    def setUp(self) -> None:
+        super().setUp()
+        ProbeHandler.test = self
+        self.handler: IndicoHandler
+        self.started = asyncio.Event()
+        self.ended = asyncio.Event()
+
+    def set(self, module: Any, name: str, value: Any) -> None:
+        self.addCleanup(setattr, module, name, getattr(module, name))
+        setattr(module, name, value)
+
+    def call(self, path: str, method: str = "POST", body: str | None = "{}") -> HTTPResponse:
+        return self.fetch(path, method=method, body=body, allow_nonstandard_methods=True)
+
+    def assert_answer(self, response: HTTPResponse, status: int, data: Any) -> None:
+        self.assertEqual(json.loads(response.body), {"status": status, "data": data})
+        self.assert_envelope(response, status)
+
+    def assert_envelope(self, response: HTTPResponse, status: int) -> None:
+        self.assertEqual(response.code, status)
+        self.assertEqual(response.headers["Content-Type"], "application/json; charset=UTF-8")
+        self.assertEqual(response.headers["X-Content-Type-Options"], "nosniff")
+        self.assertEqual(response.headers["Cache-Control"], "no-store")
+        self.assertNotIn("Server", response.headers)
+        self.assertNotIn("Etag", response.headers)
+
+    def connect(self) -> IOStream:
+        stream = IOStream(socket.socket())
+        self.addCleanup(stream.close)
+        self.io_loop.run_sync(lambda: stream.connect(("127.0.0.1", self.get_http_port())))
+        return stream
+
+
+class OutcomeTest(ProbeTest):
+    def assert_outcome(self, action: str, data: Any, status: int = 200) -> None:
+        self.assert_answer(self.call(f"/probe/{action}", body="the body"), status, data)
+
+    def test_the_result_of_a_plain_function_is_the_answer(self) -> None:
+        self.assert_outcome("echo", "the body")
+
+    def test_the_result_of_a_coroutine_is_the_answer(self) -> None:
+        self.assert_outcome("coroutine", ["from a coroutine"])
+
+    def test_none_from_a_coroutine_is_null(self) -> None:
+        self.assert_outcome("nothing", None)
+
+    def test_none_from_another_awaitable_is_null(self) -> None:
+        self.assert_outcome("awaitable", None)
+
+    def test_none_from_a_plain_function_means_later(self) -> None:
+        self.assert_outcome("later", "later", 201)
+
+    def test_a_plain_function_may_respond_before_it_returns(self) -> None:
+        self.assert_outcome("now", "now")
+
+    def test_a_coroutine_may_return_later(self) -> None:
+        self.assert_outcome("promise", "promised")
+
+    def test_none_from_a_coroutine_that_has_responded_changes_nothing(self) -> None:
+        self.assert_outcome("responds", "responded")
+
+    def test_a_second_answer_changes_nothing_and_is_logged(self) -> None:
+        with self.assertLogs("indico", "WARNING") as log:
+            self.assert_outcome("twice", "first")
+        self.assertEqual(len(log.output), 1)
+        self.assertIn("ProbeHandler.twice answered twice", log.output[0])
+
+    def test_an_action_may_finish_by_hand(self) -> None:
+        response = self.call("/probe/finishes")
+        self.assertEqual(response.body, b'"by hand"')
+
+    def test_an_indico_error_is_the_answer(self) -> None:
+        self.assert_outcome("refuses", "short and stout", 418)
+
+    def test_an_indico_error_from_a_coroutine_is_the_answer(self) -> None:
+        self.assert_outcome("refusesSlowly", "short and stout", 418)
+
+    def test_tornados_http_error_is_an_answer_too(self) -> None:
+        self.assert_outcome("forbids", "Forbidden", 403)
+
+    def test_an_unexpected_exception_is_a_server_error_and_its_traceback_is_logged(self) -> None:
+        with self.assertLogs("indico", "ERROR") as log:
+            self.assert_outcome("fails", SCREWED_UP, 500)
+        self.assertIn("secret detail", log.output[0])
+        self.assertIn("in fails", log.output[0])
+
+    def test_an_unexpected_exception_after_the_answer_is_logged(self) -> None:
+        with self.assertLogs("indico", "ERROR") as log:
+            self.assert_outcome("failsLate", "answered")
+        self.assertIn("after the answer", log.output[0])
+
+    def test_an_awaitable_that_somebody_cancelled_is_a_server_error(self) -> None:
+        with self.assertLogs("indico", "ERROR"):
+            self.assert_outcome("cancels", SCREWED_UP, 500)
+
+    def test_what_json_can_not_hold_is_a_server_error(self) -> None:
+        for action in ("unknown", "notANumber"):
+            with self.assertLogs("indico", "ERROR"):
+                self.assert_outcome(action, SCREWED_UP, 500)
+
+    def test_fields_are_unpacked_and_checked(self) -> None:
+        self.assert_answer(self.call("/probe/typed", body='{"text": "a", "number": 7}'), 200, [7, "a"])
+        for body, data in (
+            ("{}", "number field was not provided"),
+            ('{"number": 1}', "text field was not provided"),
+            ('{"number": true, "text": "a"}', "Field number - True is type bool but should be int"),
+            ("[1]", "No JSON object could be decoded."),
+            ("", "No JSON object could be decoded."),
+        ):
+            self.assert_answer(self.call("/probe/typed", body=body), 400, data)
+
+
+class FindingTest(ProbeTest):
+    def test_an_action_that_does_not_exist_is_not_found(self) -> None:
+        self.assert_answer(self.call("/probe/nope"), 404, "nope route could not be found")
+
+    def test_no_action_is_not_found(self) -> None:
+        self.assert_answer(self.call("/probe/"), 404, "None route could not be found")
+
+    def test_a_path_that_no_route_matches_is_not_found(self) -> None:
+        for path in ("/", "/probe", "/probe/echo/", "/probe/a_b", "/other/echo"):
+            self.assert_answer(self.call(path), 404, f"{path} route could not be found")
+
+    def test_a_long_path_is_cut_in_the_answer(self) -> None:
+        data = json.loads(self.call("/" + 5000 * "a").body)["data"]
+        self.assertLess(len(data), 200)
+
+    def test_nothing_that_a_handler_inherits_is_an_action(self) -> None:
+        for name in dir(IndicoHandler):
+            if name.isalpha():
+                self.assert_answer(self.call(f"/probe/{name}"), 404, f"{name} route could not be found")
+
+    def test_what_is_no_function_is_no_action(self) -> None:
+        for name in ("attribute", "Nested", "test", "settings"):
+            self.assert_answer(self.call(f"/probe/{name}"), 404, f"{name} route could not be found")
+
+    def test_a_private_name_is_no_action(self) -> None:
+        self._app.add_handlers(".*", [(r"/any/(?P<action>.*)", ProbeHandler)])
+        self.assert_answer(self.call("/any/_hidden"), 404, "_hidden route could not be found")
+        self.assert_answer(self.call("/any/__init__"), 404, "__init__ route could not be found")
+
+    def test_a_function_attached_later_is_an_action(self) -> None:
+        def attached(handler: IndicoHandler, data: bytes) -> str:
+            return "attached"
+
+        for owner in (ProbeHandler, IndicoHandler):
+            self.assertEqual(self.call("/probe/attached").code, 404)
+            setattr(owner, "attached", attached)  # noqa: B010 - mypy knows no such attribute
+            try:
+                self.assert_answer(self.call("/probe/attached"), 200, "attached")
+            finally:
+                delattr(owner, "attached")
+
+
+class MethodTest(ProbeTest):
+    def test_other_methods_are_not_allowed(self) -> None:
+        for method in ("GET", "PUT", "DELETE", "PATCH", "OPTIONS", "BREW", "RENDER"):
+            response = self.call("/probe/echo", method=method, body=None)
+            self.assert_answer(response, 405, f"{method} is not allowed here, but POST is")
+            self.assertEqual(response.headers["Allow"], "POST")
+
+    def test_head_is_not_allowed_and_has_no_body(self) -> None:
+        response = self.call("/probe/echo", method="HEAD", body=None)
+        self.assert_envelope(response, 405)
+        self.assertEqual(response.body, b"")
+        self.assertGreater(int(response.headers["Content-Length"]), 0)
+
+    def test_not_found_comes_before_not_allowed(self) -> None:
+        for method in ("GET", "DELETE", "BREW"):
+            self.assert_answer(self.call("/probe/nope", method, None), 404, "nope route could not be found")
+            self.assert_answer(self.call("/nope", method, None), 404, "/nope route could not be found")
+
+    def test_an_error_in_prepare_is_an_answer(self) -> None:
+        self.assert_answer(self.call("/prepared/x"), 402, "not today")
+
+    def test_an_error_after_the_answer_is_logged(self) -> None:
+        with self.assertLogs("indico", "ERROR") as log:
+            self.assertEqual(self.call("/prepared/x", "GET", None).body, b'"got"')
+        self.assertIn("PreparedHandler failed after its answer", log.output[0])
+
+
+class BodySizeTest(ProbeTest):
+    TOO_LARGE = "The body is larger than 100 bytes"
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.set(config, "MAX_BODY_SIZE", 100)
+
+    def send(self, head: str, *chunks: bytes) -> bytes:
+        """What the server answers until it closes the connection."""
+        stream = self.connect()
+
+        async def talk() -> bytes:
+            await stream.write(head.encode() + b"\r\nHost: localhost\r\n\r\n" + b"".join(chunks))
+            return await stream.read_until_close()
+
+        answer: bytes = self.io_loop.run_sync(talk, timeout=5)
+        return answer
+
+    def assert_too_large(self, answer: bytes) -> None:
+        head, _, body = answer.partition(b"\r\n\r\n")
+        self.assertTrue(head.startswith(b"HTTP/1.1 413 "), head)
+        self.assertIn(b"Content-Type: application/json; charset=UTF-8", head)
+        self.assertEqual(json.loads(body), {"status": 413, "data": self.TOO_LARGE})
+
+    def test_a_body_of_the_largest_size_is_taken(self) -> None:
+        self.assert_answer(self.call("/probe/echo", body=100 * "a"), 200, 100 * "a")
+
+    def test_a_body_that_is_declared_too_large_is_refused_and_the_connection_closed(self) -> None:
+        head = "POST /probe/echo HTTP/1.1\r\nContent-Length: 101"
+        self.assert_too_large(self.send(head, 101 * b"a"))
+
+    def test_a_body_larger_than_any_limit_of_tornados_is_refused_alike(self) -> None:
+        self.set(handler_module, "LINGER", 0)
+        head = "POST /probe/echo HTTP/1.1\r\nContent-Length: 100000000000000"
+        self.assert_too_large(self.send(head, 101 * b"a"))
+
+    def test_a_chunked_body_that_grows_too_large_is_refused(self) -> None:
+        head = "POST /probe/echo HTTP/1.1\r\nTransfer-Encoding: chunked"
+        chunk = b"3c\r\n" + 60 * b"a" + b"\r\n"
+        self.assert_too_large(self.send(head, chunk, chunk, chunk, b"0\r\n\r\n"))
+
+    def test_a_chunked_body_that_never_ends_is_refused_and_cut_off(self) -> None:
+        self.set(handler_module, "LINGER", 0.05)
+        head = "POST /probe/echo HTTP/1.1\r\nTransfer-Encoding: chunked"
+        self.assert_too_large(self.send(head, 20 * (b"3c\r\n" + 60 * b"a" + b"\r\n")))
+
+    def test_a_client_that_asks_before_it_sends_is_refused_without_being_told_to_go_on(self) -> None:
+        head = "POST /probe/echo HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 101"
+        self.assert_too_large(self.send(head))
+
+    def test_too_large_comes_before_not_found_and_not_allowed(self) -> None:
+        for line in ("POST /nope", "POST /probe/nope", "PUT /probe/echo", "BREW /probe/echo"):
+            head = f"{line} HTTP/1.1\r\nContent-Length: 101"
+            self.assert_too_large(self.send(head, 101 * b"a"))
+
+    def test_the_answer_arrives_although_the_client_still_sends(self) -> None:
+        size = 20 * 1024 * 1024
+        head = f"POST /probe/echo HTTP/1.1\r\nContent-Length: {size}"
+        self.assert_too_large(self.send(head, size * b"a"))
+
+    def test_multipart_and_compressed_bodies_are_left_alone(self) -> None:
+        response = self.fetch(
+            "/probe/echo",
+            method="POST",
+            body="not what it says",
+            headers={"Content-Type": "multipart/form-data; boundary=x", "Content-Encoding": "gzip"},
+        )
+        self.assert_answer(response, 200, "not what it says")
+
+    def test_what_is_not_http_gets_a_bare_400_and_is_cut_off(self) -> None:
+        stream = self.connect()
+
+        async def talk() -> bytes:
+            await stream.write(b"hello?\r\n\r\n")
+            return await stream.read_until_close()
+
+        self.assertEqual(self.io_loop.run_sync(talk), b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+
+class EndingTest(ProbeTest):
+    async def begin(self, path: str) -> tuple[IOStream, Callable[[], Any]]:
+        stream = IOStream(socket.socket())
+        self.addCleanup(stream.close)
+        await stream.connect(("127.0.0.1", self.get_http_port()))
+        await stream.write(
+            f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{{}}".encode()
+        )
+        await self.started.wait()
+        return stream, lambda: stream.read_until(b"}")
+
+    def test_a_coroutine_that_takes_too_long_is_answered_and_cancelled(self) -> None:
+        self.assert_answer(self.call("/patient/hangs"), 504, "The request took too long")
+        self.assertTrue(self.ended.is_set())
+
+    def test_a_plain_action_that_never_responds_is_answered_and_a_late_answer_dropped(self) -> None:
+        self.assert_answer(self.call("/patient/waits"), 504, "The request took too long")
+        with self.assertNoLogs("indico"):
+            self.handler.respond("too late")
+
+    def test_the_setting_bounds_handlers_that_say_nothing(self) -> None:
+        self.set(config, "REQUEST_TIMEOUT", 0.05)
+        self.assertEqual(self.call("/probe/hangs").code, 504)
+
+    @gen_test
+    async def test_a_handler_without_a_timeout_waits_until_it_responds(self) -> None:
+        self.set(config, "REQUEST_TIMEOUT", 0.01)
+        _, answer = await self.begin("/endless/waits")
+        waiting = self.handler
+        timed_out = await self.http_client.fetch(
+            self.get_url("/probe/hangs"), method="POST", body="", raise_error=False
+        )
+        self.assertEqual(timed_out.code, 504)
+        waiting.respond("at last")
+        self.assertIn(b"at last", await answer())
+
+    @gen_test
+    async def test_a_client_that_goes_away_cancels_its_coroutine(self) -> None:
+        stream, _ = await self.begin("/probe/hangs")
+        stream.close()
+        await asyncio.wait_for(self.ended.wait(), 5)
+        self.assertEqual(self._app.settings["in_flight"], set())
+
+    @gen_test
+    async def test_an_answer_after_the_client_went_away_is_dropped(self) -> None:
+        stream, _ = await self.begin("/probe/waits")
+        stream.close()
+        while self._app.settings["in_flight"]:
+            await asyncio.sleep(0)
+        self.handler.respond("nobody listens")
+
+    @gen_test
+    async def test_a_client_that_goes_away_within_its_body_is_forgotten(self) -> None:
+        stream = IOStream(socket.socket())
+        await stream.connect(("127.0.0.1", self.get_http_port()))
+        await stream.write(b"POST /probe/echo HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf")
+        while not self._app.settings.get("in_flight"):
+            await asyncio.sleep(0)
+        stream.close()
+        while self._app.settings["in_flight"]:
+            await asyncio.sleep(0)
+
+
+class EncoderTest(StrictTest):
+    def test_an_object_id_is_its_hex_string(self) -> None:
+        value = ObjectId("0123456789abcdef01234567")
+        self.assertEqual(json.dumps({"_id": value}, cls=JSONEncoder), '{"_id": "0123456789abcdef01234567"}')
+
+    def test_a_date_is_its_utc_milliseconds(self) -> None:
+        naive = datetime.datetime(1970, 1, 1, 0, 0, 1, 5000)
+        aware = datetime.datetime(1970, 1, 1, 1, tzinfo=datetime.timezone(datetime.timedelta(hours=1)))
+        self.assertEqual(json.dumps([naive, aware], cls=JSONEncoder), "[1005, 0]")
+
+    def test_an_unknown_object_is_a_type_error(self) -> None:
+        with self.assertRaises(TypeError):
+            json.dumps({"a": object()}, cls=JSONEncoder)
