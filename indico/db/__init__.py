@@ -12,9 +12,10 @@ import asyncio
 import functools
 import importlib
 import inspect
+import re
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, ParamSpec, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, overload
 
 from bson.errors import BSONError, InvalidDocument
 from pymongo import IndexModel
@@ -32,11 +33,16 @@ from indico import config
 from indico.error import InvalidValue, MongoError, Unavailable
 from indico.utils import LOGGER, check_depth, check_type, containers, spawn
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 Document = dict[str, Any]
 Schema = dict[str, tuple[type, bool]]  # field: (type, required)
 P = ParamSpec("P")
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
+Callback = Callable[[Any, Any], Any]  # called with (result, error), one of which is None
+Update = Callable[Concatenate[Document, P], Coroutine[Any, Any, T]]
 
 CLIENT: Any
 mongodb: Any
@@ -121,7 +127,7 @@ class Helper(Protocol[P, T_co]):
     @overload
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T_co]: ...
     @overload
-    def __call__(self, *args: Any) -> None: ...
+    def __call__(self, *args: Unpack[tuple[Unpack[tuple[Any, ...]], Callback]]) -> None: ...
 
 
 def mongo(function: Callable[P, Coroutine[Any, Any, T]]) -> Helper[P, T]:
@@ -146,7 +152,7 @@ def mongo(function: Callable[P, Coroutine[Any, Any, T]]) -> Helper[P, T]:
         spawn(_call_back(call, callback))
         return None
 
-    return helper
+    return cast("Helper[P, T]", helper)
 
 
 def _copy(value: Any, level: int = 1) -> Any:
@@ -190,9 +196,7 @@ async def _call_back(call: Coroutine[Any, Any, Any], callback: Callable[[Any, An
         LOGGER.exception("The callback of a database helper failed")
 
 
-def mongo_obj(
-    schema: Schema, ignore: tuple[str, ...] = ()
-) -> Callable[[Callable[..., Coroutine[Any, Any, T]]], Callable[..., Coroutine[Any, Any, T]]]:
+def mongo_obj(schema: Schema, ignore: tuple[str, ...] = ()) -> Callable[[Update[P, T]], Update[P, T]]:
     """
     Hold the first argument of a helper, an update such as `{"$set": {...}}`, to a schema; plain fields are
     taken as their `$set`, and those named in `ignore` are left out of it. Stands below `@mongo`.
@@ -201,16 +205,14 @@ def mongo_obj(
     or holds a dot or NUL. Raises WrongFieldType and InvalidValue.
     """
 
-    def decorator(
-        function: Callable[..., Coroutine[Any, Any, T]],
-    ) -> Callable[..., Coroutine[Any, Any, T]]:
+    def decorator(function: Update[P, T]) -> Update[P, T]:
         @functools.wraps(function)
-        async def checked(update_dic: Document, *args: Any) -> T:
+        async def checked(update_dic: Document, /, *args: P.args, **kwargs: P.kwargs) -> T:
             if not all(str(name).startswith("$") for name in update_dic):
                 update_dic = {"$set": update_dic}
             fields = {name: value for name, value in update_dic.get("$set", {}).items() if name not in ignore}
             check_fields(fields, schema)
-            return await function({**update_dic, "$set": fields}, *args)
+            return await function({**update_dic, "$set": fields}, *args, **kwargs)
 
         return checked
 
@@ -222,7 +224,7 @@ def check_fields(fields: Document, schema: Schema) -> None:
     check_depth(fields)
     for _, container in containers(fields):
         for name in container if isinstance(container, dict) else ():
-            if not name or name.startswith("$") or "." in name or "\0" in name:
+            if not re.fullmatch(r"[^$.\0][^.\0]*", name):
                 raise InvalidValue(
                     f"The field name {name[:100]!r} is empty, begins with $ or holds a dot or NUL"
                 )

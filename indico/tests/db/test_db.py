@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from typing import Any
 
 from bson.objectid import ObjectId
@@ -38,7 +39,7 @@ async def command(name: str) -> Any:
 
 @mongo
 @mongo_obj({"size": (int, True), "ratio": (float, False)}, ignore=("ours",))
-async def checked(update_dic: dict[str, Any], *rest: Any) -> Any:
+async def checked(update_dic: dict[str, Any]) -> Any:
     return update_dic
 
 
@@ -291,8 +292,6 @@ class SchemaTest(MongoTest):
 
 class TimeTest(StrictTest):
     def test_the_current_time_is_in_whole_utc_milliseconds(self) -> None:
-        import time
-
         before = time.time()
         now = current_time()
         self.assertIs(type(now), int)

@@ -59,6 +59,7 @@ class UpdateTest(UserTest):
         self.assert_unchanged()
 
     def test_an_update_that_breaks_the_schema_is_refused_and_changes_nothing(self) -> None:
+        wrong: Any
         for field, (required, _) in USER_SCHEMA.items():
             for wrong in (None, 1.5, {}, True, 7 if required is not int else "7"):
                 answer = self.update({"name": "Mallory", field: wrong})
