@@ -14,7 +14,7 @@ from pathlib import Path
 from indico import supervisor
 
 PATIENCE = 60  # seconds in which mongod may start, which takes a quarter unless it has data to mend
-MOST_ATTEMPTS = 5
+MOST_ATTEMPTS = 6  # each waits twice as long, six seconds in all: another may have the folder
 
 
 class MongodError(Exception):
@@ -68,12 +68,13 @@ class Mongod:
         deadline = time.monotonic() + PATIENCE
         attempts = 0
         while not is_answering(self.port):
-            if self._is_gone():
-                if attempts == MOST_ATTEMPTS or time.monotonic() > deadline:
-                    raise MongodError(f"mongod does not start: see {self.folder / 'mongod.log'}.")
+            is_gone = self._is_gone()
+            if (is_gone and attempts == MOST_ATTEMPTS) or time.monotonic() > deadline:
+                raise MongodError(f"mongod does not start: see {self.folder / 'mongod.log'}.")
+            if is_gone:
                 attempts += 1
                 self._spawn()
-            time.sleep(0.05)
+            time.sleep(0.05 * 2**attempts)
 
     def tend(self) -> None:
         """Start mongod again if it is gone. To be called every now and then; it does not wait."""

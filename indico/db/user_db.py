@@ -5,7 +5,6 @@ Users: a document each, found by `user_id`.
 from __future__ import annotations
 
 from pymongo import ReturnDocument
-from pymongo.errors import DuplicateKeyError
 
 from indico import db
 from indico.db import Document, Schema, blank, current_time, mongo, mongo_obj
@@ -50,20 +49,14 @@ async def sync_user(update_dic: Document, user_id: str) -> Document:
     missing = {
         name: value for name, value in first.items() if name not in update_dic["$set"] and name != "user_id"
     }
-
-    async def upsert() -> Document:
-        user: Document = await db.mongodb.user.find_one_and_update(
-            {"user_id": user_id},
-            {**update_dic, "$setOnInsert": missing},
-            upsert=True,
-            return_document=ReturnDocument.AFTER,
-        )
-        return user
-
-    try:
-        return await upsert()
-    except DuplicateKeyError:  # another first login was quicker, so this one finds the user
-        return await upsert()
+    # Of two first logins at once, MongoDB itself tries the slower one again and finds the user.
+    user: Document = await db.mongodb.user.find_one_and_update(
+        {"user_id": user_id},
+        {**update_dic, "$setOnInsert": missing},
+        upsert=True,
+        return_document=ReturnDocument.AFTER,
+    )
+    return user
 
 
 @mongo

@@ -284,6 +284,15 @@ class SchemaTest(MongoTest):
     async def test_an_integer_is_a_float_too(self) -> None:
         self.assertEqual(await checked({"ratio": 1}), {"$set": {"ratio": 1}})
 
+    @gen_test
+    async def test_what_is_nested_too_deep_is_refused_with_its_reason(self) -> None:
+        fields: dict[str, Any] = {}
+        for _ in range(99):
+            fields = {"a": fields}
+        self.assertEqual(await checked({"$set": fields}), {"$set": fields})
+        with self.assertRaisesRegex(InvalidValue, "deeper than 100 levels"):
+            await checked({"$set": {"a": fields}})
+
     def test_an_error_reaches_the_callback(self) -> None:
         checked({"size": "1"}, self.callback)
         with self.assertRaises(WrongFieldType):

@@ -7,7 +7,9 @@ from __future__ import annotations
 import asyncio
 import datetime
 import json
+import os
 import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -210,7 +212,8 @@ class OutcomeTest(ProbeTest):
         self.assert_outcome("promise", "promised")
 
     def test_none_from_a_coroutine_that_has_responded_changes_nothing(self) -> None:
-        self.assert_outcome("responds", "responded")
+        with self.assertNoLogs("indico", "WARNING"):
+            self.assert_outcome("responds", "responded")
 
     def test_a_second_answer_changes_nothing_and_is_logged(self) -> None:
         with self.assertLogs("indico", "WARNING") as log:
@@ -328,7 +331,9 @@ class MethodTest(ProbeTest):
 
     def test_an_error_after_the_answer_is_logged(self) -> None:
         with self.assertLogs("indico", "ERROR") as log:
-            self.assertEqual(self.call("/prepared/x", "GET", None).body, b'"got"')
+            response = self.call("/prepared/x", "GET", None)
+        self.assertEqual(response.body, b'"got"')
+        self.assert_envelope(response, 200)
         self.assertIn("PreparedHandler failed after its answer", log.output[0])
 
 
@@ -435,6 +440,14 @@ class EndingTest(ProbeTest):
         self.set(config, "REQUEST_TIMEOUT", 0.05)
         self.assertEqual(self.call("/probe/hangs").code, 504)
 
+    def test_the_timer_ends_with_its_action(self) -> None:
+        self.set(PatientHandler, "request_timeout", 0.02)
+        self.call("/patient/echo")
+        self.set(config, "REQUEST_TIMEOUT", 0.1)
+        with self.assertLogs("indico", "WARNING") as log:
+            self.call("/probe/hangs")
+        self.assertEqual(len(log.records), 1)
+
     @gen_test
     async def test_a_handler_without_a_timeout_waits_until_it_responds(self) -> None:
         self.set(config, "REQUEST_TIMEOUT", 0.01)
@@ -479,7 +492,11 @@ class EncoderTest(StrictTest):
         value = ObjectId("0123456789abcdef01234567")
         self.assertEqual(json.dumps({"_id": value}, cls=JSONEncoder), '{"_id": "0123456789abcdef01234567"}')
 
-    def test_a_date_is_its_utc_milliseconds(self) -> None:
+    def test_a_date_is_its_utc_milliseconds_wherever_the_server_stands(self) -> None:
+        self.addCleanup(time.tzset)
+        self.addCleanup(os.environ.update, {"TZ": os.environ.get("TZ", "UTC")})
+        os.environ["TZ"] = "Asia/Tokyo"
+        time.tzset()
         naive = datetime.datetime(1970, 1, 1, 0, 0, 1, 5000)
         aware = datetime.datetime(1970, 1, 1, 1, tzinfo=datetime.timezone(datetime.timedelta(hours=1)))
         self.assertEqual(json.dumps([naive, aware], cls=JSONEncoder), "[1005, 0]")
