@@ -121,9 +121,8 @@ class IndicoHandler(RequestHandler):
             self._linger = asyncio.get_running_loop().call_later(LINGER, self._hang_up)
 
     def _hang_up(self) -> None:
-        if not self._finished:
-            self.finish()
-            self._connection.close()
+        self.finish()
+        self._connection.close()
 
     # The action
 
@@ -220,8 +219,6 @@ class IndicoHandler(RequestHandler):
 
     def finish(self, chunk: Any = None) -> Future[None]:
         self._answered = True
-        if self._linger is not None:
-            self._linger.cancel()
         if self._later is not None and not self._later.done():
             self._later.set_result(None)
         self._leave()
@@ -229,6 +226,8 @@ class IndicoHandler(RequestHandler):
 
     def _leave(self) -> None:
         self.settings["in_flight"].discard(self)
+        if self._linger is not None:
+            self._linger.cancel()
 
     # What Tornado finds wrong by itself
 

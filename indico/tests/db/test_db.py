@@ -133,6 +133,15 @@ class ErrorTest(MongoTest):
         self.assertIn("nonsense", str(caught.exception.__cause__))
 
     @gen_test
+    async def test_what_the_driver_refuses_is_a_mongo_error_too(self) -> None:
+        @mongo
+        async def write_nothing() -> Any:
+            return await indico.db.mongodb.things.bulk_write([])
+
+        with self.assertRaises(MongoError):
+            await write_nothing()
+
+    @gen_test
     async def test_a_duplicate_is_a_mongo_error(self) -> None:
         await insert({"_id": 1})
         with self.assertRaises(MongoError):

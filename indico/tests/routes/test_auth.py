@@ -7,6 +7,8 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+from tornado.httputil import HTTPHeaders
+
 from indico import config
 from indico.db import current_time
 from indico.routes.auth import AuthRoute
@@ -186,6 +188,13 @@ class KeyTest(AccountTest):
         ):
             self.assert_not_authenticated(headers)
         self.assertEqual(self.post("auth/check", {}), TRUE)
+
+    def test_a_key_sent_twice_is_not_authenticated_though_both_are_valid(self) -> None:
+        self.login()
+        for name, value in (("indico_key", USER_KEY), ("Authorization", f"Bearer {USER_KEY}")):
+            headers = HTTPHeaders({name: value})
+            headers.add(name, value)
+            self.assertEqual(self.fetch("/auth/check", method="POST", body="", headers=headers).code, 401)
 
     def test_an_old_key_is_dead_also_after_the_next_login(self) -> None:
         keys = []

@@ -387,6 +387,16 @@ class BodySizeTest(ProbeTest):
         head = "POST /probe/echo HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 101"
         self.assert_too_large(self.send(head))
 
+    @gen_test
+    async def test_a_client_that_goes_away_after_the_refusal_is_forgotten(self) -> None:
+        stream = IOStream(socket.socket())
+        await stream.connect(("127.0.0.1", self.get_http_port()))
+        await stream.write(b"POST /probe/echo HTTP/1.1\r\nHost: a\r\nContent-Length: 101\r\n\r\n")
+        await stream.read_until(b"}")
+        stream.close()
+        while self._app.settings["in_flight"]:
+            await asyncio.sleep(0)
+
     def test_too_large_comes_before_not_found_and_not_allowed(self) -> None:
         for line in ("POST /nope", "POST /probe/nope", "PUT /probe/echo", "BREW /probe/echo"):
             head = f"{line} HTTP/1.1\r\nContent-Length: 101"
