@@ -31,7 +31,7 @@ from pymongo.uri_parser import parse_uri
 
 from indico import config
 from indico.error import InvalidValue, MongoError, Unavailable
-from indico.utils import LOGGER, check_depth, check_type, containers, spawn
+from indico.utils import LOGGER, check_depth, check_type, levels, spawn
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -222,12 +222,10 @@ def mongo_obj(schema: Schema, ignore: tuple[str, ...] = ()) -> Callable[[Update[
 def check_fields(fields: Document, schema: Schema) -> None:
     """Raise WrongFieldType or InvalidValue unless these fields of a document may be stored."""
     check_depth(fields)
-    for _, container in containers(fields):
-        for name in container if isinstance(container, dict) else ():
-            if not re.fullmatch(r"[^$.\0][^.\0]*", name):
-                raise InvalidValue(
-                    f"The field name {name[:100]!r} is empty, begins with $ or holds a dot or NUL"
-                )
+    names = (name for level in levels(fields) for part in level if isinstance(part, dict) for name in part)
+    for name in names:
+        if not re.fullmatch(r"[^$.\0][^.\0]*", name):
+            raise InvalidValue(f"The field name {name[:100]!r} is empty, begins with $ or holds a dot or NUL")
     for name, value in fields.items():
         if name in schema:
             check_type(name, value, schema[name][0])

@@ -83,14 +83,15 @@ class Mongod:
 
     def stop(self) -> None:
         """Stop mongod, if this process runs it, and wait until it has."""
-        if self.pid is not None and not self._is_gone():
+        if not self._is_gone() and self.pid is not None:
             os.kill(self.pid, signal.SIGTERM)
-            while not self._is_gone():
-                time.sleep(0.01)
-        os.environ.pop(self._variable, None)
+        while not self._is_gone():
+            time.sleep(0.01)
 
     def _is_gone(self) -> bool:
-        return self.pid is None or supervisor.has_ended(self.pid)
+        if self.pid is not None and supervisor.has_ended(self.pid):
+            del os.environ[self._variable]
+        return self.pid is None
 
     def _spawn(self) -> None:
         path = find_mongod()

@@ -113,20 +113,22 @@ _DECODER = json.JSONDecoder(parse_int=_parse_int, parse_float=_parse_float, pars
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-def containers(value: Any) -> Iterator[tuple[int, Any]]:
-    """Every dict and list in a value, itself included, with the level it is at (the outermost is 1)."""
-    waiting = [(1, value)]
-    while waiting:
-        level, container = waiting.pop()
-        if isinstance(container, (dict, list)):
-            yield level, container
-            members = container.values() if isinstance(container, dict) else container
-            waiting.extend((level + 1, member) for member in members)
+def levels(value: Any) -> Iterator[list[Any]]:
+    """The dicts and lists in a value, level by level, the outermost first."""
+    level = [value] if isinstance(value, (dict, list)) else []
+    while level:
+        yield level
+        level = [
+            member
+            for container in level
+            for member in (container.values() if isinstance(container, dict) else container)
+            if isinstance(member, (dict, list))
+        ]
 
 
 def check_depth(value: Any) -> None:
     """Raise InvalidValue for what is nested deeper than MongoDB stores."""
-    if any(level > MAX_DEPTH for level, _ in containers(value)):
+    if any(depth > MAX_DEPTH for depth, _ in enumerate(levels(value), 1)):
         raise InvalidValue(f"The value is nested deeper than {MAX_DEPTH} levels")
 
 
