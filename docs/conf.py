@@ -20,6 +20,7 @@ default_role = "code"  # docstrings put names in single backticks
 html_theme = "furo"
 html_title = "indico"
 autodoc_member_order = "bysource"
+autodoc_inherit_docstrings = False
 autodoc_preserve_defaults = True
 
 

@@ -198,18 +198,19 @@ async def _call_back(call: Coroutine[Any, Any, Any], callback: Callable[[Any, An
 
 def mongo_obj(schema: Schema, ignore: tuple[str, ...] = ()) -> Callable[[Update[P, T]], Update[P, T]]:
     """
-    Hold the first argument of a helper, an update such as `{"$set": {...}}`, to a schema; plain fields are
-    taken as their `$set`, and those named in `ignore` are left out of it. Stands below `@mongo`.
+    Hold the first argument of a helper, an update such as `{"$set": {...}}`, to a schema, and leave the
+    fields named in `ignore` out of its `$set`. Stands below `@mongo`.
 
     Fields of the schema have its types, others any. No field name, at any depth, is empty, begins with `$`
-    or holds a dot or NUL. Raises WrongFieldType and InvalidValue.
+    or holds a dot or NUL. Raises WrongFieldType and InvalidValue; and TypeError for plain fields, because
+    a helper that took them as well would run the operators that a client sends among them.
     """
 
     def decorator(function: Update[P, T]) -> Update[P, T]:
         @functools.wraps(function)
         async def checked(update_dic: Document, /, *args: P.args, **kwargs: P.kwargs) -> T:
-            if not all(str(name).startswith("$") for name in update_dic):
-                update_dic = {"$set": update_dic}
+            if not all(name.startswith("$") for name in update_dic):
+                raise TypeError('an update holds operators: {"$set": {...}}')
             fields = {name: value for name, value in update_dic.get("$set", {}).items() if name not in ignore}
             check_fields(fields, schema)
             return await function({**update_dic, "$set": fields}, *args, **kwargs)

@@ -41,9 +41,9 @@ async def find_user(user_id: str) -> Document | None:
 @mongo_obj(USER_SCHEMA, ignore=OURS)
 async def sync_user(update_dic: Document, user_id: str) -> Document:
     """
-    Store what a login brought, `{"$set": {...}}` or plain fields, and return the whole user. A user who is
-    new gets `created` and the empty value of each required field; one who is known keeps what the login
-    does not carry. Fields that only the server sets are ignored.
+    Store what a login brought, `{"$set": {...}}`, and return the whole user. A user who is new gets
+    `created` and the empty value of each required field; one who is known keeps what the login does not
+    carry. Fields that only the server sets are ignored.
     """
     first = {**blank(USER_SCHEMA), "created": current_time()}
     missing = {

@@ -271,8 +271,10 @@ class IndexTest(MongoTest):
 
 class SchemaTest(MongoTest):
     @gen_test
-    async def test_plain_fields_are_taken_as_their_set(self) -> None:
-        self.assertEqual(await checked({"size": 1}), {"$set": {"size": 1}})
+    async def test_plain_fields_are_refused_lest_a_clients_operators_pass_among_them(self) -> None:
+        for update in ({"size": 1}, {"$set": {}, "size": 1}):
+            with self.assertRaises(TypeError):
+                await checked(update)
 
     @gen_test
     async def test_operators_are_left_alone(self) -> None:
@@ -281,7 +283,7 @@ class SchemaTest(MongoTest):
 
     @gen_test
     async def test_ignored_fields_are_left_out(self) -> None:
-        self.assertEqual(await checked({"ours": object(), "theirs": 1}), {"$set": {"theirs": 1}})
+        self.assertEqual(await checked({"$set": {"ours": object(), "theirs": 1}}), {"$set": {"theirs": 1}})
 
     @gen_test
     async def test_a_field_of_the_wrong_type_is_refused(self) -> None:
@@ -291,7 +293,7 @@ class SchemaTest(MongoTest):
 
     @gen_test
     async def test_an_integer_is_a_float_too(self) -> None:
-        self.assertEqual(await checked({"ratio": 1}), {"$set": {"ratio": 1}})
+        self.assertEqual(await checked({"$set": {"ratio": 1}}), {"$set": {"ratio": 1}})
 
     @gen_test
     async def test_what_is_nested_too_deep_is_refused_with_its_reason(self) -> None:
@@ -303,7 +305,7 @@ class SchemaTest(MongoTest):
             await checked({"$set": {"a": fields}})
 
     def test_an_error_reaches_the_callback(self) -> None:
-        checked({"size": "1"}, self.callback)
+        checked({"$set": {"size": "1"}}, self.callback)
         with self.assertRaises(WrongFieldType):
             self.wait()
 

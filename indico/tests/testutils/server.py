@@ -25,7 +25,7 @@ class ServerTest(DatabaseTest, AsyncHTTPTestCase):
 
             def test_create(self):
                 self.post("auth/login", LOGIN_DATA)
-                answer = self.post("order/create", {"order": {"item": "tea"}})
+                answer = self.post("order/create", {"item": "tea", "count": 2})
                 self.assertEqual(answer["status"], 200)
     """
 
