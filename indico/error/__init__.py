@@ -123,14 +123,18 @@ def to_answer(error: BaseException) -> IndicoError:
     The answer to a request that ended in `error`; what the client is not told is logged.
 
     An IndicoError is its own answer, Tornado's HTTPError answers with its status and reason, and anything
-    else is a ServerError.
+    else is a ServerError. What is nobody's fault, 503 and the like, is one line in the log; what is ours
+    comes with its traceback.
     """
     if isinstance(error, IndicoError):
-        if error.code >= 500:
-            LOGGER.warning("%s (%r)", error.message, error.__cause__)
-        return error
-    if isinstance(error, HTTPError):
+        answer = error
+    elif isinstance(error, HTTPError):
         reason = error.reason or http.client.responses.get(error.status_code, "Unknown")
-        return IndicoError(reason, error.status_code)
-    LOGGER.error("An action failed unexpectedly", exc_info=error)
-    return ServerError()
+        answer = IndicoError(reason, error.status_code)
+    else:
+        answer = ServerError()
+    if answer.code == 500:
+        LOGGER.error("A request failed unexpectedly", exc_info=error)
+    elif answer.code > 500:
+        LOGGER.warning("%s (%r)", answer.message, error.__cause__)
+    return answer

@@ -205,7 +205,7 @@ def check_type(field: str, value: Any, required: type) -> None:
     """Raise WrongFieldType unless the value is of the type. A bool is no int, an int is a float."""
     if required is float and type(value) is int:
         return
-    if not isinstance(value, required) or (isinstance(value, bool) and required is not bool):
+    if not isinstance(value, required) or (required is int and isinstance(value, bool)):
         raise WrongFieldType(field, value, required)
 
 

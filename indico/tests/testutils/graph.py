@@ -1,5 +1,5 @@
 """
-A stub of Facebook's Graph API on a free loopback port: what it answers depends on the token it is asked about.
+A stub of Facebook's Graph API on a free loopback port. What it says of a token, the token's name tells.
 """
 
 from __future__ import annotations
@@ -8,56 +8,143 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
-from unittest import mock
 
 from tornado.httpserver import HTTPServer
 from tornado.testing import bind_unused_port
 from tornado.web import Application, RequestHandler
 
-from indico import config
 from indico.tests.mocks import OAUTH_ID
 
 APP_ID = "2015"
-APP_SECRET = "the app's secret & more|+%"
-APP_TOKEN = f"{APP_ID}|{APP_SECRET}"
-
-VALID = "valid"
-NEEDS_ESCAPES = "a&b=c%26d+e|f?g#h/i;j\"k'"  # valid too
-SLOW = "slow"  # valid too, and answered when released
-
-_TOKEN: dict[str, Any] = {"is_valid": True, "app_id": APP_ID, "user_id": OAUTH_ID}
+APP_SECRET = "the app's secret, with & and | and %41"
+PATIENCE = 10  # seconds that a thread waits for the stub
 
 
 def _say(**changes: Any) -> bytes:
-    return json.dumps({"data": {**_TOKEN, **changes}}).encode()
+    data = {"is_valid": True, "app_id": APP_ID, "user_id": OAUTH_ID, **changes}
+    return json.dumps({"data": data}).encode()
 
 
-ANSWERS = {VALID: _say(), NEEDS_ESCAPES: _say(), SLOW: _say(), "valid, ids as numbers": _say()}
-ANSWERS["valid-with-ids-as-numbers"] = _say(app_id=int(APP_ID), user_id=int(OAUTH_ID))
+VALID = "token-valid"
+SLOW = "token-slow"  # valid too, but answered only after `release`
+HANG_UP = "token-hang-up"  # no answer: the connection is closed
+ODD = "a&b=c%26d+e|f?g#h/i;j\"k'l=="  # valid too
+NUMBERS = "token-valid-with-ids-as-numbers"
 
+ACCEPTED = {
+    VALID: _say(),
+    SLOW: _say(),
+    ODD: _say(),
+    NUMBERS: _say(app_id=int(APP_ID), user_id=int(OAUTH_ID)),
+}
 REFUSED = {
-    "expired": _say(is_valid=False),
-    "of-another-app": _say(app_id="2016"),
-    "of-another-user": _say(user_id=OAUTH_ID + "1"),
-    "of-no-app": _say(app_id=None),
-    "of-no-user": _say(user_id=None),
-    "without-user": json.dumps({"data": {"is_valid": True, "app_id": APP_ID}}).encode(),
-    "valid-as-a-string": _say(is_valid="true"),
-    "valid-as-a-number": _say(is_valid=1),
-    "with-nothing-said": b'{"data": {}}',
+    "token-expired": _say(is_valid=False),
+    "token-of-another-app": _say(app_id="2016"),
+    "token-of-no-app": _say(app_id=None),
+    "token-of-another-user": _say(user_id=OAUTH_ID + "1"),
+    "token-of-no-user": _say(user_id=None),
+    "token-valid-as-a-string": _say(is_valid="true"),
+    "token-valid-as-a-number": _say(is_valid=1),
+    "token-without-a-word": b'{"data": {}}',
 }
-
 BROKEN = {
-    "nothing": b"",
-    "html": b"<html>Sorry, something went wrong.</html>",
-    "no-object": b"[true]",
-    "a-number": b"7",
-    "without-data": b'{"is_valid": true}',
-    "data-is-a-list": b'{"data": [true]}',
-    "data-is-null": b'{"data": null}',
-    "nested-too-deep": b"[" * 50_000,
-    "huge": json.dumps({"data": {**_TOKEN, "more": "x" * 1_000_000}}).encode(),
-    "echoed-in-bad-utf-8": b'echoed-in-bad-utf-8 \xff"',
+    "token-status-302": b"",
+    "token-status-400": _say(),
+    "token-status-500": _say(),
+    "token-empty": b"",
+    "token-html": b"<html>Sorry, something went wrong.</html>",
+    "token-a-list": b"[true]",
+    "token-a-number": b"7",
+    "token-without-data": b'{"is_valid": true}',
+    "token-data-is-a-list": b'{"data": [true]}',
+    "token-data-is-null": b'{"data": null}',
+    "token-nested-too-deep": 60_000 * b"[",
+    "token-huge": _say(more=1_000_000 * "x"),
+    "token-echoed-in-bad-utf-8": b'"token-echoed-in-bad-utf-8 \xff',
 }
+ANSWERS = {**ACCEPTED, **REFUSED, **BROKEN}
+
+
+class Graph:
+    """
+    The stub on the event loop that runs `start`, until `stop`. A token that it does not know is not valid.
+
+    `uris` records what it was asked, and `settings` has the server ask it: for the environment of a server
+    process, or for `mock.patch.dict(vars(config), graph.settings)`.
+    """
+
+    async def start(self) -> None:
+        socket, port = bind_unused_port()
+        self.settings = {
+            "FACEBOOK_APP_ID": APP_ID,
+            "FACEBOOK_APP_SECRET": APP_SECRET,
+            "FACEBOOK_GRAPH_URL": f"http://127.0.0.1:{port}",
+        }
+        self.uris: list[str] = []
+        self.arrival = asyncio.Condition()
+        self.released = asyncio.Event()
+        self.left = asyncio.Event()  # whoever asked did not wait for an answer
+        self._loop = asyncio.get_running_loop()
+        # Its own log would show the tokens.
+        routes = [("/debug_token", _DebugToken, {"graph": self})]
+        self._server = HTTPServer(Application(routes, log_function=lambda handler: None))
+        self._server.add_socket(socket)
+
+    async def stop(self) -> None:
+        self.released.set()
+        self._server.stop()
+        await self._server.close_all_connections()
+
+    async def wait_for_requests(self, count: int) -> None:
+        """Return when that many have arrived since the start; a slow one counts before it is answered."""
+        async with self.arrival:
+            await self.arrival.wait_for(lambda: len(self.uris) >= count)
+
+    def release(self) -> None:
+        """Answer what waits, and what is still to come, from any thread."""
+        self._loop.call_soon_threadsafe(self.released.set)
+
+
+class _DebugToken(RequestHandler):
+    def initialize(self, graph: Graph) -> None:
+        self.graph = graph
+
+    async def get(self) -> None:
+        async with self.graph.arrival:
+            self.graph.uris.append(str(self.request.uri))
+            self.graph.arrival.notify_all()
+        token = self.get_query_argument("input_token", strip=False)
+        if self.get_query_argument("access_token", strip=False) != f"{APP_ID}|{APP_SECRET}":
+            self.set_status(400)
+            self.finish({"error": {"message": "Invalid OAuth access token", "code": 190}})
+        elif token == HANG_UP:
+            self.detach().close()
+        else:
+            if token == SLOW:
+                await self.graph.released.wait()
+            if token.startswith("token-status-"):
+                self.set_status(int(token.removeprefix("token-status-")))
+                self.set_header("Location", str(self.request.uri).replace(token, VALID))
+            self.finish(ANSWERS.get(token, REFUSED["token-expired"]))
+
+    def on_connection_close(self) -> None:
+        self.graph.left.set()
+
+
+@contextmanager
+def graph_in_thread() -> Iterator[Graph]:
+    """A stub in a thread of its own, for a test whose event loop stands still or that has none."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    graph = Graph()
+    asyncio.run_coroutine_threadsafe(graph.start(), loop).result(PATIENCE)
+    try:
+        yield graph
+    finally:
+        asyncio.run_coroutine_threadsafe(graph.stop(), loop).result(PATIENCE)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()

@@ -9,9 +9,8 @@ import hashlib
 import hmac
 import os
 import re
+from collections.abc import Mapping
 from typing import Any
-
-from tornado.httputil import HTTPHeaders
 
 import indico.db.auth_db as AuthDB
 from indico import config
@@ -20,6 +19,7 @@ from indico.utils import Action, settle, spawn
 from indico.utils.development import get_secret
 
 USER_SALT = os.environ.get("USER_SALT")  # development makes one when the first key is made
+SCHEMES = {"indico_key": "", "authorization": "(?i:Bearer +)"}  # what stands before the key in these headers
 
 
 def user_hash(user_id: str, generation: int = 0) -> str:
@@ -43,15 +43,16 @@ def _hmac(salt: str, message: str) -> str:
     return hmac.new(key, message.encode(), hashlib.sha224).hexdigest()
 
 
-def read_key(headers: Any) -> str:
+def read_key(headers: Mapping[str, str]) -> str:
     """
     The key that a request carries in the header `indico_key`, or as `Authorization: Bearer <key>`. Raises
     AuthError unless there is exactly one, of the form that keys have.
     """
-    headers = HTTPHeaders(headers)
-    found = headers.get_list("indico_key") + headers.get_list("Authorization")
-    scheme = "(?i:Bearer +)" if "Authorization" in headers else ""
-    match = re.fullmatch(scheme + "([0-9a-f]{56})", found[0]) if len(found) == 1 else None
+    found = [(name.lower(), value) for name, value in headers.items() if name.lower() in SCHEMES]
+    if len(found) != 1:
+        raise AuthError()
+    name, value = found[0]  # of a header that came twice, both values, with a comma between
+    match = re.fullmatch(SCHEMES[name] + "([0-9a-f]{56})", value)
     if match is None:
         raise AuthError()
     return match[1]

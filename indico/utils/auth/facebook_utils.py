@@ -4,6 +4,7 @@ Facebook: is this token the user's, and was it made for our app?
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 import re
@@ -68,10 +69,11 @@ async def _ask(access_token: str) -> dict[str, Any]:
     )
     # A client of its own: the shared one lets ten requests through at a time, and the others wait.
     client = AsyncHTTPClient(force_instance=True, max_body_size=LARGEST_ANSWER)
+    fetching = client.fetch(url, connect_timeout=TIMEOUT, request_timeout=TIMEOUT, follow_redirects=False)
+    fetching.add_done_callback(lambda future: future.exception())
     try:
-        response = await client.fetch(
-            url, connect_timeout=TIMEOUT, request_timeout=TIMEOUT, follow_redirects=False
-        )
+        # Tornado can't abort it, and would log an error if it failed after this login was cancelled.
+        response = await asyncio.shield(fetching)
         data = json.loads(response.body.decode("utf-8", "replace"))["data"]
         if not isinstance(data, dict):
             raise TypeError("data is no object")
