@@ -35,7 +35,11 @@ def normalise(text: str) -> object:
 def start() -> None:
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     server = subprocess.Popen(
-        ["bash", "-c", blocks("sh")[0]], stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
+        ["bash", "-c", blocks("sh")[0]],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
     )
     signal.alarm(PATIENCE)  # ends this script, if the server never says that it is ready
     assert server.stdout is not None
