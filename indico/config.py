@@ -29,7 +29,11 @@ class Environment:
         self.problems: list[str] = []
 
     def text(self, name: str, default: str = "") -> str:
-        return self.environ.get(name) or default
+        value = self.environ.get(name) or default
+        if re.search("[\ud800-\udfff]", value):  # what Python makes of bytes that are no UTF-8
+            self.problems.append(f"{name} should be UTF-8.")
+            return default
+        return value
 
     def choice(self, name: str, *choices: str) -> str:
         """One of `choices`, the first of which is the default."""

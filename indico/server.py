@@ -7,8 +7,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib
+import json
 import logging
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -138,11 +140,13 @@ async def serve(
 
 def print_welcome(port: int) -> None:
     """Say that the server is ready and, in development, how to log in."""
-    address = f"http://{config.ADDRESS or '127.0.0.1'}:{port}"
+    host = config.ADDRESS or "127.0.0.1"
+    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     print(f"indico listens on {address}", flush=True)
     if not config.PRODUCTION:
-        body = f'{{"access_token": "{config.DEV_TOKEN}", "oauth_id": "1", "user": {{"name": "Ada"}}}}'
-        print(f"Log in with\n  curl {address}/auth/login -d '{body}'", flush=True)
+        data = {"access_token": config.DEV_TOKEN, "oauth_id": "1", "user": {"name": "Ada"}}
+        command = shlex.join(["curl", f"{address}/auth/login", "-d", json.dumps(data)])
+        print(f"Log in with\n  {command}", flush=True)
 
 
 def main(debug: bool = True, port: int = config.PORT) -> None:
@@ -154,7 +158,7 @@ def main(debug: bool = True, port: int = config.PORT) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     mongod = None
     try:
-        config.check()
+        asyncio.run(check_settings())
         sockets = bind(port)
         if not config.PRODUCTION and config.MONGODB == config.DEFAULT_MONGODB:
             mongod = Mongod(make_folder("mongodb"), DEFAULT_MONGODB_PORT)
@@ -174,13 +178,21 @@ def main(debug: bool = True, port: int = config.PORT) -> None:
             mongod.stop()
 
 
+async def check_settings() -> None:
+    """Raise SettingError unless the server can start with these: here, and not in each worker."""
+    config.check()
+    db.connect()
+    await db.close()
+
+
 def bind(port: int) -> list[socket.socket]:
     """Sockets on ADDRESS and this port. Raises SettingError when they can't be had."""
     try:
         return bind_sockets(port, config.ADDRESS or None)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", "no host can have such a name")
         raise config.SettingError(
-            f"ADDRESS {config.ADDRESS or 'any'} and PORT {port} can't be listened on: {error.strerror}."
+            f"ADDRESS {config.ADDRESS or 'any'} and PORT {port} can't be listened on: {reason}."
         ) from error
 
 

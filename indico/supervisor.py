@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 
 LOGGER = logging.getLogger("indico")
 PR_SET_PDEATHSIG = 1  # prctl(2), Linux alone
@@ -68,20 +69,22 @@ def supervise(count: int, work: Callable[[int], None], tend: Callable[[], None])
         nonlocal stopping
         stopping = True
         for pid in workers:
-            os.kill(pid, signal.SIGTERM)
+            with suppress(ProcessLookupError):  # it ended by itself, at this very moment
+                os.kill(pid, signal.SIGTERM)
 
     def start(number: int) -> None:
         # No signal may come while a child has its parent's handlers, or the parent lacks the child's pid.
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        parent = os.getpid()
-        pid = os.fork()
-        if pid == 0:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: the parent passes it on
-            die_with_parent(parent)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-            _run(work, number)
-        workers[pid] = number, time.monotonic()
+        if not stopping:
+            parent = os.getpid()
+            pid = os.fork()
+            if pid == 0:
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+                die_with_parent(parent)
+                # SIGINT stays blocked: Ctrl-C reaches all, and the parent passes it on.
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+                _run(work, number)
+            workers[pid] = number, time.monotonic()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     before = [signal.signal(number, stop) for number in SIGNALS]
@@ -104,6 +107,7 @@ def supervise(count: int, work: Callable[[int], None], tend: Callable[[], None])
             tend()
             time.sleep(0.1)
     finally:
+        stop()  # what is left of them, should something have failed here
         for number, handler in zip(SIGNALS, before):
             signal.signal(number, handler)
     if quick_deaths > MOST_QUICK_DEATHS:
@@ -119,9 +123,11 @@ def _run(work: Callable[[int], None], number: int) -> None:
     except BaseException:
         traceback.print_exc()
     finally:
-        logging.shutdown()
-        sys.stdout.flush()
-        os._exit(status)
+        try:
+            logging.shutdown()
+            sys.stdout.flush()
+        finally:
+            os._exit(status)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,9 @@ import subprocess
 import sys
 import tempfile
 import time
+import unittest
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -26,6 +28,8 @@ from indico.tests.testutils.mongo import DatabaseTest
 
 PATIENCE = 30  # seconds; what takes longer will not happen
 READY = re.compile(r"^indico listens on (http://(\S+):(\d+))$", re.MULTILINE)
+
+linux = unittest.skipUnless(sys.platform == "linux", "a process is bound to its parent's life on Linux alone")
 
 
 def wait_until(condition: Callable[[], Any], what: str, patience: float = PATIENCE) -> None:
@@ -63,12 +67,12 @@ def make_folder() -> Path:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove the folder, and end all that still runs in it."""
+    """Remove the folder, and end all that still runs in it, though a moment later what is ending already."""
+    with suppress(AssertionError):
+        wait_until(lambda: not processes_in(folder), "the end of what is ending", patience=2)
     for pid in processes_in(folder):
-        try:
+        with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
     wait_until(lambda: not processes_in(folder), f"the end of what runs in {folder}")
     shutil.rmtree(folder)
 

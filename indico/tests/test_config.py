@@ -1,0 +1,211 @@
+"""
+Settings: their defaults, and what is said of values that make no sense.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from types import ModuleType
+from typing import Any
+from unittest import mock
+
+from indico import config
+from indico.config import Environment
+from indico.tests.testutils.strict import StrictTest
+
+
+def read(**environ: str) -> Any:
+    """The settings module, read anew from this environment; the one that all else uses stays as it is."""
+    spec = importlib.util.spec_from_file_location("settings_of_a_test", config.__file__)
+    assert spec is not None and spec.loader is not None
+    module: ModuleType = importlib.util.module_from_spec(spec)
+    with mock.patch.dict(os.environ, environ, clear=True):
+        spec.loader.exec_module(module)
+    return module
+
+
+class EnvironmentTest(StrictTest):
+    def test_text_that_is_not_set_is_the_default(self) -> None:
+        self.assertEqual(Environment({}).text("NAME", "Ada"), "Ada")
+
+    def test_text_that_is_empty_counts_as_not_set(self) -> None:
+        self.assertEqual(Environment({"NAME": ""}).text("NAME", "Ada"), "Ada")
+
+    def test_text_that_is_set_is_taken_as_it_is(self) -> None:
+        self.assertEqual(Environment({"NAME": " Bob "}).text("NAME", "Ada"), " Bob ")
+
+    def test_text_of_bytes_that_are_no_utf_8_is_a_problem(self) -> None:
+        environment = Environment({"NAME": os.fsdecode(b"Ad\xff")})
+        self.assertEqual(environment.text("NAME", "Ada"), "Ada")
+        self.assertEqual(environment.problems, ["NAME should be UTF-8."])
+
+    def test_a_choice_that_is_not_set_is_the_first(self) -> None:
+        self.assertEqual(Environment({}).choice("MODE", "slow", "fast"), "slow")
+
+    def test_a_choice_that_is_set_is_taken(self) -> None:
+        environment = Environment({"MODE": "fast"})
+        self.assertEqual((environment.choice("MODE", "slow", "fast"), environment.problems), ("fast", []))
+
+    def test_a_choice_of_something_else_is_a_problem(self) -> None:
+        environment = Environment({"MODE": "Fast"})
+        self.assertEqual(environment.choice("MODE", "slow", "fast"), "slow")
+        self.assertEqual(environment.problems, ["MODE should be slow or fast, but is 'Fast'."])
+
+    def test_a_number_may_have_a_fraction(self) -> None:
+        environment = Environment({"SECONDS": "0.25"})
+        self.assertEqual((environment.number("SECONDS", 5, 0, 60), environment.problems), (0.25, []))
+
+    def test_a_number_that_is_not_set_is_the_default(self) -> None:
+        environment = Environment({})
+        self.assertEqual((environment.number("SECONDS", 5, 0, 60), environment.problems), (5, []))
+
+    def test_a_number_that_is_none_or_out_of_range_is_a_problem(self) -> None:
+        for value in ("five", "-1", "60.1", "nan", "inf", "-inf", "1e999", "0x10", "5s"):
+            with self.subTest(value=value):
+                environment = Environment({"SECONDS": value})
+                self.assertEqual(environment.number("SECONDS", 5, 0, 60), 5)
+                self.assertEqual(
+                    environment.problems, [f"SECONDS should be a number from 0 to 60, but is '{value}'."]
+                )
+
+    def test_a_whole_number_may_be_either_bound(self) -> None:
+        environment = Environment({"LOW": "1", "HIGH": "512"})
+        self.assertEqual(environment.whole("LOW", 7, 1, 512), 1)
+        self.assertEqual(environment.whole("HIGH", 7, 1, 512), 512)
+        self.assertEqual(environment.problems, [])
+
+    def test_a_whole_number_that_is_none_or_out_of_range_is_a_problem(self) -> None:
+        for value in ("two", "0", "513", "-1", "+1", "1.0", "1e2", " 2", "1_0", "²", "٣", "9" * 5000):
+            with self.subTest(value=value):
+                environment = Environment({"COUNT": value})
+                self.assertEqual(environment.whole("COUNT", 7, 1, 512), 7)
+                self.assertEqual(
+                    environment.problems, [f"COUNT should be a whole number from 1 to 512, but is '{value}'."]
+                )
+
+    def test_an_address_of_a_scheme_is_taken(self) -> None:
+        environment = Environment({"URL": "http://localhost"})
+        self.assertEqual(environment.address("URL", "https://a", "https://", "http://"), "http://localhost")
+        self.assertEqual(environment.problems, [])
+
+    def test_an_address_of_another_scheme_is_a_problem_that_does_not_repeat_it(self) -> None:
+        environment = Environment({"URL": "ftp://ada:secret@localhost"})
+        self.assertEqual(environment.address("URL", "https://a", "https://", "http://"), "https://a")
+        self.assertEqual(environment.problems, ["URL should begin with https:// or http://."])
+
+
+class DefaultTest(StrictTest):
+    def test_without_any_variable_all_is_as_documented(self) -> None:
+        settings = read()
+        settings.check()
+        expected = {
+            "INDICO_ENV": "development",
+            "PORT": 5000,
+            "ADDRESS": "127.0.0.1",
+            "WORKERS": 1,
+            "MONGODB": "mongodb://localhost:27017",
+            "MONGODB_DATABASE": "indico",
+            "MONGODB_DRIVER": "motor",
+            "MONGODB_TIMEOUT": 5,
+            "USER_SALT": "",
+            "KEY_LIFETIME": 30 * 24 * 3600,
+            "DEV_TOKEN": "",
+            "FACEBOOK_APP_ID": "",
+            "FACEBOOK_APP_SECRET": "",
+            "FACEBOOK_GRAPH_URL": "https://graph.facebook.com",
+            "REQUEST_TIMEOUT": 60,
+            "MAX_BODY_SIZE": 1024 * 1024,
+            "SHUTDOWN_TIMEOUT": 10,
+        }
+        self.assertEqual({name: getattr(settings, name) for name in expected}, expected)
+
+    def test_production_listens_on_all_interfaces(self) -> None:
+        self.assertEqual(read(INDICO_ENV="production").ADDRESS, "")
+
+    def test_production_listens_where_it_is_told(self) -> None:
+        self.assertEqual(read(INDICO_ENV="production", ADDRESS="10.0.0.1").ADDRESS, "10.0.0.1")
+
+
+class CheckTest(StrictTest):
+    def assert_refused(self, *sentences: str, **environ: str) -> None:
+        """Reading the settings raises nothing; checking them raises these sentences."""
+        settings = read(**environ)
+        with self.assertRaises(settings.SettingError) as raised:
+            settings.check()
+        self.assertEqual(str(raised.exception), "\n".join(sentences))
+
+    def test_every_setting_names_itself_when_it_makes_no_sense(self) -> None:
+        for name, value, sentence in (
+            ("INDICO_ENV", "prod", "should be development or production, but is 'prod'."),
+            ("PORT", "65536", "should be a whole number from 0 to 65535, but is '65536'."),
+            ("WORKERS", "0", "should be a whole number from 1 to 512, but is '0'."),
+            ("MONGODB", "localhost:27017", "should begin with mongodb:// or mongodb+srv://."),
+            ("MONGODB_DRIVER", "redis", "should be motor or pymongo, but is 'redis'."),
+            ("MONGODB_TIMEOUT", "0", "should be a number from 0.01 to 3600, but is '0'."),
+            ("KEY_LIFETIME", "-1", "should be a number from 1 to 3.1536e+09, but is '-1'."),
+            ("FACEBOOK_GRAPH_URL", "graph.facebook.com", "should begin with https:// or http://."),
+            ("REQUEST_TIMEOUT", "never", "should be a number from 0.01 to 3.1536e+07, but is 'never'."),
+            ("MAX_BODY_SIZE", "1MB", "should be a whole number from 1 to 2147483648, but is '1MB'."),
+            ("SHUTDOWN_TIMEOUT", "inf", "should be a number from 0 to 3600, but is 'inf'."),
+        ):
+            with self.subTest(name=name):
+                self.assert_refused(f"{name} {sentence}", **{name: value})
+
+    def test_each_problem_has_a_sentence(self) -> None:
+        self.assert_refused(
+            "PORT should be a whole number from 0 to 65535, but is 'http'.",
+            "DEV_TOKEN should be UTF-8.",
+            "MONGODB_DATABASE is no name MongoDB takes for a database: 'a/b'.",
+            PORT="http",
+            MONGODB_DATABASE="a/b",
+            DEV_TOKEN=os.fsdecode(b"\xff"),
+        )
+
+    def test_a_password_in_mongodb_is_in_no_sentence(self) -> None:
+        self.assert_refused(
+            "MONGODB should begin with mongodb:// or mongodb+srv://.", MONGODB="mongo://ada:secret@localhost"
+        )
+
+    def test_a_database_name_that_mongodb_refuses_is_refused(self) -> None:
+        for name in [f"a{character}b" for character in '/\\. "$*<>:|?'] + ["é" * 32]:
+            with self.subTest(name=name):
+                self.assert_refused(
+                    f"MONGODB_DATABASE is no name MongoDB takes for a database: {name!r}.",
+                    MONGODB_DATABASE=name,
+                )
+
+    def test_a_database_name_of_63_bytes_is_taken(self) -> None:
+        settings = read(MONGODB_DATABASE="é" * 31 + "e")
+        settings.check()
+        self.assertEqual(len(settings.MONGODB_DATABASE.encode()), 63)
+
+    def test_production_without_a_salt_is_refused(self) -> None:
+        self.assert_refused(
+            "USER_SALT should be a secret of at least 16 characters in production.", INDICO_ENV="production"
+        )
+
+    def test_production_with_a_salt_of_15_characters_is_refused(self) -> None:
+        self.assert_refused(
+            "USER_SALT should be a secret of at least 16 characters in production.",
+            INDICO_ENV="production",
+            USER_SALT="s" * 15,
+        )
+
+    def test_production_with_a_salt_of_16_characters_is_fine(self) -> None:
+        settings = read(INDICO_ENV="production", USER_SALT="s" * 16)
+        settings.check()
+        self.assertTrue(settings.PRODUCTION)
+
+    def test_production_with_a_dev_token_is_refused(self) -> None:
+        self.assert_refused(
+            "DEV_TOKEN opens every account: unset it in production.",
+            INDICO_ENV="production",
+            USER_SALT="s" * 16,
+            DEV_TOKEN="token",
+        )
+
+    def test_development_with_a_short_salt_and_a_dev_token_is_fine(self) -> None:
+        settings = read(USER_SALT="s", DEV_TOKEN="token")
+        settings.check()
+        self.assertEqual((settings.USER_SALT, settings.DEV_TOKEN), ("s", "token"))

@@ -1,0 +1,466 @@
+"""
+How the server starts and stops, as a process: what it says, what it refuses, and what becomes of requests.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+from pymongo import MongoClient
+from tornado.testing import bind_unused_port
+from tornado.web import Application
+
+from indico import server
+from indico.db.embedded import Mongod
+from indico.tests.mocks import LOGIN_DATA, USER_KEY
+from indico.tests.testutils import slow
+from indico.tests.testutils.process import (
+    Answer,
+    ProcessTest,
+    ServerProcess,
+    linux,
+    make_environment,
+    processes_in,
+    wait_until,
+)
+from indico.tests.testutils.strict import StrictTest
+
+PRODUCTION = {
+    "INDICO_ENV": "production",
+    "USER_SALT": "a salt of production",
+    "DEV_TOKEN": "",
+    "ADDRESS": "127.0.0.1",
+}
+
+# A server with an action that takes until it is let go by a file, and one that never ends.
+SLOW_SERVER = """
+import asyncio, os
+from indico import server
+from indico.routes.handler import IndicoHandler
+
+class SlowHandler(IndicoHandler):
+    async def wait(self, data):
+        print("waiting", flush=True)
+        while not os.path.exists("go"):
+            await asyncio.sleep(0.01)
+        return "done"
+
+    async def stay(self, data):
+        print("staying", flush=True)
+        await asyncio.Event().wait()
+
+server.ROUTES.append((r"/slow/(?P<action>[a-zA-Z]+)?", SlowHandler))
+server.main(debug=False, port=0)
+"""
+
+
+class ApplicationTest(StrictTest):
+    def test_each_battery_is_installed_once(self) -> None:
+        installed: list[Application] = []
+        battery = SimpleNamespace(install=installed.append)
+        with mock.patch.object(server, "BATTERIES", [battery]):
+            application = server.make_app()
+        self.assertEqual(installed, [application])
+
+
+class StartTest(ProcessTest):
+    def test_it_says_where_it_listens_and_how_to_log_in(self) -> None:
+        process = self.start()
+        self.assertEqual(
+            process.output,
+            f"indico listens on {process.url}\n"
+            "Log in with\n"
+            f"  curl {process.url}/auth/login -d"
+            """ '{"access_token": "the token of tests", "oauth_id": "1", "user": {"name": "Ada"}}'\n""",
+        )
+        self.assertRegex(process.url, "^http://127.0.0.1:[1-9][0-9]+$")
+
+    def test_the_login_that_it_prints_works_as_printed(self) -> None:
+        process = self.start(DEV_TOKEN="""a 'token' "of" $tests \\ é""")
+        command = process.output.splitlines()[-1]
+        answer = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True).stdout
+        self.assertRegex(answer, '^{"status": 200, "data": {"user": {.*"indico_key": "[0-9a-f]{56}"}}$')
+
+    def test_without_salt_and_token_it_makes_and_keeps_them(self) -> None:
+        first = self.start(USER_SALT="", DEV_TOKEN="")
+        token = (self.folder / ".indico" / "dev_token").read_text()
+        self.assertIn(f'"access_token": "{token}"', first.output)
+        key = first.post("auth/login", {**LOGIN_DATA, "access_token": token})["data"]["indico_key"]
+        first.stop()
+        second = self.start(USER_SALT="", DEV_TOKEN="")
+        self.assertIn(f'"access_token": "{token}"', second.output)
+        self.assertEqual(second.post("auth/check", None, {"indico_key": key})["status"], 200)
+
+    def test_with_salt_and_token_it_makes_no_folder(self) -> None:
+        self.start()
+        self.assertEqual(os.listdir(self.folder), [])
+
+    def test_the_address_of_ipv6_stands_in_brackets(self) -> None:
+        with socket.socket(socket.AF_INET6) as probe:
+            try:
+                probe.bind(("::1", 0))
+            except OSError:
+                self.skipTest("no IPv6 here")
+        process = self.start(ADDRESS="::1")
+        self.assertRegex(process.url, r"^http://\[::1\]:[1-9][0-9]+$")
+        self.assertEqual(process.post("auth/check")["status"], 401)
+
+    def test_the_command_line_goes_before_the_environment(self) -> None:
+        process = self.start("--address", "localhost", "--workers", "1", ADDRESS="127.0.0.1", WORKERS="none")
+        self.assertRegex(process.url, "^http://localhost:[1-9][0-9]+$")
+
+    def test_requests_are_logged_without_path_and_key(self) -> None:
+        process = self.start()
+        process.post("auth/login", LOGIN_DATA)
+        process.post("auth/check")
+        process.post("auth/secret")
+        process.wait_for("ms\n", 3)
+        self.assertRegex(process.output, r" INFO indico: 200 AuthHandler.check \d+\.\d ms\n")
+        self.assertRegex(process.output, r" INFO indico: 404 AuthHandler \d+\.\d ms\n")
+        self.assertNotIn(USER_KEY, process.output)
+        self.assertNotIn("secret", process.output)
+
+    @slow
+    def test_a_change_of_a_source_file_starts_it_again_in_the_same_process(self) -> None:
+        (self.folder / "greeting.py").write_text("TEXT = 'hello'\n")
+        process = self.start(
+            script="import greeting\nfrom indico import server\nprint(greeting.TEXT, flush=True)\n"
+            "server.main(port=0)\n"
+        )
+        pid = process.pid
+
+        def change() -> bool:
+            (self.folder / "greeting.py").write_text(f"TEXT = 'hello again'  # {time.monotonic()}\n")
+            return process.output.count("indico listens on") == 2
+
+        wait_until(change, "another start")
+        self.assertIn("hello again\n", process.output)
+        self.assertEqual(process.post("auth/login", LOGIN_DATA)["status"], 200)
+        self.assertEqual(process.pid, pid)
+        self.assertEqual(process.stop(), 0)
+
+
+class HelpTest(StrictTest):
+    def test_help_names_what_can_be_overridden_in_80_columns_and_no_value(self) -> None:
+        environment = make_environment({"MONGODB": "mongodb://ada:secret@localhost", "COLUMNS": "80"})
+        command = [sys.executable, "-m", "indico.server", "--help"]
+        text = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+        self.assertLessEqual(max(map(len, text.splitlines())), 80)
+        for option in ("--port PORT", "--address ADDRESS", "--workers WORKERS"):
+            self.assertIn(option, text)
+        self.assertNotIn("secret", text)
+
+
+class RefusalTest(ProcessTest):
+    """What prevents the start is a sentence and status 1."""
+
+    def test_a_taken_port_is_one_sentence_and_status_1(self) -> None:
+        taken, port = bind_unused_port()
+        self.addCleanup(taken.close)
+        self.assert_refuses(
+            f"ADDRESS 127.0.0.1 and PORT {port} can't be listened on: Address already in use.", PORT=str(port)
+        )
+
+    def test_an_address_of_another_machine_is_one_sentence_and_status_1(self) -> None:
+        self.assert_refuses(
+            "ADDRESS 192.0.2.1 and PORT 0 can't be listened on: Cannot assign requested address.",
+            ADDRESS="192.0.2.1",
+        )
+
+    def test_an_address_that_is_none_is_one_sentence_and_status_1(self) -> None:
+        self.assert_refuses(
+            "ADDRESS a..b and PORT 0 can't be listened on: no host can have such a name.", ADDRESS="a..b"
+        )
+
+    def test_a_value_that_makes_no_sense_is_one_sentence_and_status_1(self) -> None:
+        self.assert_refuses(
+            "WORKERS should be a whole number from 1 to 512, but is 'many'.", "--workers", "many"
+        )
+
+    def test_bytes_that_are_no_utf_8_are_one_sentence_and_status_1(self) -> None:
+        self.assert_refuses("USER_SALT should be UTF-8.", USER_SALT=os.fsdecode(b"\xff"))
+
+    def test_production_without_salt_and_with_dev_token_is_a_sentence_each(self) -> None:
+        self.assert_refuses(
+            "USER_SALT should be a secret of at least 16 characters in production.\n"
+            "DEV_TOKEN opens every account: unset it in production.",
+            INDICO_ENV="production",
+            USER_SALT="",
+        )
+
+    def test_a_mongodb_that_is_no_uri_is_one_sentence_without_its_password(self) -> None:
+        self.assert_refuses(
+            "MONGODB should begin with mongodb:// or mongodb+srv://.", MONGODB="ada:secret@localhost"
+        )
+
+    def test_a_mongodb_that_can_not_be_read_is_one_sentence_without_its_password(self) -> None:
+        process = self.launch(MONGODB="mongodb://ada:secret@localhost:port")
+        self.assertEqual(process.wait(), 1)
+        self.assertRegex(process.output, r"\AMONGODB can't be used: .+\n\Z")
+        self.assertNotIn("secret", process.output)
+
+    def test_with_workers_it_is_the_same_sentence(self) -> None:
+        process = self.launch(MONGODB="mongodb://ada:secret@localhost:port", WORKERS="2")
+        self.assertEqual(process.wait(), 1)
+        self.assertRegex(process.output, r"\AMONGODB can't be used: .+\n\Z")
+
+
+class ProductionTest(ProcessTest):
+    def test_without_facebook_credentials_it_says_so_and_a_login_answers_503(self) -> None:
+        process = self.start(**PRODUCTION)
+        self.assertIn(
+            " WARNING indico: FACEBOOK_APP_ID or FACEBOOK_APP_SECRET is not set: logins answer 503\n",
+            process.output,
+        )
+        answer = process.fetch("auth/login", {**LOGIN_DATA, "access_token": "token"})
+        self.assertEqual((answer.status, answer.headers["Retry-After"]), (503, "1"))
+        self.assertEqual(process.stop(), 0)
+
+    def test_it_prints_no_login_and_makes_no_folder(self) -> None:
+        process = self.start(**PRODUCTION, FACEBOOK_APP_ID="1", FACEBOOK_APP_SECRET="secret of the app")
+        self.assertEqual(process.output, f"indico listens on {process.url}\n")
+        self.assertEqual(os.listdir(self.folder), [])
+
+    def test_it_listens_on_all_interfaces(self) -> None:
+        process = self.start(**{**PRODUCTION, "ADDRESS": ""})
+        self.assertEqual(process.url, f"http://127.0.0.1:{process.port}")
+        if sys.platform == "linux":  # where all of 127/8 is this machine
+            with socket.create_connection(("127.1.2.3", process.port), timeout=5):
+                pass
+
+
+class AwayTest(ProcessTest):
+    """Without a MongoDB, which comes later."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        probe, self.mongodb_port = bind_unused_port()
+        probe.close()
+        self.uri = f"mongodb://ada:secret@127.0.0.1:{self.mongodb_port}"
+
+    def test_it_starts_and_says_so_and_what_needs_mongodb_answers_503_in_time(self) -> None:
+        process = self.start(MONGODB=self.uri, MONGODB_TIMEOUT="0.2")
+        process.wait_for("requests that need it answer 503 until it can")
+        started = time.monotonic()
+        answer = process.fetch("auth/check")
+        self.assertLess(time.monotonic() - started, 0.2 + 1)
+        self.assertEqual((answer.status, answer.headers["Retry-After"]), (503, "1"))
+        self.assertRegex(answer.data, "^The database .+")
+        self.assertNotIn("secret", process.output)
+
+    def test_it_says_so_once_however_long_it_lasts(self) -> None:
+        process = self.start(
+            script="from indico import db, server\n"
+            "attempt = db.ensure_indexes\n"
+            "async def ensure_indexes():\n"
+            "    try:\n"
+            "        await attempt()\n"
+            "    finally:\n"
+            "        print('an attempt', flush=True)\n"
+            "db.ensure_indexes = ensure_indexes\n"
+            "server.main(debug=False, port=0)\n",
+            MONGODB=self.uri,
+            MONGODB_TIMEOUT="0.05",
+        )
+        process.wait_for("an attempt", 2)
+        self.assertEqual(process.stop(), 0)
+        self.assertEqual(process.output.count("requests that need it answer 503"), 1)
+
+    @slow
+    def test_it_serves_and_makes_the_indexes_when_mongodb_comes(self) -> None:
+        uri = f"mongodb://127.0.0.1:{self.mongodb_port}"
+        process = self.start(MONGODB=uri, MONGODB_TIMEOUT="0.5")
+        process.wait_for("requests that need it answer 503 until it can")
+        self.assertEqual(process.fetch("auth/check").status, 503)
+        data = self.folder / "data"
+        data.mkdir()
+        mongod = Mongod(data, self.mongodb_port)
+        self.addCleanup(mongod.stop)
+        mongod.start()
+        wait_until(lambda: process.fetch("auth/check").status == 401, "an answer", patience=2)
+        client: MongoClient[dict[str, Any]] = MongoClient(uri)
+        self.addCleanup(client.close)
+        database = client[self.database.name]
+        for collection, index in (("auth", "key_1"), ("user", "user_id_1")):
+            wait_until(
+                lambda: index in database[collection].index_information(),  # noqa: B023
+                f"the index {index} of {collection}",
+                patience=2,
+            )
+            self.assertTrue(database[collection].index_information()[index]["unique"])
+        self.assertEqual(process.stop(), 0)
+
+
+class StopTest(ProcessTest):
+    def setUp(self) -> None:
+        super().setUp()
+        self.pool = ThreadPoolExecutor(4)
+        self.addCleanup(self.pool.shutdown)
+
+    def request(self, process: ServerProcess, route: str, said: str) -> Future[Answer]:
+        """A request that is in flight when this returns."""
+        answer = self.pool.submit(process.fetch, route)
+        process.wait_for(said)
+        return answer
+
+    def assert_refused(self, process: ServerProcess) -> None:
+        """Nobody listens there any more."""
+
+        def is_refused() -> bool:
+            try:
+                socket.create_connection(("127.0.0.1", process.port), timeout=5).close()
+            except ConnectionRefusedError:
+                return True
+            return False
+
+        wait_until(is_refused, "the end of listening")
+
+    def test_sigterm_ends_it_with_status_0(self) -> None:
+        process = self.start()
+        self.assertEqual(process.stop(signal.SIGTERM), 0)
+        self.assert_refused(process)
+
+    def test_sigint_ends_it_with_status_0(self) -> None:
+        process = self.start()
+        self.assertEqual(process.stop(signal.SIGINT), 0)
+        self.assertNotIn("Traceback", process.output)
+
+    @slow
+    def test_an_idle_connection_does_not_hold_it_up(self) -> None:
+        process = self.start(SHUTDOWN_TIMEOUT="3600")
+        idle = http.client.HTTPConnection("127.0.0.1", process.port, timeout=5)
+        self.addCleanup(idle.close)
+        idle.request("POST", "/auth/check")
+        self.assertEqual(idle.getresponse().read()[:14], b'{"status": 401')
+        self.assertEqual(process.stop(), 0)
+
+    def test_a_request_in_flight_is_answered_and_no_other_is_taken(self) -> None:
+        process = self.start(script=SLOW_SERVER)
+        answer = self.request(process, "slow/wait", "waiting")
+        process.send(signal.SIGTERM)
+        self.assert_refused(process)
+        (self.folder / "go").touch()
+        self.assertEqual(answer.result().data, "done")
+        self.assertEqual(process.wait(), 0)
+
+    def test_a_request_that_outlives_shutdown_timeout_is_answered_503(self) -> None:
+        process = self.start(script=SLOW_SERVER, SHUTDOWN_TIMEOUT="0.1")
+        answer = self.request(process, "slow/stay", "staying")
+        self.assertEqual(process.stop(), 0)
+        self.assertEqual((answer.result().status, answer.result().data), (503, "The server is going down"))
+        self.assertEqual(answer.result().headers["Retry-After"], "1")
+
+    def test_a_second_signal_ends_it_at_once(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with self.subTest(signal=number):
+                process = self.start(script=SLOW_SERVER, SHUTDOWN_TIMEOUT="3600")
+                answer = self.request(process, "slow/stay", "staying")
+                process.send(signal.SIGTERM)
+                self.assert_refused(process)
+                self.assertEqual(process.stop(number), -number)
+                self.assertRaises(OSError, answer.result)
+
+
+class WorkersTest(ProcessTest):
+    """Two workers, which are told apart by the action `pid`."""
+
+    script = """
+import os
+from indico import server
+from indico.routes.handler import IndicoHandler
+
+class WorkerHandler(IndicoHandler):
+    def pid(self, data):
+        return os.getpid()
+
+server.ROUTES.append((r"/worker/(?P<action>[a-zA-Z]+)?", WorkerHandler))
+"""
+
+    def start_two(self) -> ServerProcess:
+        process = self.start(script=self.script + SLOW_SERVER, WORKERS="2")
+        self.find_workers(process)
+        return process
+
+    def find_workers(self, process: ServerProcess) -> set[int]:
+        """The two workers, by their answers."""
+        found: set[int] = set()
+
+        def ask() -> bool:
+            found.add(process.post("worker/pid")["data"])
+            return len(found) == 2
+
+        wait_until(ask, "answers from two workers")
+        return found
+
+    def test_both_serve_and_sigterm_ends_all_with_status_0(self) -> None:
+        process = self.start_two()
+        self.assertNotIn(process.pid, self.find_workers(process))
+        self.assertEqual(process.post("auth/login", LOGIN_DATA)["status"], 200)
+        self.assertEqual(process.output.count("indico listens on"), 1)
+        self.assertEqual(process.stop(), 0)
+        self.assertEqual(processes_in(self.folder), [])
+        self.assertNotIn("Traceback", process.output)
+
+    def test_ctrl_c_which_reaches_all_lets_requests_in_flight_finish(self) -> None:
+        process = self.start_two()
+        with ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(process.fetch, "slow/wait")
+            process.wait_for("waiting")
+            os.killpg(process.pid, signal.SIGINT)
+            wait_until(lambda: len(processes_in(self.folder)) == 2, "the end of the idle worker")
+            (self.folder / "go").touch()
+            self.assertEqual(answer.result().data, "done")
+        self.assertEqual(process.wait(), 0)
+
+    def test_a_worker_that_is_killed_is_replaced_and_service_goes_on(self) -> None:
+        process = self.start_two()
+        killed = self.find_workers(process).pop()
+        os.kill(killed, signal.SIGKILL)
+        process.wait_for("died; another takes its place")
+        self.assertEqual(process.post("auth/login", LOGIN_DATA)["status"], 200)
+        self.assertNotIn(killed, self.find_workers(process))
+        self.assertEqual(process.stop(), 0)
+
+    @linux
+    def test_kill_9_of_the_parent_takes_the_workers_down(self) -> None:
+        process = self.start_two()
+        process.stop(signal.SIGKILL)
+        wait_until(lambda: not processes_in(self.folder), "the end of the workers")
+
+    @slow
+    def test_workers_that_die_at_once_stop_the_parent_with_a_sentence_and_status_1(self) -> None:
+        process = self.launch(
+            script="from indico import server\n"
+            "async def fail(*sockets, **options):\n"
+            "    raise OSError('no more memory')\n"
+            "server.serve = fail\n"
+            "server.main(debug=False, port=0)\n",
+            WORKERS="2",
+        )
+        self.assertEqual(process.wait(), 1)
+        self.assertTrue(
+            process.output.endswith("The workers die as fast as they are started; the log says why.\n")
+        )
+
+
+class ServerProcessTest(ProcessTest):
+    def test_what_the_server_left_running_ends_with_its_folder(self) -> None:
+        with ServerProcess(WORKERS="2") as process:
+            folder = process.folder
+            self.assertGreaterEqual(len(processes_in(folder)), 1)
+        self.assertFalse(folder.exists())
+        self.assertEqual(processes_in(folder), [])
+
+    def test_a_server_that_does_not_start_fails_the_block_with_its_output(self) -> None:
+        with self.assertRaisesRegex(AssertionError, "PORT should be"), ServerProcess(PORT="http"):
+            self.fail("it started")
