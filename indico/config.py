@@ -7,9 +7,12 @@ test or the command line can set another.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from collections.abc import Mapping
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class SettingError(ValueError):
@@ -64,6 +67,25 @@ class Environment:
         self.problems.append(f"{name} should be a whole number from {low} to {high}, but is {value!r}.")
         return default
 
+    def networks(self, name: str) -> list[Network]:
+        """Addresses and networks, separated by commas: `127.0.0.1, 10.0.0.0/8`."""
+        try:
+            return [ipaddress.ip_network(part.strip()) for part in self.text(name).split(",") if part.strip()]
+        except ValueError as error:
+            self.problems.append(f"{name} should be addresses or networks, with commas between: {error}.")
+            return []
+
+    def rate(self, name: str, default: str) -> tuple[int, int]:
+        """`10/minute` as (10, 60 seconds); `off` as (0, 0)."""
+        value = self.text(name, default)
+        count, _, unit = value.partition("/")
+        if value == "off":
+            return 0, 0
+        if re.fullmatch("[1-9][0-9]{0,8}", count) and unit in SECONDS:
+            return int(count), SECONDS[unit]
+        self.problems.append(f"{name} should be like 10/minute, or off, but is {value!r}.")
+        return 0, 0
+
     def address(self, name: str, default: str, *schemes: str) -> str:
         """An address that begins with one of `schemes`. It may hold a password, so no sentence shows it."""
         value = self.text(name, default)
@@ -75,6 +97,7 @@ class Environment:
 
 DEFAULT_MONGODB = "mongodb://localhost:27017"
 YEAR = 365 * 24 * 3600  # seconds
+SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 24 * 3600}
 
 environment = Environment(os.environ)
 
@@ -94,6 +117,8 @@ USER_SALT = environment.text("USER_SALT")
 KEY_LIFETIME = environment.number("KEY_LIFETIME", 30 * 24 * 3600, 1, 100 * YEAR)  # seconds
 DEV_TOKEN = environment.text("DEV_TOKEN")
 
+LOGIN_RATE = environment.rate("LOGIN_RATE", "10/minute")  # logins, for each address and each oauth_id
+
 FACEBOOK_APP_ID = environment.text("FACEBOOK_APP_ID")
 FACEBOOK_APP_SECRET = environment.text("FACEBOOK_APP_SECRET")
 FACEBOOK_GRAPH_URL = environment.address(
@@ -101,6 +126,13 @@ FACEBOOK_GRAPH_URL = environment.address(
 )
 
 REQUEST_TIMEOUT = environment.number("REQUEST_TIMEOUT", 60, 0.01, YEAR)  # seconds
+HEADER_TIMEOUT = environment.number("HEADER_TIMEOUT", 10, 0.01, YEAR)  # seconds, for a connection's first
+BODY_TIMEOUT = environment.number("BODY_TIMEOUT", 60, 0.01, YEAR)  # seconds, for all of a body
+WRITE_TIMEOUT = environment.number("WRITE_TIMEOUT", 60, 0.01, YEAR)  # seconds, for an answer to be read
+IDLE_TIMEOUT = environment.number("IDLE_TIMEOUT", 75, 0.01, YEAR)  # seconds, between two requests
+MAX_CONNECTIONS = environment.whole("MAX_CONNECTIONS", 0, 0, 2**31)  # a process; 0: what its files allow
+MAX_CONNECTIONS_PER_ADDRESS = environment.whole("MAX_CONNECTIONS_PER_ADDRESS", 1000, 1, 2**31)
+TRUSTED_PROXIES = environment.networks("TRUSTED_PROXIES")  # whose X-Forwarded-For to believe
 MAX_BODY_SIZE = environment.whole("MAX_BODY_SIZE", 1024 * 1024, 1, 2**31)  # bytes
 SHUTDOWN_TIMEOUT = environment.number("SHUTDOWN_TIMEOUT", 10, 0, 3600)  # seconds
 

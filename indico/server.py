@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import faulthandler
 import importlib
 import json
 import logging
@@ -19,14 +20,15 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from tornado import autoreload
-from tornado.httpserver import HTTPServer
 from tornado.ioloop import PeriodicCallback
-from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
 
+import indico.db.auth_db as AuthDB
 from indico import config, db, supervisor
+from indico.batteries import login_rate
 from indico.db.embedded import Mongod, MongodError
 from indico.error import Unavailable
+from indico.listener import Listener, listen
 from indico.routes.auth import AuthRoute
 from indico.routes.handler import UnknownRoute, describe
 from indico.routes.user import UserRoute
@@ -34,11 +36,12 @@ from indico.utils import LOGGER, spawn
 from indico.utils.development import get_secret, make_folder
 
 DEFAULT_MONGODB_PORT = 27017
+LONGEST_CALL = 1  # seconds that a call may block the loop before development names it in the log
 
 Route = tuple[str, type[RequestHandler]]
 
 ROUTES: list[Route] = [AuthRoute, UserRoute]
-BATTERIES: list[Any] = []  # modules of indico.batteries, each with one install(application)
+BATTERIES: list[Any] = [login_rate]  # each has one install(application)
 
 
 def make_app(debug: bool = False, routes: Sequence[Route] = ROUTES) -> Application:
@@ -90,7 +93,10 @@ async def make_indexes() -> None:
     said = False
     while True:
         try:
-            return await db.ensure_indexes()
+            await db.ensure_indexes()
+            if await AuthDB.has_clear_keys():
+                LOGGER.warning("auth holds keys in clear, which open nothing; see `python -m indico.mend`")
+            return
         except Unavailable as error:
             if not said:
                 LOGGER.warning("%s: requests that need it answer 503 until it can", error.message)
@@ -124,18 +130,22 @@ async def serve(
     for number in supervisor.SIGNALS:
         loop.add_signal_handler(number, on_signal)
     application = make_app(debug)
-    server = HTTPServer(application)
+    server = Listener(application)
     async with lifespan(application):
         server.add_sockets(sockets)
         if mongod is not None:
             PeriodicCallback(mongod.tend, 1000).start()
         if debug:
             autoreload.start()
+            # While a call blocks the loop nothing resets this, and the calls under way go to the log.
+            PeriodicCallback(lambda: faulthandler.dump_traceback_later(LONGEST_CALL), 200).start()
         if announce:
             print_welcome(sockets[0].getsockname()[1])
         await stop.wait()
+        application.settings["draining"] = True
         server.stop()
     await server.close_all_connections()
+    faulthandler.cancel_dump_traceback_later()
 
 
 def print_welcome(port: int) -> None:
@@ -188,7 +198,7 @@ async def check_settings() -> None:
 def bind(port: int) -> list[socket.socket]:
     """Sockets on ADDRESS and this port. Raises SettingError when they can't be had."""
     try:
-        return bind_sockets(port, config.ADDRESS or None)
+        return listen(port, config.ADDRESS)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", "no host can have such a name")
         raise config.SettingError(

@@ -15,6 +15,7 @@ import inspect
 import re
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, overload
 
 from bson.errors import BSONError, InvalidDocument
@@ -50,6 +51,8 @@ mongodb: Any
 DRIVERS = {"motor": ("motor", "MotorClient"), "pymongo": ("pymongo", "AsyncMongoClient")}
 INDEXES: list[tuple[str, IndexModel]] = []  # what `index` was told: (collection, index)
 
+_waited: ContextVar[list[float] | None] = ContextVar("waited", default=None)  # seconds, of this request
+
 # What the server says of a document that has grown beyond 16 MB or is nested too deep.
 REFUSED_DOCUMENT = {15, 10334, 17260, 17419, 17420}
 
@@ -71,6 +74,9 @@ def connect(uri: str | None = None, database: str | None = None) -> None:
         "serverSelectionTimeoutMS": milliseconds,
         "connectTimeoutMS": milliseconds,
         "waitQueueTimeoutMS": milliseconds,
+        # What another program stored is read as well as it can be.
+        "unicode_decode_error_handler": "replace",
+        "datetime_conversion": "DATETIME_AUTO",
     }
     try:
         given = {} if uri.startswith("mongodb+srv") else parse_uri(uri)["options"]
@@ -97,23 +103,45 @@ async def close() -> None:
         await closing
 
 
-def index(collection: str, *fields: str, unique: bool = False) -> None:
-    """Have `ensure_indexes` make an index on these fields. Call it beside the helpers that look there."""
-    INDEXES.append((collection, IndexModel([(field, 1) for field in fields], unique=unique)))
+def index(collection: str, *fields: str, **options: Any) -> None:
+    """
+    Have `ensure_indexes` make an index on these fields, with PyMongo's options, such as `unique=True`. Call
+    it beside the helpers that look there.
+    """
+    INDEXES.append((collection, IndexModel([(field, 1) for field in fields], **options)))
 
 
 async def ensure_indexes() -> None:
-    """Make the indexes that are not there yet. Raises Unavailable when MongoDB can't be reached."""
+    """
+    Make the indexes that are not there yet. Data that one can't be made on is named in the log, and stops
+    nothing. Raises Unavailable when MongoDB can't be reached.
+    """
     for collection, model in INDEXES:
         try:
             await _bounded(mongodb[collection].create_indexes([model]))
         except MongoError as error:
-            LOGGER.error(
-                "The collection %s has no index on %s: %s",
-                collection,
-                ", ".join(model.document["key"]),
-                error.__cause__,
-            )
+            fields = list(model.document["key"])
+            LOGGER.error("No index on %s of %s: %s", ", ".join(fields), collection, _first_line(error))
+            for double in await _find_doubles(collection, fields):
+                LOGGER.error(
+                    "%s has several documents with %s; see `python -m indico.mend`", collection, double
+                )
+
+
+async def _find_doubles(collection: str, fields: list[str]) -> list[Document]:
+    """What more than one document has in these fields, the first hundred such."""
+    pipeline = [
+        {"$group": {"_id": {field: f"${field}" for field in fields}, "count": {"$sum": 1}}},
+        {"$match": {"count": {"$gt": 1}}},
+        {"$limit": 100},
+    ]
+    # As a command, because the drivers' own methods differ here.
+    answer = await _bounded(mongodb.command("aggregate", collection, pipeline=pipeline, cursor={}))
+    return [group["_id"] for group in answer["cursor"]["firstBatch"]]
+
+
+def _first_line(error: MongoError) -> str:
+    return str(error.__cause__).partition(", full error")[0]
 
 
 def current_time() -> int:
@@ -137,8 +165,8 @@ def mongo(function: Callable[P, Coroutine[Any, Any, T]]) -> Helper[P, T]:
 
     Called with one more argument, a function, the helper calls it on the event loop with `(result, None)`
     or `(None, error)`; otherwise it returns an awaitable. Raises, or passes on, Unavailable when MongoDB
-    does not answer within MONGODB_TIMEOUT, InvalidValue for a document that can't be stored, MongoError
-    for anything else that MongoDB refuses, and what the function itself raises.
+    does not answer within MONGODB_TIMEOUT, which all calls of a request share, InvalidValue for a document
+    that can't be stored, MongoError for anything else that MongoDB refuses, and what the function raises.
     """
 
     @functools.wraps(function)
@@ -165,9 +193,16 @@ def _copy(value: Any, level: int = 1) -> Any:
     return value
 
 
+def begin_request() -> None:
+    """From here on this task, and those that it starts, wait for MongoDB for MONGODB_TIMEOUT in all."""
+    _waited.set([0.0])
+
+
 async def _bounded(operation: Awaitable[T]) -> T:
+    waited = _waited.get() or [0.0]
+    began = time.monotonic()
     try:
-        return await asyncio.wait_for(operation, config.MONGODB_TIMEOUT)
+        return await asyncio.wait_for(operation, max(config.MONGODB_TIMEOUT - waited[0], 0))
     except asyncio.TimeoutError as error:
         raise Unavailable("The database did not answer in time") from error
     except (DocumentTooLarge, InvalidDocument, OverflowError, UnicodeEncodeError) as error:
@@ -182,6 +217,8 @@ async def _bounded(operation: Awaitable[T]) -> T:
         raise Unavailable("The database can't be reached") from error
     except (PyMongoError, BSONError) as error:
         raise MongoError("The database refused the operation") from error
+    finally:
+        waited[0] += time.monotonic() - began
 
 
 async def _call_back(call: Coroutine[Any, Any, Any], callback: Callable[[Any, Any], Any]) -> None:

@@ -5,7 +5,7 @@ A key's first half is the same for all keys of a user, and its second half is th
 `indico.utils.auth.auth_utils.user_hash`). So all that concerns a user's keys is one document, found by
 the digest of the first half, and every step on it is atomic: while the user is logged in
 
-    {key: digest of the first half, secret: digest of the whole key, generation, user_id, login}
+    {key: "sha256:" + digest of the first half, secret: digest of the whole key, generation, user_id, login}
 
 and after a logout, which moves the user to the next generation, without `user_id` and `login`. Whatever
 races with the logout then finds another secret, and the old key stays dead. Clear keys are never stored.
@@ -20,6 +20,8 @@ from pymongo.errors import DuplicateKeyError
 from indico import config, db
 from indico.db import Document, current_time, mongo
 
+DIGEST = "sha256:"  # sorts after all hex digits, so that old keys in clear are found by the index
+
 db.index("auth", "key", unique=True)
 
 
@@ -28,7 +30,7 @@ def _digest(text: str) -> str:
 
 
 def _current(key: str) -> Document:
-    return {"key": _digest(key[: len(key) // 2]), "secret": _digest(key)}
+    return {"key": DIGEST + _digest(key[: len(key) // 2]), "secret": _digest(key)}
 
 
 @mongo
@@ -76,3 +78,9 @@ async def end_key(key: str, next_key: str) -> bool:
         },
     )
     return bool(result.matched_count)
+
+
+@mongo
+async def has_clear_keys() -> bool:
+    """Whether there are keys that an older server stored in clear; they open nothing here."""
+    return await db.mongodb.auth.find_one({"key": {"$lt": DIGEST}}) is not None

@@ -25,6 +25,8 @@ def shorten(value: object) -> str:
 class IndicoError(Exception):
     """An answer other than 200: `message` is its data, `code` its status."""
 
+    retry_after: int | None = None  # seconds, what the client is told to wait
+
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
         self.message = message
@@ -73,7 +75,7 @@ class AuthError(IndicoError):
         super().__init__("User not authenticated", 401)
 
 
-# 404, 405, 413: nothing here takes such a request
+# 404, 405, 413, 429: nothing here takes such a request
 
 
 class RouteNotFound(IndicoError):
@@ -89,6 +91,14 @@ class MethodNotAllowed(IndicoError):
 class BodyTooLarge(IndicoError):
     def __init__(self, limit: int) -> None:
         super().__init__(f"The body is larger than {limit} bytes", 413)
+
+
+class TooManyRequests(IndicoError):
+    """429: `retry_after` is the time in seconds until it may work again."""
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__(f"Too many requests, try again in {retry_after} seconds", 429)
+        self.retry_after = retry_after
 
 
 # 500, 503, 504: the server's side

@@ -8,15 +8,18 @@ import asyncio
 import datetime
 import inspect
 import json
+import math
 import re
 from asyncio import Future
 from collections.abc import Callable
 from typing import Any
 
+from bson.datetime_ms import DatetimeMS
 from bson.objectid import ObjectId
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from indico import config
+from indico.db import begin_request
 from indico.error import (
     BodyTooLarge,
     IndicoError,
@@ -38,6 +41,8 @@ class JSONEncoder(json.JSONEncoder):
     def default(self, o: Any) -> Any:
         if isinstance(o, ObjectId):
             return str(o)
+        if isinstance(o, DatetimeMS):  # a date beyond Python's years
+            return int(o)
         if isinstance(o, datetime.datetime):
             utc = o.replace(tzinfo=o.tzinfo or datetime.timezone.utc)
             return round(utc.timestamp() * 1000)
@@ -131,6 +136,7 @@ class IndicoHandler(RequestHandler):
         if self._linger is not None:
             return self._hang_up()
         self.request.body = b"".join(self._chunks)
+        begin_request()
         self._task = asyncio.current_task()
         timer = None
         if self.request_timeout is not None:
@@ -140,6 +146,8 @@ class IndicoHandler(RequestHandler):
         try:
             function = self.find_action(action)
             self.action = action
+            for check in self.settings.get("checks", ()):
+                await check(self)
             outcome = await settle(function(self, self.request.body))
             if outcome is LATER:
                 await self._wait_for_answer()
@@ -206,14 +214,21 @@ class IndicoHandler(RequestHandler):
         """Answer with what `indico.error.to_answer` makes of `error`, unless there was an answer."""
         answer = to_answer(error)
         if not self._answered:
+            if answer.retry_after is not None:
+                self.set_header("Retry-After", answer.retry_after)
             self.respond(answer.message, answer.code)
 
     def _write_envelope(self, data: Any, code: int) -> None:
-        body = _ENCODER.encode({"status": code, "data": data})
+        try:
+            body = _ENCODER.encode({"status": code, "data": data})
+        except ValueError:
+            body = _ENCODER.encode({"status": code, "data": _without_nan(data)})
         self.set_status(code)
         self.set_header("Content-Length", len(body))
         if code == 503:
             self.set_header("Retry-After", RETRY_AFTER)
+        if self.settings.get("draining"):
+            self.set_header("Connection", "close")
         self.write(body)
         self._answered = True
 
@@ -257,6 +272,15 @@ class IndicoHandler(RequestHandler):
     def log_exception(self, *exc_info: Any) -> None:
         if self._finished:  # all others are logged where they become the answer
             LOGGER.error("%s failed after its answer", describe(self), exc_info=exc_info)
+
+
+def _without_nan(value: Any) -> Any:
+    """The value with None, as JavaScript does it, for each number that JSON lacks: old data may hold some."""
+    if isinstance(value, dict):
+        return {key: _without_nan(member) for key, member in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(member) for member in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 _ENCODER = JSONEncoder(allow_nan=False)

@@ -266,7 +266,8 @@ class IndexTest(MongoTest):
         await insert({"a": 1, "b": 1})
         with self.assertLogs("indico", "ERROR") as log:
             await indico.db.ensure_indexes()
-        self.assertIn("collection things has no index on a, b", log.output[0])
+        self.assertIn("No index on a, b of things: ", log.output[0])
+        self.assertIn("things has several documents with {'a': 1, 'b': 1}", log.output[1])
 
 
 class SchemaTest(MongoTest):

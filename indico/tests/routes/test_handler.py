@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import tornado.web
+from bson.datetime_ms import DatetimeMS
 from bson.objectid import ObjectId
 from tornado.httpclient import HTTPResponse
 from tornado.iostream import IOStream
@@ -104,8 +105,13 @@ class ProbeHandler(IndicoHandler):
     def unknown(self, data: bytes) -> object:
         return object()
 
-    def notANumber(self, data: bytes) -> float:
-        return float("nan")
+    def notANumber(self, data: bytes) -> Any:
+        return {"a": [float("nan"), 1.5], "b": (float("-inf"),), "c": float("inf")}
+
+    def endless(self, data: bytes) -> Any:
+        circle: list[Any] = []
+        circle.append(circle)
+        return circle
 
     async def hangs(self, data: bytes) -> None:
         self.test.handler = self
@@ -250,9 +256,12 @@ class OutcomeTest(ProbeTest):
             self.assert_outcome("cancels", SCREWED_UP, 500)
 
     def test_what_json_can_not_hold_is_a_server_error(self) -> None:
-        for action in ("unknown", "notANumber"):
+        for action in ("unknown", "endless"):
             with self.assertLogs("indico", "ERROR"):
                 self.assert_outcome(action, SCREWED_UP, 500)
+
+    def test_numbers_that_json_lacks_are_null(self) -> None:
+        self.assert_outcome("notANumber", {"a": [None, 1.5], "b": [None], "c": None})
 
     def test_fields_are_unpacked_and_checked(self) -> None:
         self.assert_answer(self.call("/probe/typed", body='{"text": "a", "number": 7}'), 200, [7, "a"])
@@ -510,6 +519,9 @@ class EncoderTest(StrictTest):
         naive = datetime.datetime(1970, 1, 1, 0, 0, 1, 5000)
         aware = datetime.datetime(1970, 1, 1, 1, tzinfo=datetime.timezone(datetime.timedelta(hours=1)))
         self.assertEqual(json.dumps([naive, aware], cls=JSONEncoder), "[1005, 0]")
+
+    def test_a_date_beyond_pythons_years_is_its_utc_milliseconds_too(self) -> None:
+        self.assertEqual(json.dumps(DatetimeMS(2**62), cls=JSONEncoder), str(2**62))
 
     def test_an_unknown_object_is_a_type_error(self) -> None:
         with self.assertRaises(TypeError):

@@ -216,6 +216,7 @@ def make_environment(settings: Mapping[str, str]) -> dict[str, str]:
         "PYTHONPATH": str(Path(indico.__file__).parents[1]),
         "USER_SALT": os.environ["USER_SALT"],
         "DEV_TOKEN": config.DEV_TOKEN,
+        "LOGIN_RATE": os.environ["LOGIN_RATE"],
         "MONGODB": config.MONGODB,
         "MONGODB_DATABASE": config.MONGODB_DATABASE,
         "PORT": "0",

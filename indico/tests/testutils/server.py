@@ -8,9 +8,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from tornado.httpserver import HTTPServer
 from tornado.testing import AsyncHTTPTestCase
 from tornado.web import Application
 
+from indico.listener import Listener
 from indico.server import Route, lifespan, make_app
 from indico.tests.mocks import HEADERS
 from indico.tests.testutils.mongo import DatabaseTest
@@ -39,6 +41,9 @@ class ServerTest(DatabaseTest, AsyncHTTPTestCase):
     def tearDown(self) -> None:
         self.io_loop.run_sync(lambda: self._lifespan.__aexit__(None, None, None))
         super().tearDown()
+
+    def get_http_server(self) -> HTTPServer:
+        return Listener(self._app)
 
     def get_app(self) -> Application:
         return make_app(routes=self.routes)

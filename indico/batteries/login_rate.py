@@ -1,0 +1,64 @@
+"""
+Login rate: LOGIN_RATE logins for each address and each oauth_id, then 429 until the minute is over.
+
+They are counted in MongoDB, in windows of a fixed length, so that all workers and machines share the count.
+An address or oauth_id is stored as a digest, and only for as long as its window lasts.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import time
+
+from pymongo import ReturnDocument
+from tornado.web import Application
+
+from indico import config, db
+from indico.db import mongo
+from indico.error import InvalidJSON, InvalidValue, TooManyRequests
+from indico.listener import client_address
+from indico.routes.auth import AuthHandler
+from indico.routes.handler import IndicoHandler
+from indico.utils import smart_parse
+
+db.index("login_rate", "key", unique=True)
+db.index("login_rate", "expires", expireAfterSeconds=0)
+
+
+def install(application: Application) -> None:
+    """Check every login before it is run."""
+    if config.LOGIN_RATE[0]:
+        application.settings.setdefault("checks", []).append(check)
+
+
+async def check(handler: IndicoHandler) -> None:
+    """Raise TooManyRequests for a login beyond LOGIN_RATE."""
+    if not isinstance(handler, AuthHandler) or handler.action != "login":
+        return
+    most, length = config.LOGIN_RATE
+    window, spent = divmod(int(time.time()), length)
+    end = (window + 1) * length
+    subjects = [f"address {client_address(handler.request)}"]
+    try:
+        subjects.append(f"oauth_id {smart_parse(handler.request.body).get('oauth_id')}")
+    except (InvalidJSON, InvalidValue):
+        pass  # which the action answers
+    for subject in subjects:
+        if await count(f"{window} {subject}", end) > most:
+            raise TooManyRequests(length - spent)
+
+
+@mongo
+async def count(subject: str, expires: int) -> int:
+    """Count one more of this subject, until this time in seconds; how many there were."""
+    document = await db.mongodb.login_rate.find_one_and_update(
+        {"key": hashlib.sha256(subject.encode()).hexdigest()},
+        {
+            "$inc": {"count": 1},
+            "$setOnInsert": {"expires": datetime.datetime.fromtimestamp(expires, datetime.timezone.utc)},
+        },
+        upsert=True,
+        return_document=ReturnDocument.AFTER,
+    )
+    return int(document["count"])

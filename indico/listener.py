@@ -1,0 +1,174 @@
+"""
+Connections: how many there may be, and how long each may take its time.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import resource
+import socket
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from tornado.httpserver import HTTPServer
+from tornado.httputil import (
+    HTTPConnection,
+    HTTPHeaders,
+    HTTPMessageDelegate,
+    HTTPServerRequest,
+    RequestStartLine,
+    ResponseStartLine,
+)
+from tornado.ioloop import PeriodicCallback
+from tornado.iostream import IOStream
+from tornado.netutil import bind_sockets
+from tornado.web import Application
+
+from indico import config
+
+RESERVED_FILES = 100  # for MongoDB, the log, and whatever else is no client
+LARGEST_HEADER = 64 * 1024  # bytes, all headers of a request together
+SWEEP = 1000  # milliseconds between looks at what takes too long
+
+
+def raise_file_limit() -> int:
+    """Raise the limit of open files to what the machine allows, and return it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+class ListeningSocket(socket.socket):
+    """
+    A socket that turns clients away when the process has run out of files, where Tornado would try to accept
+    them again and again. It keeps a file in reserve for that.
+    """
+
+    def __init__(self, listening: socket.socket) -> None:
+        super().__init__(fileno=listening.detach())
+        self._reserve = os.open(os.devnull, os.O_RDONLY)
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        try:
+            return super().accept()
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+        os.close(self._reserve)
+        try:
+            super().accept()[0].close()
+        finally:
+            self._reserve = os.open(os.devnull, os.O_RDONLY)
+        raise ConnectionAbortedError("out of files")  # which Tornado takes for a client that went away
+
+    def close(self) -> None:
+        os.close(self._reserve)
+        super().close()
+
+
+def listen(port: int, address: str) -> list[socket.socket]:
+    """Sockets on this address, all if it is empty. Raises OSError."""
+    return [ListeningSocket(listening) for listening in bind_sockets(port, address or None)]
+
+
+def is_trusted(address: str) -> bool:
+    """Whether TRUSTED_PROXIES says so."""
+    return any(ipaddress.ip_address(address) in network for network in config.TRUSTED_PROXIES)
+
+
+def client_address(request: HTTPServerRequest) -> str:
+    """
+    The address of the client: the other end of the connection or, behind trusted proxies, the last one in
+    X-Forwarded-For that is not theirs. What stands before it anybody may have written.
+    """
+    address = str(request.remote_ip)
+    hops = request.headers.get("X-Forwarded-For", "").split(",")
+    while hops and is_trusted(address):
+        try:
+            address = str(ipaddress.ip_address(hops.pop().strip()))
+        except ValueError:
+            break
+    return address
+
+
+class Listener(HTTPServer):
+    """
+    Tornado's server, with limits on what clients keep open.
+
+    A connection beyond MAX_CONNECTIONS or, unless it comes from a trusted proxy, MAX_CONNECTIONS_PER_ADDRESS
+    is closed as soon as it is made. So is
+    one that has not sent its first headers within HEADER_TIMEOUT, sends nothing for IDLE_TIMEOUT, has not
+    sent a body within BODY_TIMEOUT, or has not read an answer within WRITE_TIMEOUT.
+    """
+
+    def initialize(self, application: Application) -> None:  # type: ignore[override]
+        super().initialize(
+            application,
+            idle_connection_timeout=config.IDLE_TIMEOUT,
+            body_timeout=config.BODY_TIMEOUT,
+            max_header_size=LARGEST_HEADER,
+        )
+        self._most = config.MAX_CONNECTIONS or raise_file_limit() - RESERVED_FILES
+        self._peers: Counter[str] = Counter()  # connections of each address
+        self._open: dict[IOStream, str] = {}  # every connection, with its address
+        self._silent: dict[IOStream, float] = {}  # those that have not sent headers yet, and since when
+        self._writing: dict[IOStream, float] = {}  # those with an answer not read yet, and since when
+        self._sweeper = PeriodicCallback(self._sweep, SWEEP)
+        self._sweeper.start()
+
+    def handle_stream(self, stream: IOStream, address: Any) -> None:
+        peer = address[0]
+        busy = self._peers[peer] >= config.MAX_CONNECTIONS_PER_ADDRESS and not is_trusted(peer)
+        if busy or len(self._open) >= self._most:
+            return stream.close()
+        self._open[stream] = peer
+        self._peers[peer] += 1
+        self._silent[stream] = time.monotonic()
+        return super().handle_stream(stream, address)
+
+    def start_request(self, server_conn: Any, request_conn: HTTPConnection) -> HTTPMessageDelegate:
+        delegate = super().start_request(server_conn, request_conn)
+        if server_conn.stream not in self._silent:
+            return delegate
+        return _FirstRequest(delegate, lambda: self._silent.pop(server_conn.stream))
+
+    def on_close(self, server_conn: Any) -> None:
+        super().on_close(server_conn)
+        self._silent.pop(server_conn.stream, None)
+        peer = self._open.pop(server_conn.stream)
+        self._peers[peer] -= 1
+        if not self._peers[peer]:
+            del self._peers[peer]
+
+    def stop(self) -> None:
+        super().stop()
+        self._sweeper.stop()
+
+    def _sweep(self) -> None:
+        now = time.monotonic()
+        self._writing = {stream: self._writing.get(stream, now) for stream in self._open if stream.writing()}
+        late = [stream for stream, since in self._silent.items() if now - since > config.HEADER_TIMEOUT]
+        late += [stream for stream, since in self._writing.items() if now - since > config.WRITE_TIMEOUT]
+        for stream in late:
+            stream.close()
+
+
+class _FirstRequest(HTTPMessageDelegate):
+    """The first request of a connection: tells when its headers are there."""
+
+    def __init__(self, delegate: HTTPMessageDelegate, on_headers: Callable[[], object]) -> None:
+        self._delegate = delegate
+        self._on_headers = on_headers
+        self.data_received = delegate.data_received  # type: ignore[method-assign]
+        self.finish = delegate.finish  # type: ignore[method-assign]
+        self.on_connection_close = delegate.on_connection_close  # type: ignore[method-assign]
+
+    def headers_received(
+        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
+    ) -> Awaitable[None] | None:
+        self._on_headers()
+        return self._delegate.headers_received(start_line, headers)
