@@ -181,6 +181,8 @@ def form_urlencoded_parse(body: str | bytes) -> dict[str, Any]:
     wins. Raises InvalidJSON for what is no form or has more than MAX_FORM_FIELDS fields.
     """
     text = _decode(body)
+    if not text:  # of which the Pythons think differently
+        raise InvalidJSON()
     try:
         fields = parse_qs(
             text,
@@ -193,8 +195,6 @@ def form_urlencoded_parse(body: str | bytes) -> dict[str, Any]:
         raise InvalidValue("The body is not valid UTF-8") from error
     except ValueError as error:
         raise InvalidJSON() from error
-    if not fields:
-        raise InvalidJSON()
     return {name: values[-1] for name, values in fields.items()}
 
 
