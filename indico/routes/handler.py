@@ -32,7 +32,6 @@ from indico.utils import LATER, LOGGER, settle
 
 RETRY_AFTER = 1  # seconds, what a 503 tells the client to wait
 LINGER = 2  # seconds in which the rest of a body that is too large is read and dropped
-LARGEST_LENGTH = 2**63  # bytes, beyond any body: Tornado's own limit would answer without an envelope
 
 
 class JSONEncoder(json.JSONEncoder):
@@ -74,7 +73,7 @@ class IndicoHandler(RequestHandler):
         self._task: asyncio.Task[Any] | None = None
         self._later: asyncio.Future[None] | None = None
         super().__init__(*args, **kwargs)
-        self._connection.set_max_body_size(LARGEST_LENGTH)
+        self._connection.set_max_body_size(math.inf)  # Tornado's own limit answers without an envelope
         self.settings.setdefault("in_flight", set()).add(self)
 
     @property
@@ -101,9 +100,9 @@ class IndicoHandler(RequestHandler):
         if self._declared_size() > config.MAX_BODY_SIZE:
             self._refuse_body()
 
-    def _declared_size(self) -> int:
-        length = self.request.headers.get("Content-Length", "0")
-        return int(length) if re.fullmatch("[0-9]{1,18}", length) else 0
+    def _declared_size(self) -> float:
+        length = self.request.headers.get("Content-Length", "")
+        return float(length) if re.fullmatch("[0-9]+", length) else 0
 
     def data_received(self, chunk: bytes) -> None:
         self._size += len(chunk)
