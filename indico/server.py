@@ -152,11 +152,12 @@ def print_welcome(port: int) -> None:
     """Say that the server is ready and, in development, how to log in."""
     host = config.ADDRESS or "127.0.0.1"
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    print(f"indico listens on {address}", flush=True)
+    lines = [f"indico listens on {address}"]
     if not config.PRODUCTION:
         data = {"access_token": config.DEV_TOKEN, "oauth_id": "1", "user": {"name": "Ada"}}
         command = shlex.join(["curl", f"{address}/auth/login", "-d", json.dumps(data)])
-        print(f"Log in with\n  {command}", flush=True)
+        lines += ["Log in with", f"  {command}"]
+    print("\n".join(lines), flush=True)
 
 
 def main(debug: bool = True, port: int = config.PORT) -> None:
