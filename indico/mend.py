@@ -101,8 +101,10 @@ def main() -> None:
         with MongoClient[dict[str, Any]](config.MONGODB, w="majority", journal=True) as client:
             for name, step in STEPS.items():
                 print(f"{step(client[config.MONGODB_DATABASE]):8} {name}", flush=True)
-    except (config.SettingError, PyMongoError) as error:
+    except config.SettingError as error:
         sys.exit(f"Not mended: {error}")
+    except PyMongoError as error:  # whose text may hold parts of the URI
+        sys.exit(f"Not mended: MONGODB can't be used, {type(error).__name__}.")
 
 
 if __name__ == "__main__":

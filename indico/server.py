@@ -184,6 +184,8 @@ def main(debug: bool = True, port: int = config.PORT) -> None:
             )
     except (config.SettingError, MongodError, supervisor.WorkersDied) as error:
         sys.exit(str(error))
+    except KeyboardInterrupt:  # before `serve` could take it
+        sys.exit(130)
     finally:
         if mongod is not None:
             mongod.stop()

@@ -83,7 +83,10 @@ def connect(uri: str | None = None, database: str | None = None) -> None:
         options = {key: value for key, value in options.items() if key not in given}
         CLIENT = getattr(importlib.import_module(module), name)(uri, **options)
     except (ConfigurationError, InvalidURI, ValueError) as error:
-        raise config.SettingError(f"MONGODB can't be used: {error}") from error
+        # Where a password is not escaped as it should be, PyMongo quotes parts of it.
+        hint = "look at its host and options, and whether user and password are percent-encoded."
+        reason = hint if "@" in uri else str(error)
+        raise config.SettingError(f"MONGODB can't be used: {reason}") from error
     mongodb = CLIENT[database or config.MONGODB_DATABASE]
 
 

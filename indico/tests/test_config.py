@@ -94,6 +94,42 @@ class EnvironmentTest(StrictTest):
         self.assertEqual(environment.address("URL", "https://a", "https://", "http://"), "https://a")
         self.assertEqual(environment.problems, ["URL should begin with https:// or http://."])
 
+    def test_networks_are_separated_by_commas(self) -> None:
+        environment = Environment({"PROXIES": "127.0.0.1, 10.0.0.0/8,::1,"})
+        networks = [str(network) for network in environment.networks("PROXIES")]
+        self.assertEqual(networks, ["127.0.0.1/32", "10.0.0.0/8", "::1/128"])
+        self.assertEqual(environment.problems, [])
+
+    def test_networks_that_are_not_set_are_none(self) -> None:
+        self.assertEqual(Environment({}).networks("PROXIES"), [])
+
+    def test_networks_that_are_none_are_a_problem(self) -> None:
+        for value in ("localhost", "10.0.0.1/8", "127.0.0.1 10.0.0.1", "300.0.0.1"):
+            with self.subTest(value=value):
+                environment = Environment({"PROXIES": value})
+                self.assertEqual(environment.networks("PROXIES"), [])
+                self.assertRegex(
+                    "\n".join(environment.problems), "^PROXIES should be addresses or networks, .+[.]$"
+                )
+
+    def test_a_rate_is_a_count_and_seconds(self) -> None:
+        for value, expected in (("10/minute", (10, 60)), ("1/second", (1, 1)), ("off", (0, 0))):
+            with self.subTest(value=value):
+                environment = Environment({"RATE": value})
+                self.assertEqual((environment.rate("RATE", "5/hour"), environment.problems), (expected, []))
+
+    def test_a_rate_that_is_not_set_is_the_default(self) -> None:
+        self.assertEqual(Environment({}).rate("RATE", "5/hour"), (5, 3600))
+
+    def test_a_rate_that_is_none_is_a_problem(self) -> None:
+        for value in ("10", "0/minute", "-1/minute", "10/fortnight", "10/", "1.5/second", "OFF"):
+            with self.subTest(value=value):
+                environment = Environment({"RATE": value})
+                environment.rate("RATE", "5/hour")
+                self.assertEqual(
+                    environment.problems, [f"RATE should be like 10/minute, or off, but is '{value}'."]
+                )
+
 
 class DefaultTest(StrictTest):
     def test_without_any_variable_all_is_as_documented(self) -> None:

@@ -48,7 +48,12 @@ class SecretsTest(ProcessTest):
         self.assertEqual(server.post("auth/check", {}, headers)["status"], 200)
         for route in (f"auth/{key}", key, f"auth/check?indico_key={key}", f"user/update/{VALID}#{key}"):
             server.post(route, {}, headers)
-        for data in ({}, {"update_user": key}, {"update_user": {"name": [key]}}, {"update_user": {key: "\0"}}):
+        for data in (
+            {},
+            {"update_user": key},
+            {"update_user": {"name": [key]}},
+            {"update_user": {key: "\0"}},
+        ):
             server.post("user/update", data, headers)
         self.database.user.update_one({}, {"$set": {"odd": sys.maxsize, "user_id": key}})
         server.post("user/find", {}, headers)
@@ -71,11 +76,14 @@ class SecretsTest(ProcessTest):
             f"mongodb://server:{PASSWORD}@host:port",
             f"mongodb://server:{PASSWORD}@@host",
             f"mongodb://server:{PASSWORD}/@host/?w=x&w=y",
-            f"mongodb://host/?authMechanism={PASSWORD}",
+            f"mongodb://server:1/{PASSWORD}@host/?a=b",
+            f"mongodb://server:1?{PASSWORD}@host/?a=b",
         )
         for uri in uris:
             with self.subTest(uri):
-                output = self.run_server(MONGODB=uri, DEV_TOKEN=WRONG, PORT="x", FACEBOOK_APP_SECRET=APP_SECRET)
+                output = self.run_server(
+                    MONGODB=uri, DEV_TOKEN=WRONG, PORT="x", FACEBOOK_APP_SECRET=APP_SECRET
+                )
                 self.assertIn("PORT should be", output)
                 output += self.run_server(MONGODB=uri)
                 for secret in (SALT, PASSWORD, WRONG, APP_SECRET):

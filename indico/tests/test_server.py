@@ -139,11 +139,13 @@ class StartTest(ProcessTest):
         )
         pid = process.pid
 
-        def change() -> bool:
-            (self.folder / "greeting.py").write_text(f"TEXT = 'hello again'  # {time.monotonic()}\n")
+        (self.folder / "greeting.py").write_text("TEXT = 'hello again'\n")
+
+        def touch() -> bool:
+            os.utime(self.folder / "greeting.py")  # a change counts once the watching has begun
             return process.output.count("indico listens on") == 2
 
-        wait_until(change, "another start")
+        wait_until(touch, "another start")
         self.assertIn("hello again\n", process.output)
         self.assertEqual(process.post("auth/login", LOGIN_DATA)["status"], 200)
         self.assertEqual(process.pid, pid)
@@ -359,6 +361,16 @@ class StopTest(ProcessTest):
         self.assertEqual(process.stop(), 0)
         self.assertEqual((answer.result().status, answer.result().data), (503, "The server is going down"))
         self.assertEqual(answer.result().headers["Retry-After"], "1")
+
+    def test_ctrl_c_while_it_starts_ends_it_without_a_traceback(self) -> None:
+        process = self.launch(
+            script="from indico import server\n"
+            "def interrupt(*_):\n"
+            "    raise KeyboardInterrupt\n"
+            "server.listen = interrupt\n"
+            "server.main(debug=False, port=0)\n"
+        )
+        self.assertEqual((process.wait(), process.output), (130, ""))
 
     def test_a_second_signal_ends_it_at_once(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):

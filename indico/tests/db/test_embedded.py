@@ -75,12 +75,14 @@ class MongodTest(StrictTest):
 
     def test_what_answers_already_is_used(self) -> None:
         self.mongod.start()
-        pid = self.mongod.pid
-        other = Mongod(self.folder / "other", self.mongod.port)
-        other.start()
-        other.tend()
-        self.assertEqual(other.pid, pid)
-        self.assertFalse((self.folder / "other").exists())
+        other = Mongod(make_folder(), self.mongod.port)
+        self.addCleanup(remove_folder, other.folder)
+        with mock.patch.dict(os.environ):
+            del os.environ[f"INDICO_MONGOD_{self.mongod.port}"]  # as in a process that started none
+            other.start()
+            other.tend()
+            self.assertIsNone(other.pid)
+        self.assertEqual(os.listdir(other.folder), [])
 
     def test_stop_without_start_is_nothing(self) -> None:
         self.mongod.stop()
