@@ -25,7 +25,7 @@ from tornado.web import Application, RequestHandler
 
 import indico.db.auth_db as AuthDB
 from indico import config, db, supervisor
-from indico.batteries import login_rate
+from indico.batteries import health, login_rate
 from indico.db.embedded import Mongod, MongodError
 from indico.error import Unavailable
 from indico.listener import Listener, listen
@@ -41,7 +41,7 @@ LONGEST_CALL = 1  # seconds that a call may block the loop before development na
 Route = tuple[str, type[RequestHandler]]
 
 ROUTES: list[Route] = [AuthRoute, UserRoute]
-BATTERIES: list[Any] = [login_rate]  # each has one install(application)
+BATTERIES: list[Any] = [health, login_rate]  # each has one install(application)
 
 
 def make_app(debug: bool = False, routes: Sequence[Route] = ROUTES) -> Application:

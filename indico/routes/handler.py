@@ -60,6 +60,7 @@ class IndicoHandler(RequestHandler):
     cancelled.
     """
 
+    allowed = "POST"  # the method that requests may have
     user_id: str  # set by @auth, as is
     key: str
 
@@ -265,8 +266,8 @@ class IndicoHandler(RequestHandler):
             self.find_action(self.request.path.rpartition("/")[2] or None)
         except RouteNotFound as error:
             return error
-        self.set_header("Allow", "POST")
-        return MethodNotAllowed(str(self.request.method), "POST")
+        self.set_header("Allow", self.allowed)
+        return MethodNotAllowed(str(self.request.method), self.allowed)
 
     def log_exception(self, *exc_info: Any) -> None:
         if self._finished:  # all others are logged where they become the answer
@@ -291,6 +292,18 @@ class UnknownRoute(IndicoHandler):
 
     def find_action(self, action: str | None) -> Callable[..., Any]:
         raise RouteNotFound(self.request.path)
+
+
+class PageHandler(IndicoHandler):
+    """What is read by GET, which is for batteries: a subclass has `get`, which calls `respond` or raises."""
+
+    allowed = "GET"
+
+    async def post(self, action: str | None = None) -> None:
+        raise HTTPError(405)
+
+    def find_action(self, action: str | None) -> Callable[..., Any]:
+        return type(self).get
 
 
 def describe(handler: RequestHandler) -> str:

@@ -1,0 +1,45 @@
+"""
+Health: `GET /health`, whether the server runs, and `GET /health/ready`, whether it should get requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from tornado.web import Application
+
+from indico import db
+from indico.db import mongo
+from indico.error import Unavailable
+from indico.routes.handler import PageHandler
+
+PATIENCE = 1  # seconds that MongoDB has for its answer
+
+
+def install(application: Application) -> None:
+    """Serve both pages."""
+    application.add_handlers(".*", [(r"/health", HealthHandler), (r"/health/ready", ReadyHandler)])
+
+
+@mongo
+async def ping() -> None:
+    """Ask MongoDB for a sign of life."""
+    await db.mongodb.command("ping")
+
+
+class HealthHandler(PageHandler):
+    def get(self) -> None:
+        """200, always: the server runs."""
+        self.respond(True)
+
+
+class ReadyHandler(PageHandler):
+    async def get(self) -> None:
+        """200 when MongoDB answers within a second; 503 when it doesn't, or the server is going down."""
+        if self.settings.get("draining"):
+            raise Unavailable("The server is going down")
+        try:
+            await asyncio.wait_for(ping(), PATIENCE)
+        except asyncio.TimeoutError as error:
+            raise Unavailable("The database did not answer in time") from error
+        self.respond(True)

@@ -1,0 +1,99 @@
+"""
+Whether the server runs, and whether it should get requests.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+import threading
+from typing import Any
+
+from tornado.testing import bind_unused_port
+
+import indico.db
+from indico.batteries import health
+from indico.tests.testutils.process import ProcessTest
+from indico.tests.testutils.server import ServerTest
+
+TRUE = {"status": 200, "data": True}
+
+WAITING_SERVER = """
+import asyncio, os
+from indico import server
+from indico.routes.handler import IndicoHandler
+
+class WaitingHandler(IndicoHandler):
+    async def wait(self, data):
+        print("waiting", flush=True)
+        while not os.path.exists("go"):
+            await asyncio.sleep(0.01)
+        return "done"
+
+server.ROUTES.append((r"/waiting/(?P<action>[a-zA-Z]+)?", WaitingHandler))
+server.main(debug=False, port=0)
+"""
+
+
+class HealthTest(ServerTest):
+    def get(self, path: str) -> Any:
+        response = self.fetch(path)
+        answer = json.loads(response.body)
+        self.assertEqual(response.code, answer["status"])
+        self.assertEqual(response.headers["Content-Type"], "application/json; charset=UTF-8")
+        return answer
+
+    def use_another_mongodb(self, port: int) -> None:
+        self.io_loop.run_sync(indico.db.close)
+        indico.db.connect(f"mongodb://127.0.0.1:{port}/?serverSelectionTimeoutMS=30000")
+
+    def test_a_server_that_runs_says_so_without_a_key(self) -> None:
+        self.assertEqual(self.get("/health"), TRUE)
+
+    def test_a_server_whose_mongodb_answers_is_ready(self) -> None:
+        self.assertEqual(self.get("/health/ready"), TRUE)
+
+    def test_a_server_whose_mongodb_is_away_runs_but_is_not_ready(self) -> None:
+        socket, port = bind_unused_port()  # which takes connections, and says nothing
+        self.addCleanup(socket.close)
+        self.use_another_mongodb(port)
+        self.addCleanup(setattr, health, "PATIENCE", health.PATIENCE)
+        health.PATIENCE = 0.1  # type: ignore[assignment]
+        self.assertEqual(self.get("/health"), TRUE)
+        self.assertEqual(
+            self.get("/health/ready"), {"status": 503, "data": "The database did not answer in time"}
+        )
+
+    def test_only_get_is_allowed(self) -> None:
+        for path in ("/health", "/health/ready"):
+            response = self.fetch(path, method="POST", body="")
+            self.assertEqual(response.headers["Allow"], "GET")
+            self.assertEqual(
+                json.loads(response.body), {"status": 405, "data": "POST is not allowed here, but GET is"}
+            )
+
+
+class DrainingTest(ProcessTest):
+    def test_a_server_that_was_told_to_stop_is_not_ready_while_it_finishes_its_requests(self) -> None:
+        server = self.start(script=WAITING_SERVER)
+        answers: list[Any] = []
+        thread = threading.Thread(target=lambda: answers.append(server.post("waiting/wait")))
+        thread.start()
+        server.wait_for("waiting")
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+        self.addCleanup(connection.close)
+        connection.request("GET", "/health/ready")
+        self.assertEqual(json.loads(connection.getresponse().read()), TRUE)
+        server.send(signal.SIGTERM)
+        status, closing = 200, None
+        while status == 200:
+            connection.request("GET", "/health/ready")
+            response = connection.getresponse()
+            status, closing = response.status, response.headers["Connection"]
+            response.read()
+        self.assertEqual((status, closing), (503, "close"))
+        (self.folder / "go").touch()
+        self.assertEqual(server.wait(), 0)
+        thread.join()
+        self.assertEqual(answers, [{"status": 200, "data": "done"}])
