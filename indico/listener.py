@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import logging
 import os
 import resource
 import socket
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 from tornado.httpserver import HTTPServer
@@ -25,6 +27,7 @@ from tornado.httputil import (
 )
 from tornado.ioloop import PeriodicCallback
 from tornado.iostream import IOStream
+from tornado.log import gen_log
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
@@ -37,9 +40,17 @@ SWEEP = 1000  # milliseconds between looks at what takes too long
 
 def raise_file_limit() -> int:
     """Raise the limit of open files to what the machine allows, and return it."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (ValueError, OSError):  # macOS says that there is none, and then there is
+        return soft
     return hard
+
+
+def count_connections(files: int) -> int:
+    """How many connections that many files allow."""
+    return max(files - RESERVED_FILES, files // 2)
 
 
 class ListeningSocket(socket.socket):
@@ -50,23 +61,31 @@ class ListeningSocket(socket.socket):
 
     def __init__(self, listening: socket.socket) -> None:
         super().__init__(fileno=listening.detach())
-        self._reserve = os.open(os.devnull, os.O_RDONLY)
+        self._reserve = open(os.devnull)  # noqa: SIM115 - `close` closes it
 
     def accept(self) -> tuple[socket.socket, Any]:
+        self._fill_reserve()
         try:
             return super().accept()
         except OSError as error:
             if error.errno not in (errno.EMFILE, errno.ENFILE):
                 raise
-        os.close(self._reserve)
+        self._reserve.close()
         try:
             super().accept()[0].close()
+        except OSError as error:  # nobody waits, or another thread has taken the file
+            raise BlockingIOError("nobody to turn away") from error
         finally:
-            self._reserve = os.open(os.devnull, os.O_RDONLY)
+            self._fill_reserve()
         raise ConnectionAbortedError("out of files")  # which Tornado takes for a client that went away
 
+    def _fill_reserve(self) -> None:
+        if self._reserve.closed:
+            with suppress(OSError):
+                self._reserve = open(os.devnull)  # noqa: SIM115
+
     def close(self) -> None:
-        os.close(self._reserve)
+        self._reserve.close()
         super().close()
 
 
@@ -100,9 +119,9 @@ class Listener(HTTPServer):
     Tornado's server, with limits on what clients keep open.
 
     A connection beyond MAX_CONNECTIONS or, unless it comes from a trusted proxy, MAX_CONNECTIONS_PER_ADDRESS
-    is closed as soon as it is made. So is
-    one that has not sent its first headers within HEADER_TIMEOUT, sends nothing for IDLE_TIMEOUT, has not
-    sent a body within BODY_TIMEOUT, or has not read an answer within WRITE_TIMEOUT.
+    is closed as soon as it is made. So is one that has not sent its first headers within HEADER_TIMEOUT,
+    sends nothing for IDLE_TIMEOUT, has not sent a body within BODY_TIMEOUT, or has not read an answer within
+    WRITE_TIMEOUT.
     """
 
     def initialize(self, application: Application) -> None:  # type: ignore[override]
@@ -112,7 +131,9 @@ class Listener(HTTPServer):
             body_timeout=config.BODY_TIMEOUT,
             max_header_size=LARGEST_HEADER,
         )
-        self._most = config.MAX_CONNECTIONS or raise_file_limit() - RESERVED_FILES
+        gen_log.setLevel(logging.WARNING)  # below, it quotes whatever clients send, a key or 60 kB
+        self._most = config.MAX_CONNECTIONS or count_connections(raise_file_limit())
+        self._most_of_a_peer = config.MAX_CONNECTIONS_PER_ADDRESS or -(-self._most // 2)
         self._peers: Counter[str] = Counter()  # connections of each address
         self._open: dict[IOStream, str] = {}  # every connection, with its address
         self._silent: dict[IOStream, float] = {}  # those that have not sent headers yet, and since when
@@ -122,7 +143,7 @@ class Listener(HTTPServer):
 
     def handle_stream(self, stream: IOStream, address: Any) -> None:
         peer = address[0]
-        busy = self._peers[peer] >= config.MAX_CONNECTIONS_PER_ADDRESS and not is_trusted(peer)
+        busy = self._peers[peer] >= self._most_of_a_peer and not is_trusted(peer)
         if busy or len(self._open) >= self._most:
             return stream.close()
         self._open[stream] = peer

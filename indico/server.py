@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import faulthandler
+import gc
 import importlib
 import json
 import logging
@@ -129,6 +130,9 @@ async def serve(
 
     for number in supervisor.SIGNALS:
         loop.add_signal_handler(number, on_signal)
+    # A large body makes many objects, for which the collector would go through all there are again and again.
+    gc.freeze()
+    gc.set_threshold(100_000, 10, 10)
     application = make_app(debug)
     server = Listener(application)
     async with lifespan(application):
@@ -138,6 +142,7 @@ async def serve(
         if debug:
             autoreload.start()
             # While a call blocks the loop nothing resets this, and the calls under way go to the log.
+            faulthandler.dump_traceback_later(LONGEST_CALL)
             PeriodicCallback(lambda: faulthandler.dump_traceback_later(LONGEST_CALL), 200).start()
         if announce:
             print_welcome(sockets[0].getsockname()[1])

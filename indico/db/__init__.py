@@ -32,7 +32,7 @@ from pymongo.uri_parser import parse_uri
 
 from indico import config
 from indico.error import InvalidValue, MongoError, Unavailable
-from indico.utils import LOGGER, check_depth, check_type, levels, spawn
+from indico.utils import LOGGER, check_shape, check_type, levels, spawn
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -50,6 +50,8 @@ mongodb: Any
 
 DRIVERS = {"motor": ("motor", "MotorClient"), "pymongo": ("pymongo", "AsyncMongoClient")}
 INDEXES: list[tuple[str, IndexModel]] = []  # what `index` was told: (collection, index)
+
+MAX_FIELDS = 200  # of an update; MongoDB's time for them grows with their square
 
 _waited: ContextVar[list[float] | None] = ContextVar("waited", default=None)  # seconds, of this request
 
@@ -262,7 +264,9 @@ def mongo_obj(schema: Schema, ignore: tuple[str, ...] = ()) -> Callable[[Update[
 
 def check_fields(fields: Document, schema: Schema) -> None:
     """Raise WrongFieldType or InvalidValue unless these fields of a document may be stored."""
-    check_depth(fields)
+    check_shape(fields)
+    if len(fields) > MAX_FIELDS:
+        raise InvalidValue(f"An update has at most {MAX_FIELDS} fields")
     names = (name for level in levels(fields) for part in level if isinstance(part, dict) for name in part)
     for name in names:
         if not re.fullmatch(r"[^$.\0][^.\0]*", name):

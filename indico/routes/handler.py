@@ -10,8 +10,10 @@ import inspect
 import json
 import math
 import re
+import socket
 from asyncio import Future
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from bson.datetime_ms import DatetimeMS
@@ -60,6 +62,7 @@ class IndicoHandler(RequestHandler):
     cancelled.
     """
 
+    SUPPORTED_METHODS = (*RequestHandler.SUPPORTED_METHODS, "REFUSED")
     allowed = "POST"  # the method that requests may have
     user_id: str  # set by @auth, as is
     key: str
@@ -68,12 +71,15 @@ class IndicoHandler(RequestHandler):
         self.action: str | None = None  # the action that runs, for the log
         self._chunks: list[bytes] = []
         self._size = 0  # bytes of the body so far
-        self._linger: asyncio.TimerHandle | None = None  # runs while a refused body is dropped
+        self._linger: asyncio.TimerHandle | None = None  # runs while the rest of a body is dropped
         self._answered = False
         self._abandoned = False  # timed out or left by the client: what the action says is dropped
         self._task: asyncio.Task[Any] | None = None
         self._later: asyncio.Future[None] | None = None
         super().__init__(*args, **kwargs)
+        self._method = str(self.request.method)
+        if self._method not in self.SUPPORTED_METHODS:  # Tornado would not even wait for its body
+            self.request.method = "REFUSED"
         self._connection.set_max_body_size(math.inf)  # Tornado's own limit answers without an envelope
         self.settings.setdefault("in_flight", set()).add(self)
 
@@ -97,33 +103,33 @@ class IndicoHandler(RequestHandler):
 
     # The body
 
-    def prepare(self) -> None:
-        if self._declared_size() > config.MAX_BODY_SIZE:
-            self._refuse_body()
+    async def prepare(self) -> None:
+        # Tornado takes a length that is repeated, "7, 7", for that length.
+        length = self.request.headers.get("Content-Length", "").partition(",")[0]
+        if re.fullmatch("[0-9]+", length) and float(length) > config.MAX_BODY_SIZE:
+            await self._refuse_body()
 
-    def _declared_size(self) -> float:
-        length = self.request.headers.get("Content-Length", "")
-        return float(length) if re.fullmatch("[0-9]+", length) else 0
-
-    def data_received(self, chunk: bytes) -> None:
+    async def data_received(self, chunk: bytes) -> None:
         self._size += len(chunk)
         if self._size <= config.MAX_BODY_SIZE:
             self._chunks.append(chunk)
         elif not self._answered:
-            self._refuse_body()
+            await self._refuse_body()
 
-    def _refuse_body(self) -> None:
-        # Closing while the client still sends would reset the connection before the answer is read. So
-        # the answer goes out now, and the connection is closed after the body, or after LINGER.
+    async def _refuse_body(self) -> None:
+        # Closing while the client still sends would reset the connection before the answer is read. So the
+        # answer goes out now and is the last word. The rest is read and dropped, for LINGER at most.
         self._chunks.clear()
         error = BodyTooLarge(config.MAX_BODY_SIZE)
         self.set_header("Connection", "close")
         self._write_envelope(error.message, error.code)
         if "Expect" in self.request.headers:  # this client sends nothing until it is told to
             self.finish()
-        else:
-            self.flush()
-            self._linger = asyncio.get_running_loop().call_later(LINGER, self._hang_up)
+            return
+        self._linger = asyncio.get_running_loop().call_later(LINGER, self._hang_up)
+        with suppress(OSError, AttributeError):  # the client has left, and the socket with it
+            await self.flush()
+            self._connection.stream.socket.shutdown(socket.SHUT_WR)
 
     def _hang_up(self) -> None:
         self.finish()
@@ -133,7 +139,7 @@ class IndicoHandler(RequestHandler):
 
     async def post(self, action: str | None = None) -> None:
         """Run the action. This is the one place that owns its task, its timer and what it comes to."""
-        if self._linger is not None:
+        if self._linger is not None or self._connection.stream.closed():  # who has left is not told of it
             return self._hang_up()
         self.request.body = b"".join(self._chunks)
         begin_request()
@@ -220,9 +226,10 @@ class IndicoHandler(RequestHandler):
 
     def _write_envelope(self, data: Any, code: int) -> None:
         try:
-            body = _ENCODER.encode({"status": code, "data": data})
+            text = _ENCODER.encode({"status": code, "data": data})
         except ValueError:
-            body = _ENCODER.encode({"status": code, "data": _without_nan(data)})
+            text = _ENCODER.encode({"status": code, "data": _without_nan(data)})
+        body = text.encode()
         self.set_status(code)
         self.set_header("Content-Length", len(body))
         if code == 503:
@@ -252,6 +259,10 @@ class IndicoHandler(RequestHandler):
         else:
             super().send_error(status_code, **kwargs)
 
+    def refused(self, *args: Any, **kwargs: Any) -> None:
+        """Any method that Tornado does not know."""
+        raise HTTPError(405)
+
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         error = kwargs["exc_info"][1] if "exc_info" in kwargs else HTTPError(status_code)
         if status_code == 405:
@@ -259,15 +270,13 @@ class IndicoHandler(RequestHandler):
         self.fail(error)
 
     def _find_fault(self) -> IndicoError:
-        # A wrong method, but what is wrong besides may come first: 413, 404, 405.
-        if self._declared_size() > config.MAX_BODY_SIZE:
-            return BodyTooLarge(config.MAX_BODY_SIZE)
+        # A wrong method; but of what is not there, none is right.
         try:
             self.find_action(self.request.path.rpartition("/")[2] or None)
         except RouteNotFound as error:
             return error
         self.set_header("Allow", self.allowed)
-        return MethodNotAllowed(str(self.request.method), self.allowed)
+        return MethodNotAllowed(self._method, self.allowed)
 
     def log_exception(self, *exc_info: Any) -> None:
         if self._finished:  # all others are logged where they become the answer
@@ -283,7 +292,7 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-_ENCODER = JSONEncoder(allow_nan=False)
+_ENCODER = JSONEncoder(ensure_ascii=False, allow_nan=False)
 _SHIPPED = frozenset(dir(IndicoHandler))
 
 

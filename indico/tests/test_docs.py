@@ -100,6 +100,16 @@ class PagesTest(StrictTest):
             for block in read_blocks("quickstart.rst", language)[:3]:
                 self.assertIn(block.code, shown)
 
+    def test_every_test_that_the_security_page_names_exists(self) -> None:
+        needs_docs(self)
+        names = re.findall(r"``((?:\w+\.)*test_\w+(?:\.\w+)?)``", (DOCS / "security.rst").read_text())
+        self.assertGreater(len(names), 20)
+        for name in names:
+            with self.subTest(name):
+                module, test = re.fullmatch(r"(.*?\btest_\w+)(?:\.(\w+))?", name).groups()  # type: ignore[union-attr]
+                source = (ROOT / "indico/tests" / module.replace(".", "/")).with_suffix(".py").read_text()
+                self.assertIn(f"\nclass {test}(" if test else "\nclass ", source)
+
     def test_readme_and_routes_have_the_same_action(self) -> None:
         self.assertEqual(read_blocks("README.md")[0].code, read_files("routes.rst")["indico/routes/name.py"])
 

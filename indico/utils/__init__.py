@@ -18,6 +18,7 @@ from indico.error import InvalidJSON, InvalidValue, MissingField, WrongFieldType
 
 LOGGER = logging.getLogger("indico")
 MAX_DEPTH = 100  # levels, as many as MongoDB documents for its own
+MAX_CONTAINERS = 20_000  # dicts and lists in a body: many more take long to walk through
 MAX_FORM_FIELDS = 1000
 
 Action = Callable[..., Any]
@@ -126,10 +127,15 @@ def levels(value: Any) -> Iterator[list[Any]]:
         ]
 
 
-def check_depth(value: Any) -> None:
-    """Raise InvalidValue for what is nested deeper than MongoDB stores."""
-    if any(depth > MAX_DEPTH for depth, _ in enumerate(levels(value), 1)):
-        raise InvalidValue(f"The value is nested deeper than {MAX_DEPTH} levels")
+def check_shape(value: Any) -> None:
+    """Raise InvalidValue for what is nested deeper than MongoDB stores, or has too many dicts and lists."""
+    containers = 0
+    for depth, level in enumerate(levels(value), 1):
+        containers += len(level)
+        if depth > MAX_DEPTH:
+            raise InvalidValue(f"The value is nested deeper than {MAX_DEPTH} levels")
+        if containers > MAX_CONTAINERS:
+            raise InvalidValue(f"The value has more than {MAX_CONTAINERS} objects and lists")
 
 
 def _decode(body: str | bytes) -> str:
@@ -166,7 +172,7 @@ def smart_parse(body: str | bytes) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise InvalidJSON()
     if text.count("{") + text.count("[") > MAX_DEPTH:
-        check_depth(data)
+        check_shape(data)
     if _SURROGATE.search(text):
         try:
             json.dumps(data, ensure_ascii=False).encode("utf-8")
@@ -181,7 +187,8 @@ def form_urlencoded_parse(body: str | bytes) -> dict[str, Any]:
     wins. Raises InvalidJSON for what is no form or has more than MAX_FORM_FIELDS fields.
     """
     text = _decode(body)
-    if not text:  # of which the Pythons think differently
+    # Of an empty text the Pythons think differently, and much that is no percent-encoding takes long.
+    if not text or re.search("%(?![0-9a-fA-F]{2})", text):
         raise InvalidJSON()
     try:
         fields = parse_qs(

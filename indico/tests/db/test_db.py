@@ -305,6 +305,13 @@ class SchemaTest(MongoTest):
         with self.assertRaisesRegex(InvalidValue, "deeper than 100 levels"):
             await checked({"$set": {"a": fields}})
 
+    @gen_test
+    async def test_more_fields_than_mongodb_is_quick_with_are_refused(self) -> None:
+        fields: dict[str, Any] = {f"field{number}": number for number in range(200)}
+        self.assertEqual(await checked({"$set": fields}), {"$set": fields})
+        with self.assertRaisesRegex(InvalidValue, "at most 200 fields"):
+            await checked({"$set": {**fields, "another": 1}})
+
     def test_an_error_reaches_the_callback(self) -> None:
         checked({"$set": {"size": "1"}}, self.callback)
         with self.assertRaises(WrongFieldType):

@@ -142,7 +142,7 @@ class EndlessHandler(ProbeHandler):
 class PreparedHandler(IndicoHandler):
     """What a user's own `prepare` and `get` may do."""
 
-    def prepare(self) -> None:
+    async def prepare(self) -> None:
         if self.request.method == "POST":
             raise IndicoError("not today", 402)
 
@@ -392,6 +392,30 @@ class BodySizeTest(ProbeTest):
         self.set(handler_module, "LINGER", 0.05)
         head = "POST /probe/echo HTTP/1.1\r\nTransfer-Encoding: chunked"
         self.assert_too_large(self.send(head, 20 * (b"3c\r\n" + 60 * b"a" + b"\r\n")))
+
+    def test_a_refused_body_gets_one_answer_though_it_goes_on_as_no_http_does(self) -> None:
+        for head, body in (
+            ("Content-Length: 101\r\nTransfer-Encoding: chunked", b"0\r\n\r\n"),
+            ("Content-Length: 101\r\nTransfer-Encoding: gzip", b"x"),
+            ("Content-Length: 101, 101", 101 * b"a"),
+            ("Transfer-Encoding: chunked", b"11000\r\n" + 0x11000 * b"a" + b"\r\nzz\r\n"),
+            ("Transfer-Encoding: chunked", b"11000\r\n" + 0x11000 * b"a" + b"XX"),
+            ("Transfer-Encoding: chunked", b"11000\r\n" + 0x11000 * b"a" + b"\r\n0\r\nX: y\r\n\r\n"),
+        ):
+            with self.subTest(head):
+                self.assert_too_large(self.send(f"POST /probe/echo HTTP/1.1\r\n{head}", body))
+
+    def test_a_method_that_tornado_does_not_know_keeps_its_connection(self) -> None:
+        stream = self.connect()
+        request = b"BREW /probe/echo HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\npot"
+
+        async def talk() -> list[bytes]:
+            await stream.write(request + request)
+            return [await stream.read_until(b"}") for _ in range(2)]
+
+        for answer in self.io_loop.run_sync(talk):
+            self.assertIn(b'{"status": 405, "data": "BREW is not allowed here, but POST is"}', answer)
+            self.assertNotIn(b"Connection: close", answer)
 
     def test_a_client_that_asks_before_it_sends_is_refused_without_being_told_to_go_on(self) -> None:
         head = "POST /probe/echo HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 101"
