@@ -64,6 +64,7 @@ class NamedTest(ProcessTest):
         self.assertNotIn("'b'", server.output)
         self.assertNotIn(USER_KEY, server.output)
         self.assertEqual(server.post("auth/login", LOGIN_DATA)["status"], 200)
+        self.assertEqual(server.stop(), 0)
 
     def test_the_command_mends_everything_and_finds_nothing_the_second_time(self) -> None:
         self.database.user.insert_many([{"user_id": "a"}, {"user_id": "a"}])
