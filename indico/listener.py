@@ -121,7 +121,7 @@ class Listener(HTTPServer):
     A connection beyond MAX_CONNECTIONS or, unless it comes from a trusted proxy, MAX_CONNECTIONS_PER_ADDRESS
     is closed as soon as it is made. So is one that has not sent its first headers within HEADER_TIMEOUT,
     sends nothing for IDLE_TIMEOUT, has not sent a body within BODY_TIMEOUT, or has not read an answer within
-    WRITE_TIMEOUT.
+    WRITE_TIMEOUT; and, while more than MAX_UNSENT bytes wait to be read, who has let them wait longest.
     """
 
     def initialize(self, application: Application) -> None:  # type: ignore[override]
@@ -174,6 +174,13 @@ class Listener(HTTPServer):
         self._writing = {stream: self._writing.get(stream, now) for stream in self._open if stream.writing()}
         late = [stream for stream, since in self._silent.items() if now - since > config.HEADER_TIMEOUT]
         late += [stream for stream, since in self._writing.items() if now - since > config.WRITE_TIMEOUT]
+        # Of what is written and not read Tornado keeps all; beyond MAX_UNSENT, who is longest at it goes.
+        unsent = {stream: len(stream._write_buffer) for stream in self._writing}
+        excess = sum(unsent.values()) - config.MAX_UNSENT
+        for stream in sorted(self._writing, key=self._writing.__getitem__):
+            if excess > 0:
+                late.append(stream)
+                excess -= unsent[stream]
         for stream in late:
             stream.close()
 

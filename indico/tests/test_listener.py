@@ -239,6 +239,22 @@ class WriteTimeoutTest(LimitTest):
             self.assertGreater(len(await client.receive_all()), LARGE)
 
 
+class UnsentTest(LimitTest):
+    limits = {"MAX_UNSENT": 1.5 * LARGE}
+
+    @gen_test(timeout=PATIENCE)
+    async def test_beyond_the_limit_who_let_an_answer_wait_longest_is_cut_off(self) -> None:
+        request = make_request("POST /probe/large HTTP/1.1") + LAST_REQUEST
+        async with AsyncExitStack() as stack:
+            clients = []
+            for _ in range(3):
+                clients.append(await self.connect(stack, SECOND, buffer=4096))
+                await clients[-1].send(request)
+                self.assertTrue(await self.is_served(FIRST))
+            self.assertLess(len(await clients[0].receive_all()), LARGE)
+            self.assertGreater(len(await clients[-1].receive_all()), LARGE)
+
+
 class MostConnectionsTest(LimitTest):
     limits = {"MAX_CONNECTIONS": 3, "MAX_CONNECTIONS_PER_ADDRESS": 3}
 
