@@ -14,26 +14,11 @@ from tornado.testing import bind_unused_port
 
 import indico.db
 from indico.batteries import health
+from indico.tests.test_server import SLOW_SERVER
 from indico.tests.testutils.process import ProcessTest
 from indico.tests.testutils.server import ServerTest
 
 TRUE = {"status": 200, "data": True}
-
-WAITING_SERVER = """
-import asyncio, os
-from indico import server
-from indico.routes.handler import IndicoHandler
-
-class WaitingHandler(IndicoHandler):
-    async def wait(self, data):
-        print("waiting", flush=True)
-        while not os.path.exists("go"):
-            await asyncio.sleep(0.01)
-        return "done"
-
-server.ROUTES.append((r"/waiting/(?P<action>[a-zA-Z]+)?", WaitingHandler))
-server.main(debug=False, port=0)
-"""
 
 
 class HealthTest(ServerTest):
@@ -76,9 +61,9 @@ class HealthTest(ServerTest):
 
 class DrainingTest(ProcessTest):
     def test_a_server_that_was_told_to_stop_is_not_ready_while_it_finishes_its_requests(self) -> None:
-        server = self.start(script=WAITING_SERVER)
+        server = self.start(script=SLOW_SERVER)
         answers: list[Any] = []
-        thread = threading.Thread(target=lambda: answers.append(server.post("waiting/wait")))
+        thread = threading.Thread(target=lambda: answers.append(server.post("slow/wait")))
         thread.start()
         server.wait_for("waiting")
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
