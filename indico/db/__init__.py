@@ -15,6 +15,7 @@ import inspect
 import re
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, overload
 
@@ -74,7 +75,10 @@ def connect(uri: str | None = None, database: str | None = None) -> None:
         "w": "majority",
         "journal": True,
         "serverSelectionTimeoutMS": milliseconds,
-        "connectTimeoutMS": milliseconds,
+        "socketTimeoutMS": milliseconds,  # or Motor's few threads wait for ever, and with them all requests
+        # One that went silent is given up, and one that is back is found, within two seconds.
+        "connectTimeoutMS": min(milliseconds, 1000),
+        "heartbeatFrequencyMS": 500,
         "waitQueueTimeoutMS": milliseconds,
         # What another program stored is read as well as it can be.
         "unicode_decode_error_handler": "replace",
@@ -105,7 +109,8 @@ async def close() -> None:
     client = globals().pop("CLIENT", None)
     closing = client.close() if client is not None else None
     if inspect.isawaitable(closing):
-        await closing
+        with suppress(asyncio.TimeoutError):  # it says goodbye to a MongoDB that may not answer
+            await _wait_for(closing, 1)
 
 
 def index(collection: str, *fields: str, **options: Any) -> None:
@@ -207,7 +212,7 @@ async def _bounded(operation: Awaitable[T]) -> T:
     waited = _waited.get() or [0.0]
     began = time.monotonic()
     try:
-        return await asyncio.wait_for(operation, max(config.MONGODB_TIMEOUT - waited[0], 0))
+        return await _wait_for(operation, max(config.MONGODB_TIMEOUT - waited[0], 0))
     except asyncio.TimeoutError as error:
         raise Unavailable("The database did not answer in time") from error
     except (DocumentTooLarge, InvalidDocument, OverflowError, UnicodeEncodeError) as error:
@@ -224,6 +229,20 @@ async def _bounded(operation: Awaitable[T]) -> T:
         raise MongoError("The database refused the operation") from error
     finally:
         waited[0] += time.monotonic() - began
+
+
+async def _wait_for(operation: Awaitable[T], seconds: float) -> T:
+    # What takes longer is left alone, and ends by itself (socketTimeoutMS). asyncio.wait_for would cancel it
+    # and wait for its end, and a lock of PyMongo's that is cancelled so was seen to stay locked for good.
+    async def run() -> T:
+        return await operation
+
+    task = spawn(run())
+    task.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody may ask any more
+    done, _ = await asyncio.wait([task], timeout=seconds)
+    if not done:
+        raise asyncio.TimeoutError
+    return cast("T", task.result())
 
 
 async def _call_back(call: Coroutine[Any, Any, Any], callback: Callable[[Any, Any], Any]) -> None:
