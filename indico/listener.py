@@ -132,6 +132,7 @@ class Listener(HTTPServer):
             max_header_size=LARGEST_HEADER,
         )
         gen_log.setLevel(logging.WARNING)  # below, it quotes whatever clients send, a key or 60 kB
+        gen_log.addFilter(_is_no_assertion)
         self._most = config.MAX_CONNECTIONS or count_connections(raise_file_limit())
         self._most_of_a_peer = config.MAX_CONNECTIONS_PER_ADDRESS or -(-self._most // 2)
         self._peers: Counter[str] = Counter()  # connections of each address
@@ -183,6 +184,11 @@ class Listener(HTTPServer):
                 excess -= unsent[stream]
         for stream in late:
             stream.close()
+
+
+def _is_no_assertion(record: logging.LogRecord) -> bool:
+    """Tornado 6.5 logs a traceback, because it asserts how a chunk ends, when a client ends it otherwise."""
+    return not (record.exc_info and isinstance(record.exc_info[1], AssertionError))
 
 
 class _FirstRequest(HTTPMessageDelegate):

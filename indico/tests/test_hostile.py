@@ -500,8 +500,6 @@ class HeaderTest(HostileTest):
             ": no name",
             "space before : a",
             " folded: a",
-            "A: b\r\n folded",
-            "A: b\r\n\tfolded",
             "A: b\0c",
             "A\0: b",
             "A: b\x1b[31m",
@@ -512,6 +510,12 @@ class HeaderTest(HostileTest):
         ):
             with self.subTest(header=header):
                 self.assert_answers(make_request("POST /probe/echo HTTP/1.1", header), BARE)
+
+    def test_a_folded_header_is_read_or_cut_off(self) -> None:
+        for header in ("A: b\r\n folded", "A: b\r\n\tfolded"):
+            answers = self.exchange(make_request("POST /probe/echo HTTP/1.1", header) + LAST_REQUEST)
+            # Tornado has read them until 6.5.
+            self.assertIn([answer.status for answer in answers], ([200, LAST], [BARE]))
 
     def test_odd_headers_make_no_difference(self) -> None:
         for header in (

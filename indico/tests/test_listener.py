@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import resource
 import socket
@@ -237,6 +238,15 @@ class WriteTimeoutTest(LimitTest):
             client = await self.connect(stack)
             await client.send(make_request("POST /probe/large HTTP/1.1") + LAST_REQUEST)
             self.assertGreater(len(await client.receive_all()), LARGE)
+
+
+class LogTest(LimitTest):
+    def test_what_tornado_asserts_of_a_client_is_not_logged_and_all_else_is(self) -> None:
+        for error, count in ((AssertionError("no end of a chunk"), 0), (ValueError("a bug"), 1)):
+            with self.assertLogs(level="ERROR") as logs:
+                logging.getLogger("tornado.general").error("Uncaught exception", exc_info=error)
+                logging.getLogger("test").error("so that there is one")
+            self.assertEqual(len(logs.records), count + 1)
 
 
 class UnsentTest(LimitTest):
