@@ -56,6 +56,8 @@ MAX_FIELDS = 200  # of an update; MongoDB's time for them grows with their squar
 
 _waited: ContextVar[list[float] | None] = ContextVar("waited", default=None)  # seconds, of this request
 
+_late: set[asyncio.Task[Any]] = set()  # operations that were given up and have not ended yet
+
 # What the server says of a document that has grown beyond 16 MB or is nested too deep.
 REFUSED_DOCUMENT = {15, 10334, 17260, 17419, 17420}
 
@@ -111,6 +113,10 @@ async def close() -> None:
     if inspect.isawaitable(closing):
         with suppress(asyncio.TimeoutError):  # it says goodbye to a MongoDB that may not answer
             await _wait_for(closing, 1)
+    for task in _late:
+        task.cancel()
+    if _late:
+        await asyncio.wait(_late, timeout=1)
 
 
 def index(collection: str, *fields: str, **options: Any) -> None:
@@ -241,6 +247,8 @@ async def _wait_for(operation: Awaitable[T], seconds: float) -> T:
     task.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody may ask any more
     done, _ = await asyncio.wait([task], timeout=seconds)
     if not done:
+        _late.add(task)
+        task.add_done_callback(_late.discard)
         raise asyncio.TimeoutError
     return cast("T", task.result())
 

@@ -676,7 +676,8 @@ class ChunkTest(HostileTest):
         self.assertLessEqual({answer.status for answer in answers}, {BARE})
 
     def test_a_chunk_that_is_longer_than_it_says_is_cut_off(self) -> None:
-        self.assert_answers(self.chunked(b"1\r\nab\r\n0\r\n\r\n"), BARE)
+        answers = self.exchange(self.chunked(b"1\r\nab\r\n0\r\n\r\n") + LAST_REQUEST)
+        self.assertIn([answer.status for answer in answers], ([BARE], []))  # Tornado 6.5 just closes
 
     def test_trailers_are_cut_off(self) -> None:
         self.assert_answers(self.chunked(b"2\r\nab\r\n0\r\nExpires: never\r\n\r\n"), BARE)
