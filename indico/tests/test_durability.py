@@ -15,7 +15,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from itertools import count, pairwise
-from typing import Any, ClassVar
+from typing import Any
 
 from pymongo import MongoClient
 from pymongo.read_concern import ReadConcern
@@ -227,17 +227,11 @@ class DurabilityTest(ProcessTest):
 @slow
 @linux
 class ReplicaSetTest(DurabilityTest):
-    replica: ClassVar[ReplicaSet]
-
-    @classmethod
-    def setUpClass(cls) -> None:
-        super().setUpClass()
-        cls.replica = ReplicaSet()
-        cls.addClassCleanup(cls.replica.close)
-        cls.replica.start()
-
     def setUp(self) -> None:
         super().setUp()
+        self.replica = ReplicaSet()
+        self.addCleanup(self.replica.close)
+        self.replica.start()
         self.uri = self.replica.uri
         self.servers = self.start_servers(MONGODB=self.uri)
 
