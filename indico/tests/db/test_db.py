@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from bson.objectid import ObjectId
-from tornado.testing import AsyncTestCase, gen_test
+from tornado.testing import AsyncTestCase, bind_unused_port, gen_test
 
 import indico.db
 from indico import config
@@ -173,9 +173,14 @@ class ErrorTest(MongoTest):
             await sleep()
 
     def test_an_unreachable_mongodb_is_unavailable(self) -> None:
+        # It takes connections and says nothing: of one that is refused just when the client is closed,
+        # PyMongo leaves the socket open.
+        listening, port = bind_unused_port()
+        self.addCleanup(listening.close)
+
         async def ask() -> None:
             await indico.db.close()
-            indico.db.connect("mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=50")
+            indico.db.connect(f"mongodb://127.0.0.1:{port}/?serverSelectionTimeoutMS=50")
             with self.assertRaises(Unavailable):
                 await find_all({})
 
