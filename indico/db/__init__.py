@@ -56,7 +56,7 @@ MAX_FIELDS = 200  # of an update; MongoDB's time for them grows with their squar
 
 _waited: ContextVar[list[float] | None] = ContextVar("waited", default=None)  # seconds, of this request
 
-_late: set[asyncio.Task[Any]] = set()  # operations that were given up and have not ended yet
+_operations: set[asyncio.Future[Any]] = set()  # those under way, also when nobody waits for them any more
 
 # What the server says of a document that has grown beyond 16 MB or is nested too deep.
 REFUSED_DOCUMENT = {15, 10334, 17260, 17419, 17420}
@@ -113,10 +113,10 @@ async def close() -> None:
     if inspect.isawaitable(closing):
         with suppress(asyncio.TimeoutError):  # it says goodbye to a MongoDB that may not answer
             await _wait_for(closing, 1)
-    for task in _late:
+    for task in _operations:
         task.cancel()
-    if _late:
-        await asyncio.wait(_late, timeout=1)
+    if _operations:
+        await asyncio.wait(_operations, timeout=1)
 
 
 def index(collection: str, *fields: str, **options: Any) -> None:
@@ -240,17 +240,14 @@ async def _bounded(operation: Awaitable[T]) -> T:
 async def _wait_for(operation: Awaitable[T], seconds: float) -> T:
     # What takes longer is left alone, and ends by itself (socketTimeoutMS). asyncio.wait_for would cancel it
     # and wait for its end, and a lock of PyMongo's that is cancelled so was seen to stay locked for good.
-    async def run() -> T:
-        return await operation
-
-    task = spawn(run())
+    task = asyncio.ensure_future(operation)
+    _operations.add(task)
+    task.add_done_callback(_operations.discard)
     task.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody may ask any more
     done, _ = await asyncio.wait([task], timeout=seconds)
     if not done:
-        _late.add(task)
-        task.add_done_callback(_late.discard)
         raise asyncio.TimeoutError
-    return cast("T", task.result())
+    return task.result()
 
 
 async def _call_back(call: Coroutine[Any, Any, Any], callback: Callable[[Any, Any], Any]) -> None:

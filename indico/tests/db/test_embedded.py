@@ -253,9 +253,7 @@ server.main(debug=False, port=0)
         again.stop()
         self.assert_nothing_runs()
 
-    @slow
-    def test_it_is_started_again_when_it_is_killed(self) -> None:
-        server = self.start(script=self.script)
+    def assert_killed_mongod_is_replaced(self, server: ServerProcess) -> None:
         self.assert_serves(server)
         first = self.find_mongod()
         os.kill(first, signal.SIGKILL)
@@ -263,6 +261,11 @@ server.main(debug=False, port=0)
         wait_until(lambda: server.fetch("auth/check").status == 200, "an answer from another mongod")
         self.assertNotEqual(self.find_mongod(), first)
         self.assertEqual(server.stop(), 0)
+
+    @slow
+    def test_it_is_started_again_when_it_is_killed(self) -> None:
+        server = self.start(script=self.script)
+        self.assert_killed_mongod_is_replaced(server)
 
     def test_workers_share_one(self) -> None:
         server = self.start(script=self.script, WORKERS="2")
@@ -274,13 +277,7 @@ server.main(debug=False, port=0)
     @slow
     def test_it_is_started_again_when_it_is_killed_below_workers(self) -> None:
         server = self.start(script=self.script, WORKERS="2")
-        self.assert_serves(server)
-        first = self.find_mongod()
-        os.kill(first, signal.SIGKILL)
-        self.wait_for_end(first)
-        wait_until(lambda: server.fetch("auth/check").status == 200, "an answer from another mongod")
-        self.assertNotEqual(self.find_mongod(), first)
-        self.assertEqual(server.stop(), 0)
+        self.assert_killed_mongod_is_replaced(server)
 
     @slow
     def test_two_servers_share_one_and_one_takes_over_when_its_owner_ends(self) -> None:
