@@ -18,7 +18,6 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
 
 from tornado import autoreload
 from tornado.ioloop import PeriodicCallback
@@ -26,12 +25,11 @@ from tornado.web import Application, RequestHandler
 
 import indico.db.auth_db as AuthDB
 from indico import config, db, supervisor
-from indico.batteries import health, login_rate
 from indico.db.embedded import Mongod, MongodError
 from indico.error import Unavailable
 from indico.listener import Listener, listen
 from indico.routes.auth import AuthRoute
-from indico.routes.handler import UnknownRoute, describe
+from indico.routes.handler import UnknownHandler, describe
 from indico.routes.user import UserRoute
 from indico.utils import LOGGER, spawn
 from indico.utils.development import get_secret, make_folder
@@ -42,7 +40,10 @@ LONGEST_CALL = 1  # seconds that a call may block the loop before development na
 Route = tuple[str, type[RequestHandler]]
 
 ROUTES: list[Route] = [AuthRoute, UserRoute]
-BATTERIES: list[Any] = [health, login_rate]  # each has one install(application)
+BATTERIES = [  # modules, each with one install(application)
+    "indico.batteries.health",
+    "indico.batteries.login_rate",
+]
 
 
 def make_app(debug: bool = False, routes: Sequence[Route] = ROUTES) -> Application:
@@ -51,11 +52,11 @@ def make_app(debug: bool = False, routes: Sequence[Route] = ROUTES) -> Applicati
         list(routes),
         debug=debug,
         autoreload=False,  # `serve` starts it, in a process that can be started again
-        default_handler_class=UnknownRoute,
+        default_handler_class=UnknownHandler,
         log_function=log_request,
     )
     for battery in BATTERIES:
-        battery.install(application)
+        importlib.import_module(battery).install(application)
     return application
 
 
@@ -116,7 +117,11 @@ async def drain(application: Application) -> None:
 
 
 async def serve(
-    sockets: list[socket.socket], debug: bool, announce: bool, mongod: Mongod | None = None
+    application: Application,
+    sockets: list[socket.socket],
+    debug: bool,
+    announce: bool,
+    mongod: Mongod | None = None,
 ) -> None:
     """Serve on these sockets until SIGTERM or SIGINT; a second one ends the process at once."""
     loop = asyncio.get_running_loop()
@@ -133,7 +138,6 @@ async def serve(
     # A large body makes many objects, for which the collector would go through all there are again and again.
     gc.freeze()
     gc.set_threshold(100_000, 10, 10)
-    application = make_app(debug)
     server = Listener(application)
     async with lifespan(application):
         server.add_sockets(sockets)
@@ -145,7 +149,7 @@ async def serve(
             faulthandler.dump_traceback_later(LONGEST_CALL)
             PeriodicCallback(lambda: faulthandler.dump_traceback_later(LONGEST_CALL), 200).start()
         if announce:
-            print_welcome(sockets[0].getsockname()[1])
+            print_welcome(application, sockets[0].getsockname()[1])
         await stop.wait()
         application.settings["draining"] = True
         server.stop()
@@ -153,7 +157,7 @@ async def serve(
     faulthandler.cancel_dump_traceback_later()
 
 
-def print_welcome(port: int) -> None:
+def print_welcome(application: Application, port: int) -> None:
     """Say that the server is ready and, in development, how to log in."""
     host = config.ADDRESS or "127.0.0.1"
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -175,16 +179,17 @@ def main(debug: bool = True, port: int = config.PORT) -> None:
     mongod = None
     try:
         asyncio.run(check_settings())
+        application = make_app(debug)
         sockets = bind(port)
         if not config.PRODUCTION and config.MONGODB == config.DEFAULT_MONGODB:
             mongod = Mongod(make_folder("mongodb"), DEFAULT_MONGODB_PORT)
             mongod.start()
         if config.WORKERS == 1:
-            asyncio.run(serve(sockets, debug, announce=True, mongod=mongod))
+            asyncio.run(serve(application, sockets, debug, announce=True, mongod=mongod))
         else:
             supervisor.supervise(
                 config.WORKERS,
-                lambda number: asyncio.run(serve(sockets, debug=False, announce=number == 0)),
+                lambda number: asyncio.run(serve(application, sockets, debug=False, announce=number == 0)),
                 mongod.tend if mongod is not None else lambda: None,
             )
     except (config.SettingError, MongodError, supervisor.WorkersDied) as error:

@@ -76,12 +76,14 @@ class IndicoHandler(RequestHandler):
         self._abandoned = False  # timed out or left by the client: what the action says is dropped
         self._task: asyncio.Task[Any] | None = None
         self._later: asyncio.Future[None] | None = None
+        self._endings: list[Callable[[], object]] = []
         super().__init__(*args, **kwargs)
         self._method = str(self.request.method)
         if self._method not in self.SUPPORTED_METHODS:  # Tornado would not even wait for its body
             self.request.method = "REFUSED"
         self._connection.set_max_body_size(math.inf)  # Tornado's own limit answers without an envelope
         self.settings.setdefault("in_flight", set()).add(self)
+        self._endings = [watch(self) for watch in self.settings.get("watchers", ())]
 
     @property
     def _connection(self) -> Any:
@@ -97,6 +99,8 @@ class IndicoHandler(RequestHandler):
         self.set_header("Content-Type", "application/json; charset=UTF-8")
         self.set_header("X-Content-Type-Options", "nosniff")
         self.set_header("Cache-Control", "no-store")
+        for add_headers in self.settings.get("headers", ()):
+            add_headers(self)
 
     def compute_etag(self) -> None:
         """No answer is a 304: each is an envelope."""
@@ -192,6 +196,8 @@ class IndicoHandler(RequestHandler):
 
     def on_connection_close(self) -> None:
         super().on_connection_close()
+        if not self._answered:
+            self.set_status(499, "Client Closed Request")  # as nginx has it; only watchers see it
         self._leave()
         self._abandon()
 
@@ -250,6 +256,9 @@ class IndicoHandler(RequestHandler):
         self.settings["in_flight"].discard(self)
         if self._linger is not None:
             self._linger.cancel()
+        endings, self._endings = self._endings, []
+        for end in endings:
+            end()
 
     # What Tornado finds wrong by itself
 
@@ -296,7 +305,7 @@ _ENCODER = JSONEncoder(ensure_ascii=False, allow_nan=False)
 _SHIPPED = frozenset(dir(IndicoHandler))
 
 
-class UnknownRoute(IndicoHandler):
+class UnknownHandler(IndicoHandler):
     """Whatever no route matches."""
 
     def find_action(self, action: str | None) -> Callable[..., Any]:
@@ -316,7 +325,7 @@ class PageHandler(IndicoHandler):
 
 
 def describe(handler: RequestHandler) -> str:
-    """`UserHandler.update`, for the log: nothing in it comes from the client."""
-    name = type(handler).__name__
+    """`user.update`, for the log and for metrics: nothing in it comes from the client."""
+    route = type(handler).__name__.removesuffix("Handler").lower()
     action = getattr(handler, "action", None)
-    return f"{name}.{action}" if action else name
+    return f"{route}.{action}" if action else route

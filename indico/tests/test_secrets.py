@@ -62,7 +62,7 @@ class SecretsTest(ProcessTest):
         self.assertEqual(len(titles), 3)
         self.assertEqual(server.stop(), 0)
         written = server.output + "".join(titles)
-        self.assertIn("AuthHandler.login", written)
+        self.assertIn("auth.login", written)
         for secret in secrets:
             self.assertNotIn(secret, written)
 

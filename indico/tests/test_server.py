@@ -68,7 +68,10 @@ class ApplicationTest(StrictTest):
     def test_each_battery_is_installed_once(self) -> None:
         installed: list[Application] = []
         battery = SimpleNamespace(install=installed.append)
-        with mock.patch.object(server, "BATTERIES", [battery]):
+        with (
+            mock.patch.object(server, "BATTERIES", ["the.battery"]),
+            mock.patch.dict(sys.modules, {"the.battery": battery}),
+        ):
             application = server.make_app()
         self.assertEqual(installed, [application])
 
@@ -125,8 +128,8 @@ class StartTest(ProcessTest):
         process.post("auth/check")
         process.post("auth/secret")
         process.wait_for("ms\n", 3)
-        self.assertRegex(process.output, r" INFO indico: 200 AuthHandler.check \d+\.\d ms\n")
-        self.assertRegex(process.output, r" INFO indico: 404 AuthHandler \d+\.\d ms\n")
+        self.assertRegex(process.output, r" INFO indico: 200 auth.check \d+\.\d ms\n")
+        self.assertRegex(process.output, r" INFO indico: 404 auth \d+\.\d ms\n")
         self.assertNotIn(USER_KEY, process.output)
         self.assertNotIn("secret", process.output)
 

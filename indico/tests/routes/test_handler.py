@@ -23,7 +23,7 @@ from tornado.testing import gen_test
 from indico import config
 from indico.error import IndicoError
 from indico.routes import handler as handler_module
-from indico.routes.handler import IndicoHandler, JSONEncoder
+from indico.routes.handler import IndicoHandler, JSONEncoder, describe
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
 from indico.utils import LATER, type_check, unpack
@@ -225,7 +225,7 @@ class OutcomeTest(ProbeTest):
         with self.assertLogs("indico", "WARNING") as log:
             self.assert_outcome("twice", "first")
         self.assertEqual(len(log.output), 1)
-        self.assertIn("ProbeHandler.twice answered twice", log.output[0])
+        self.assertIn("probe.twice answered twice", log.output[0])
 
     def test_an_action_may_finish_by_hand(self) -> None:
         response = self.call("/probe/finishes")
@@ -343,7 +343,7 @@ class MethodTest(ProbeTest):
             response = self.call("/prepared/x", "GET", None)
         self.assertEqual(response.body, b'"got"')
         self.assert_envelope(response, 200)
-        self.assertIn("PreparedHandler failed after its answer", log.output[0])
+        self.assertIn("prepared failed after its answer", log.output[0])
 
 
 class BodySizeTest(ProbeTest):
@@ -529,6 +529,48 @@ class EndingTest(ProbeTest):
         stream.close()
         while self._app.settings["in_flight"]:
             await asyncio.sleep(0)
+
+
+class HookTest(ProbeTest):
+    """What batteries hang on to requests."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.begun: list[str] = []
+        self.endings: list[tuple[str, int]] = []
+
+        def watch(handler: IndicoHandler) -> Callable[[], None]:
+            self.begun.append(handler.request.path)
+            return lambda: self.endings.append((describe(handler), handler.get_status()))
+
+        self._app.settings["watchers"] = [watch]
+        self._app.settings["headers"] = [lambda handler: handler.set_header("X-Probe", "yes")]
+
+    def test_a_watcher_sees_each_request_begin_and_end_once(self) -> None:
+        self.post("probe/echo", 1)
+        self.post("probe/nope", 1)
+        self.fetch("/nowhere")
+        self.assertEqual(self.begun, ["/probe/echo", "/probe/nope", "/nowhere"])
+        self.assertEqual(self.endings, [("probe.echo", 200), ("probe", 404), ("unknown", 404)])
+
+    @gen_test
+    async def test_a_watcher_sees_a_client_leave(self) -> None:
+        stream = IOStream(socket.socket())
+        await stream.connect(("127.0.0.1", self.get_http_port()))
+        await stream.write(b"POST /probe/hangs HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+        await self.started.wait()
+        stream.close()
+        await self.ended.wait()
+        self.assertEqual(self.endings, [("probe.hangs", 499)])
+
+    def test_headers_are_on_every_answer(self) -> None:
+        answers = [
+            self.fetch("/probe/echo", method="POST", body="1"),
+            self.fetch("/probe/forbids", method="POST", body="1"),
+            self.fetch("/probe/echo"),
+            self.fetch("/probe/echo", method="POST", body=b"1" * (config.MAX_BODY_SIZE + 1)),
+        ]
+        self.assertEqual([answer.headers["X-Probe"] for answer in answers], ["yes"] * 4)
 
 
 class EncoderTest(StrictTest):
