@@ -7,12 +7,13 @@ from __future__ import annotations
 import errno
 import ipaddress
 import logging
+import math
 import os
 import resource
 import socket
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from contextlib import suppress
 from typing import Any
 
@@ -125,19 +126,17 @@ class Listener(HTTPServer):
     """
 
     def initialize(self, application: Application) -> None:  # type: ignore[override]
-        super().initialize(
-            application,
-            idle_connection_timeout=config.IDLE_TIMEOUT,
-            body_timeout=config.BODY_TIMEOUT,
-            max_header_size=LARGEST_HEADER,
-        )
+        super().initialize(application, max_header_size=LARGEST_HEADER)
+        self.conn_params.max_body_size = math.inf  # type: ignore[assignment] # the handler's answers with an envelope
+        # Tornado would make a timer for each request's headers, and a task for its body: a seventh of its time.
+        self.conn_params.header_timeout = None
         gen_log.setLevel(logging.WARNING)  # below, it quotes whatever clients send, a key or 60 kB
         gen_log.addFilter(_is_no_assertion)
         self._most = config.MAX_CONNECTIONS or count_connections(raise_file_limit())
         self._most_of_a_peer = config.MAX_CONNECTIONS_PER_ADDRESS or -(-self._most // 2)
         self._peers: Counter[str] = Counter()  # connections of each address
         self._open: dict[IOStream, str] = {}  # every connection, with its address
-        self._silent: dict[IOStream, float] = {}  # those that have not sent headers yet, and since when
+        self._deadlines: dict[IOStream, float] = {}  # of those that something is to come from, and until when
         self._writing: dict[IOStream, float] = {}  # those with an answer not read yet, and since when
         self._sweeper = PeriodicCallback(self._sweep, SWEEP)
         self._sweeper.start()
@@ -149,18 +148,17 @@ class Listener(HTTPServer):
             return stream.close()
         self._open[stream] = peer
         self._peers[peer] += 1
-        self._silent[stream] = time.monotonic()
         return super().handle_stream(stream, address)
 
     def start_request(self, server_conn: Any, request_conn: HTTPConnection) -> HTTPMessageDelegate:
-        delegate = super().start_request(server_conn, request_conn)
-        if server_conn.stream not in self._silent:
-            return delegate
-        return _FirstRequest(delegate, lambda: self._silent.pop(server_conn.stream))
+        stream = server_conn.stream
+        timeout = config.IDLE_TIMEOUT if stream in self._deadlines else config.HEADER_TIMEOUT
+        self._deadlines[stream] = time.monotonic() + timeout
+        return _Request(super().start_request(server_conn, request_conn), stream, self._deadlines)
 
     def on_close(self, server_conn: Any) -> None:
         super().on_close(server_conn)
-        self._silent.pop(server_conn.stream, None)
+        self._deadlines.pop(server_conn.stream, None)
         peer = self._open.pop(server_conn.stream)
         self._peers[peer] -= 1
         if not self._peers[peer]:
@@ -173,7 +171,7 @@ class Listener(HTTPServer):
     def _sweep(self) -> None:
         now = time.monotonic()
         self._writing = {stream: self._writing.get(stream, now) for stream in self._open if stream.writing()}
-        late = [stream for stream, since in self._silent.items() if now - since > config.HEADER_TIMEOUT]
+        late = [stream for stream, deadline in self._deadlines.items() if now > deadline]
         late += [stream for stream, since in self._writing.items() if now - since > config.WRITE_TIMEOUT]
         # Of what is written and not read Tornado keeps all; beyond MAX_UNSENT, who is longest at it goes.
         unsent = {stream: len(stream._write_buffer) for stream in self._writing}
@@ -191,18 +189,24 @@ def _is_no_assertion(record: logging.LogRecord) -> bool:
     return not (record.exc_info and isinstance(record.exc_info[1], AssertionError))
 
 
-class _FirstRequest(HTTPMessageDelegate):
-    """The first request of a connection: tells when its headers are there."""
+class _Request(HTTPMessageDelegate):
+    """A request on its way in: keeps its stream's deadline, which is endless once all of it is there."""
 
-    def __init__(self, delegate: HTTPMessageDelegate, on_headers: Callable[[], object]) -> None:
+    def __init__(
+        self, delegate: HTTPMessageDelegate, stream: IOStream, deadlines: dict[IOStream, float]
+    ) -> None:
         self._delegate = delegate
-        self._on_headers = on_headers
+        self._stream = stream
+        self._deadlines = deadlines
         self.data_received = delegate.data_received  # type: ignore[method-assign]
-        self.finish = delegate.finish  # type: ignore[method-assign]
         self.on_connection_close = delegate.on_connection_close  # type: ignore[method-assign]
 
     def headers_received(
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> Awaitable[None] | None:
-        self._on_headers()
+        self._deadlines[self._stream] = time.monotonic() + config.BODY_TIMEOUT
         return self._delegate.headers_received(start_line, headers)
+
+    def finish(self) -> None:
+        self._deadlines[self._stream] = math.inf
+        self._delegate.finish()

@@ -62,8 +62,9 @@ def make_app(debug: bool = False, routes: Sequence[Route] = ROUTES) -> Applicati
 
 def log_request(handler: RequestHandler) -> None:
     """One line a request, in which nothing comes from the client: no path, no header, no key."""
-    milliseconds = 1000 * handler.request.request_time()
-    LOGGER.info("%d %s %.1f ms", handler.get_status(), describe(handler), milliseconds)
+    if LOGGER.isEnabledFor(logging.INFO):
+        milliseconds = 1000 * handler.request.request_time()
+        LOGGER.info("%d %s %.1f ms", handler.get_status(), describe(handler), milliseconds)
 
 
 @asynccontextmanager

@@ -9,10 +9,9 @@ import datetime
 import inspect
 import json
 import math
-import re
 import socket
 from asyncio import Future
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -30,7 +29,7 @@ from indico.error import (
     RouteNotFound,
     to_answer,
 )
-from indico.utils import LATER, LOGGER, settle
+from indico.utils import LATER, LOGGER
 
 RETRY_AFTER = 1  # seconds, what a 503 tells the client to wait
 LINGER = 2  # seconds in which the rest of a body that is too large is read and dropped
@@ -81,9 +80,9 @@ class IndicoHandler(RequestHandler):
         self._method = str(self.request.method)
         if self._method not in self.SUPPORTED_METHODS:  # Tornado would not even wait for its body
             self.request.method = "REFUSED"
-        self._connection.set_max_body_size(math.inf)  # Tornado's own limit answers without an envelope
-        self.settings.setdefault("in_flight", set()).add(self)
-        self._endings = [watch(self) for watch in self.settings.get("watchers", ())]
+        settings = self.settings
+        settings.setdefault("in_flight", set()).add(self)
+        self._endings = [watch(self) for watch in settings.get("watchers", ())]
 
     @property
     def _connection(self) -> Any:
@@ -107,18 +106,20 @@ class IndicoHandler(RequestHandler):
 
     # The body
 
-    async def prepare(self) -> None:
+    def prepare(self) -> Awaitable[None] | None:
         # Tornado takes a length that is repeated, "7, 7", for that length.
         length = self.request.headers.get("Content-Length", "").partition(",")[0]
-        if re.fullmatch("[0-9]+", length) and float(length) > config.MAX_BODY_SIZE:
-            await self._refuse_body()
+        if length.isdecimal() and float(length) > config.MAX_BODY_SIZE:
+            return self._refuse_body()
+        return None
 
-    async def data_received(self, chunk: bytes) -> None:
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
         self._size += len(chunk)
         if self._size <= config.MAX_BODY_SIZE:
             self._chunks.append(chunk)
         elif not self._answered:
-            await self._refuse_body()
+            return self._refuse_body()
+        return None
 
     async def _refuse_body(self) -> None:
         # Closing while the client still sends would reset the connection before the answer is read. So the
@@ -127,6 +128,7 @@ class IndicoHandler(RequestHandler):
         error = BodyTooLarge(config.MAX_BODY_SIZE)
         self.set_header("Connection", "close")
         self._write_envelope(error.message, error.code)
+        self.set_header("Content-Length", sum(map(len, self._write_buffer)))
         if "Expect" in self.request.headers:  # this client sends nothing until it is told to
             self.finish()
             return
@@ -148,17 +150,17 @@ class IndicoHandler(RequestHandler):
         self.request.body = b"".join(self._chunks)
         begin_request()
         self._task = asyncio.current_task()
-        timer = None
-        if self.request_timeout is not None:
-            timer = asyncio.get_running_loop().call_later(
-                self.request_timeout, self.give_up, RequestTimeout()
-            )
+        companions = self._set_deadline()
         try:
             function = self.find_action(action)
             self.action = action
             for check in self.settings.get("checks", ()):
                 await check(self)
-            outcome = await settle(function(self, self.request.body))
+            outcome = function(self, self.request.body)
+            if inspect.isawaitable(outcome):
+                outcome = await outcome
+            elif outcome is None:
+                outcome = LATER
             if outcome is LATER:
                 await self._wait_for_answer()
             elif not (outcome is None and self._answered):
@@ -170,8 +172,24 @@ class IndicoHandler(RequestHandler):
             self.fail(error)
         finally:
             self._task = None
-            if timer is not None:
-                timer.cancel()
+            companions.discard(self)
+
+    def _set_deadline(self) -> set[IndicoHandler]:
+        # A timer for each action would cost a tenth of a short one's time: those whose time is up within the
+        # same tenth of a second share one. Returns them, for the action to leave when it ends.
+        if self.request_timeout is None:
+            return set()
+        loop = asyncio.get_running_loop()
+        groups: dict[float, set[IndicoHandler]] = self.settings.setdefault("deadlines", {})
+        deadline = math.ceil((loop.time() + self.request_timeout) * 10) / 10
+        if deadline not in groups:
+            groups[deadline] = set()
+            loop.call_at(
+                deadline, lambda: [late.give_up(RequestTimeout()) for late in list(groups.pop(deadline))]
+            )
+        companions = groups[deadline]
+        companions.add(self)
+        return companions
 
     def find_action(self, action: str | None) -> Callable[..., Any]:
         """
@@ -237,7 +255,6 @@ class IndicoHandler(RequestHandler):
             text = _ENCODER.encode({"status": code, "data": _without_nan(data)})
         body = text.encode()
         self.set_status(code)
-        self.set_header("Content-Length", len(body))
         if code == 503:
             self.set_header("Retry-After", RETRY_AFTER)
         if self.settings.get("draining"):
