@@ -115,6 +115,7 @@ MONGODB_TIMEOUT = environment.number("MONGODB_TIMEOUT", 5, 0.01, 3600)  # second
 
 USER_SALT = environment.text("USER_SALT")
 KEY_LIFETIME = environment.number("KEY_LIFETIME", 30 * 24 * 3600, 1, 100 * YEAR)  # seconds
+KEY_CACHE = environment.number("KEY_CACHE", 0, 0, 3600)  # seconds that a key is remembered; 0: not at all
 DEV_TOKEN = environment.text("DEV_TOKEN")
 
 LOGIN_RATE = environment.rate("LOGIN_RATE", "10/minute")  # logins, for each address and each oauth_id

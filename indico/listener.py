@@ -127,8 +127,9 @@ class Listener(HTTPServer):
 
     def initialize(self, application: Application) -> None:  # type: ignore[override]
         super().initialize(application, max_header_size=LARGEST_HEADER)
-        self.conn_params.max_body_size = math.inf  # type: ignore[assignment] # the handler's answers with an envelope
-        # Tornado would make a timer for each request's headers, and a task for its body: a seventh of its time.
+        # Beyond a limit of Tornado's own the answer would be no envelope; the handler has one.
+        self.conn_params.max_body_size = math.inf  # type: ignore[assignment]
+        # Tornado would make a timer for each request's headers, a twelfth of the time that it takes.
         self.conn_params.header_timeout = None
         gen_log.setLevel(logging.WARNING)  # below, it quotes whatever clients send, a key or 60 kB
         gen_log.addFilter(_is_no_assertion)

@@ -25,6 +25,7 @@ from tornado.web import Application, RequestHandler
 
 import indico.db.auth_db as AuthDB
 from indico import config, db, supervisor
+from indico.db import key_cache
 from indico.db.embedded import Mongod, MongodError
 from indico.error import Unavailable
 from indico.listener import Listener, listen
@@ -82,12 +83,15 @@ async def lifespan(application: Application) -> AsyncIterator[None]:
         config.DEV_TOKEN = get_secret("dev_token")
     db.connect()
     indexes = spawn(make_indexes())
+    background = [indexes, spawn(key_cache.watch())] if config.KEY_CACHE else [indexes]
     try:
         await asyncio.wait([indexes], timeout=config.MONGODB_TIMEOUT)
         yield
     finally:
-        indexes.cancel()
         await drain(application)
+        for task in background:
+            task.cancel()
+        key_cache.forget_all()
         await db.close()
 
 

@@ -14,7 +14,7 @@ import importlib
 import inspect
 import re
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, overload
@@ -142,6 +142,20 @@ async def ensure_indexes() -> None:
                 LOGGER.error(
                     "%s has several documents with %s; see `python -m indico.mend`", collection, double
                 )
+
+
+async def watch(collection: str, pipeline: list[Document], heartbeat: int) -> AsyncIterator[Document | None]:
+    """
+    The changes of a collection, as a change stream tells them: each as soon as it is made, and None at first
+    and whenever there was none for `heartbeat` milliseconds. Ends when the collection is dropped. Raises
+    Unavailable, and MongoError where MongoDB has no change streams, as a single server.
+    """
+    opening = mongodb[collection].watch(pipeline, max_await_time_ms=heartbeat)
+    stream = await _bounded(opening) if inspect.isawaitable(opening) else opening
+    await _bounded(stream.__aenter__())  # which is where Motor opens it
+    yield None
+    while stream.alive:
+        yield await _bounded(stream.try_next())
 
 
 async def _find_doubles(collection: str, fields: list[str]) -> list[Document]:

@@ -175,21 +175,23 @@ class IndicoHandler(RequestHandler):
             companions.discard(self)
 
     def _set_deadline(self) -> set[IndicoHandler]:
-        # A timer for each action would cost a tenth of a short one's time: those whose time is up within the
+        # A timer for each action would take a tenth of a short one's time: those whose time is up within the
         # same tenth of a second share one. Returns them, for the action to leave when it ends.
         if self.request_timeout is None:
             return set()
         loop = asyncio.get_running_loop()
         groups: dict[float, set[IndicoHandler]] = self.settings.setdefault("deadlines", {})
         deadline = math.ceil((loop.time() + self.request_timeout) * 10) / 10
+
+        def give_up() -> None:
+            for late in list(groups.pop(deadline)):
+                late.give_up(RequestTimeout())
+
         if deadline not in groups:
             groups[deadline] = set()
-            loop.call_at(
-                deadline, lambda: [late.give_up(RequestTimeout()) for late in list(groups.pop(deadline))]
-            )
-        companions = groups[deadline]
-        companions.add(self)
-        return companions
+            loop.call_at(deadline, give_up)
+        groups[deadline].add(self)
+        return groups[deadline]
 
     def find_action(self, action: str | None) -> Callable[..., Any]:
         """

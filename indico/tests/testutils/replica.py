@@ -106,7 +106,7 @@ class Member:
 
 class ReplicaSet:
     """
-    Three members that elect a primary within a few seconds.
+    Members, three unless `count` says otherwise, that elect a primary within a few seconds.
 
         with ReplicaSet() as replica:
             client = MongoClient(replica.uri)
@@ -116,9 +116,9 @@ class ReplicaSet:
     block begins when the set is whole, and at its end nothing of it is left.
     """
 
-    def __init__(self, proxied: bool = False) -> None:
+    def __init__(self, proxied: bool = False, count: int = 3) -> None:
         self.folder = make_folder()
-        self.members = [Member(self.folder / str(number), proxied) for number in range(3)]
+        self.members = [Member(self.folder / str(number), proxied) for number in range(count)]
         self.uri = f"mongodb://{','.join(member.address for member in self.members)}/?replicaSet={NAME}"
 
     def __enter__(self) -> ReplicaSet:
@@ -166,9 +166,10 @@ class ReplicaSet:
                 sorted(member["stateStr"] for member in each.ask("replSetGetStatus").get("members", []))
                 for each in self.members
             ]
-            return states == 3 * [["PRIMARY", "SECONDARY", "SECONDARY"]]
+            followers = len(self.members) - 1
+            return states == len(self.members) * [["PRIMARY", *followers * ["SECONDARY"]]]
 
-        wait_until(is_whole, "three members, one of them the primary", PATIENCE)
+        wait_until(is_whole, "all members, one of them the primary", PATIENCE)
 
     def step_down(self) -> None:
         """Have the primary hand over to another member."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import hmac
+import inspect
 import os
 import re
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from typing import Any
 
 import indico.db.auth_db as AuthDB
 from indico import config
+from indico.db import key_cache
 from indico.error import AuthError
 from indico.utils import Action, settle, spawn
 from indico.utils.development import get_secret
@@ -68,7 +70,10 @@ async def end_key(key: str) -> None:
     """End a valid key for good: the user's next login gets that of the next generation."""
     document = await AuthDB.get_user_id(key)
     if document is not None:
-        await AuthDB.end_key(key, user_hash(document["user_id"], document["generation"] + 1))
+        try:
+            await AuthDB.end_key(key, user_hash(document["user_id"], document["generation"] + 1))
+        finally:
+            key_cache.forget(document["_id"])
 
 
 def auth(action: Action) -> Action:
@@ -81,15 +86,23 @@ def auth(action: Action) -> Action:
 
     @functools.wraps(action)
     def wrapper(self: Any, *args: Any) -> Any:
-        return spawn(_run(action, self, read_key(self.request.headers), args))
+        key = read_key(self.request.headers)
+        document = key_cache.find(key)
+        if document is None:
+            return spawn(_run(action, self, key, args))
+        self.key, self.user_id = key, document["user_id"]
+        outcome = action(self, *args)
+        return spawn(outcome) if inspect.iscoroutine(outcome) else outcome
 
     vars(wrapper)["auth"] = True
     return wrapper
 
 
 async def _run(action: Action, handler: Any, key: str, args: tuple[Any, ...]) -> Any:
+    age = key_cache.get_age()
     document = await AuthDB.get_user_id(key)
     if document is None:
         raise AuthError()
+    key_cache.remember(key, document, age)
     handler.key, handler.user_id = key, document["user_id"]
     return await settle(action(handler, *args))
