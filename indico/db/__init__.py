@@ -34,12 +34,13 @@ from pymongo.uri_parser import parse_uri
 from indico import config
 from indico.error import InvalidValue, MongoError, Unavailable
 from indico.utils import LOGGER, check_shape, check_type, levels, spawn
+from indico.utils.types import compile_type, make_empty
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 Document = dict[str, Any]
-Schema = dict[str, tuple[type, bool]]  # field: (type, required)
+Schema = dict[str, tuple[Any, bool]]  # field: (type, required); see indico.utils.types
 P = ParamSpec("P")
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -286,6 +287,9 @@ def mongo_obj(schema: Schema, ignore: tuple[str, ...] = ()) -> Callable[[Update[
     a helper that took them as well would run the operators that a client sends among them.
     """
 
+    for kind, _ in schema.values():
+        compile_type(kind)  # a TypeError at import, not at the first update
+
     def decorator(function: Update[P, T]) -> Update[P, T]:
         @functools.wraps(function)
         async def checked(update_dic: Document, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -316,4 +320,4 @@ def check_fields(fields: Document, schema: Schema) -> None:
 
 def blank(schema: Schema) -> Document:
     """The required fields of a schema, each with its type's empty value."""
-    return {field: kind() for field, (kind, required) in schema.items() if required}
+    return {field: make_empty(kind) for field, (kind, required) in schema.items() if required}

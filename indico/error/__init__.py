@@ -42,10 +42,12 @@ class MissingField(IndicoError):
 
 
 class WrongFieldType(IndicoError):
-    def __init__(self, field: str, given: object, required: type) -> None:
+    """`required` is a class, or what a message calls the type."""
+
+    def __init__(self, field: str, given: object, required: type | str) -> None:
+        name = required if isinstance(required, str) else required.__name__
         super().__init__(
-            f"Field {shorten(field)} - {shorten(given)} is type {type(given).__name__}"
-            f" but should be {required.__name__}",
+            f"Field {shorten(field)} - {shorten(given)} is type {type(given).__name__} but should be {name}",
             400,
         )
 

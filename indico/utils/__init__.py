@@ -14,7 +14,8 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 from urllib.parse import parse_qs
 
-from indico.error import InvalidJSON, InvalidValue, MissingField, WrongFieldType, shorten, to_answer
+from indico.error import InvalidJSON, InvalidValue, MissingField, shorten, to_answer
+from indico.utils.types import Problem, compile_type
 
 LOGGER = logging.getLogger("indico")
 MAX_DEPTH = 100  # levels, as many as MongoDB documents for its own
@@ -208,12 +209,12 @@ def form_urlencoded_parse(body: str | bytes) -> dict[str, Any]:
 # Checking
 
 
-def check_type(field: str, value: Any, required: type) -> None:
-    """Raise WrongFieldType unless the value is of the type. A bool is no int, an int is a float."""
-    if required is float and type(value) is int:
-        return
-    if not isinstance(value, required) or (required is int and isinstance(value, bool)):
-        raise WrongFieldType(field, value, required)
+def check_type(field: str, value: Any, required: Any) -> None:
+    """Raise WrongFieldType, or MissingField for a key in it, unless the value is of the type."""
+    try:
+        compile_type(required)(value)
+    except Problem as problem:
+        raise problem.to_error(field) from None
 
 
 def unpack(*names: str) -> Callable[[Action], Action]:
@@ -245,13 +246,14 @@ def unpack(*names: str) -> Callable[[Action], Action]:
     return decorator
 
 
-def type_check(*types: type) -> Callable[[Action], Action]:
+def type_check(*types: Any) -> Callable[[Action], Action]:
     """
     Hold the arguments of an action to types, one for each, and raise WrongFieldType for the first that is
-    of another. Fields are named as `@unpack` above names them, or else after the function's parameters.
+    of another, with the path to what is wrong within it: `order.items[3].count`. See
+    `indico.utils.types.compile_type` for what may be a type. Fields are named as `@unpack` above names
+    them, or else after the function's parameters.
     """
-    if not all(isinstance(required, type) for required in types):
-        raise TypeError("@type_check takes types: @type_check(str, dict)")
+    checks = [compile_type(required) for required in types]
 
     def decorator(function: Action) -> Action:
         if hasattr(function, "fields") or hasattr(function, "auth"):
@@ -265,9 +267,13 @@ def type_check(*types: type) -> Callable[[Action], Action]:
 
         @functools.wraps(function)
         def checked(self: Any, *values: Any) -> Any:
-            for field, value, required in zip(vars(checked)["fields"], values, types):
-                check_type(field, value, required)
-            return function(self, *values)
+            passed: list[Any] = []
+            try:
+                for check, value in zip(checks, values):
+                    passed.append(check(value))
+            except Problem as problem:
+                raise problem.to_error(vars(checked)["fields"][len(passed)]) from None
+            return function(self, *passed)
 
         vars(checked).update(fields=parameters, types=types)
         return checked

@@ -38,7 +38,7 @@ async def command(name: str) -> Any:
 
 
 @mongo
-@mongo_obj({"size": (int, True), "ratio": (float, False)}, ignore=("ours",))
+@mongo_obj({"size": (int, True), "ratio": (float, False), "tags": (list[str], False)}, ignore=("ours",))
 async def checked(update_dic: dict[str, Any]) -> Any:
     return update_dic
 
@@ -296,6 +296,16 @@ class SchemaTest(MongoTest):
         for fields in ({"size": "1"}, {"size": True}, {"ratio": True}, {"ratio": "x"}):
             with self.assertRaises(WrongFieldType):
                 await checked({"$set": fields})
+
+    @gen_test
+    async def test_a_field_is_checked_in_depth(self) -> None:
+        self.assertEqual(await checked({"$set": {"tags": ["a"]}}), {"$set": {"tags": ["a"]}})
+        with self.assertRaisesRegex(WrongFieldType, r"Field tags\[1\] - 7 is type int but should be str"):
+            await checked({"$set": {"tags": ["a", 7]}})
+
+    def test_a_schema_with_what_is_no_type_complains_at_import(self) -> None:
+        with self.assertRaises(TypeError):
+            mongo_obj({"size": (set[int], True)})
 
     @gen_test
     async def test_an_integer_is_a_float_too(self) -> None:
