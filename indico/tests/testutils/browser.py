@@ -1,0 +1,101 @@
+"""
+A real browser: Chromium without a window, driven by selenium, for what only a browser can show.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import tempfile
+import unittest
+from pathlib import Path
+from typing import Any
+
+PATIENCE = 30  # seconds
+OPTIONS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1200,1600",
+    # Whatever is not this machine can't be found, so that nothing gets there.
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
+)
+
+CHROMIUM = shutil.which("chromium")
+DRIVER = shutil.which("chromedriver")
+
+needs_browser = unittest.skipUnless(
+    CHROMIUM and DRIVER and importlib.util.find_spec("selenium"),
+    "selenium, chromium and chromedriver are not all installed",
+)
+
+
+class Browser:
+    """
+    A browser with a profile of its own that goes with it.
+
+        with Browser() as browser:
+            browser.open(server.url + "/docs")
+            browser.find("button.authorize").click()
+            self.assertEqual(browser.read_console(), [])
+    """
+
+    def __enter__(self) -> Browser:
+        from selenium import webdriver
+
+        self._folder = tempfile.TemporaryDirectory(prefix="indico-browser-")
+        options = webdriver.ChromeOptions()
+        options.binary_location = str(CHROMIUM)
+        for option in (*OPTIONS, f"--user-data-dir={self._folder.name}"):
+            options.add_argument(option)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        try:
+            self.driver: Any = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+        except BaseException:
+            self._folder.cleanup()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.driver.quit()
+        self._folder.cleanup()
+
+    def open(self, url: str) -> None:
+        self.driver.get(url)
+
+    def run(self, script: str, *arguments: Any) -> Any:
+        """Run JavaScript in the page; what it returns, awaited if need be."""
+        return self.driver.execute_script(script, *arguments)
+
+    def find(self, selector: str, text: str = "") -> Any:
+        """The first element to be seen that matches this CSS and holds this text, as soon as there is one."""
+        from selenium.common.exceptions import StaleElementReferenceException
+        from selenium.webdriver.support.ui import WebDriverWait
+
+        def look(driver: Any) -> Any:
+            elements = driver.find_elements("css selector", selector)
+            return next((e for e in elements if e.is_displayed() and text in e.text), None)
+
+        wait = WebDriverWait(self.driver, PATIENCE, ignored_exceptions=[StaleElementReferenceException])
+        return wait.until(look, f"nothing matches {selector} with {text!r}")
+
+    def read_console(self) -> list[str]:
+        """What the console shows that was not read yet, errors and all."""
+        return [f"{entry['level']}: {entry['message']}" for entry in self.driver.get_log("browser")]
+
+    def read_requests(self) -> list[str]:
+        """The addresses of other programs that pages asked for and that were not read yet."""
+        events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
+        sent = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
+        urls = [params["request"]["url"] for params in sent]
+        return [url for url in urls if not url.startswith(("chrome:", "data:", "blob:"))]
+
+    def save_screenshot(self, path: Path | str) -> None:
+        self.driver.save_screenshot(str(path))
