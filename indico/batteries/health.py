@@ -29,13 +29,17 @@ async def ping() -> None:
 
 class HealthHandler(PageHandler):
     def get(self) -> None:
-        """200, always: the server runs."""
+        """Does the server run?"""
         self.respond(True)
 
 
 class ReadyHandler(PageHandler):
     async def get(self) -> None:
-        """200 when MongoDB answers within a second; 503 when it doesn't, or the server is going down."""
+        """
+        Should the server get requests?
+
+        503: MongoDB does not answer within a second, or the server is going down.
+        """
         if self.settings.get("draining"):
             raise Unavailable("The server is going down")
         try:

@@ -17,6 +17,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import suppress
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, overload
 
 from bson.errors import BSONError, InvalidDocument
@@ -50,9 +51,25 @@ Update = Callable[Concatenate[Document, P], Coroutine[Any, Any, T]]
 CLIENT: Any
 mongodb: Any
 
+
+@dataclass(frozen=True, eq=False)
+class Follows:
+    """
+    What the API's description says of a document, so that it need not be written twice: `Annotated[Document,
+    Follows(USER_SCHEMA)]` is one as stored. One that clients send may be a `part` of it, with some fields
+    `ignored` or `refused`. It is `mongo_obj` that checks.
+    """
+
+    schema: Schema
+    part: bool = False
+    ignored: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+
+
 DRIVERS = {"motor": ("motor", "MotorClient"), "pymongo": ("pymongo", "AsyncMongoClient")}
 INDEXES: list[tuple[str, IndexModel]] = []  # what `index` was told: (collection, index)
 
+FIELD_NAME = r"[^$.\u0000][^.\u0000]*"
 MAX_FIELDS = 200  # of an update; MongoDB's time for them grows with their square
 
 _waited: ContextVar[list[float] | None] = ContextVar("waited", default=None)  # seconds, of this request
@@ -311,7 +328,7 @@ def check_fields(fields: Document, schema: Schema) -> None:
         raise InvalidValue(f"An update has at most {MAX_FIELDS} fields")
     names = (name for level in levels(fields) for part in level if isinstance(part, dict) for name in part)
     for name in names:
-        if not re.fullmatch(r"[^$.\0][^.\0]*", name):
+        if not re.fullmatch(FIELD_NAME, name):
             raise InvalidValue(f"The field name {name[:100]!r} is empty, begins with $ or holds a dot or NUL")
     for name, value in fields.items():
         if name in schema:

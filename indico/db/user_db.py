@@ -4,11 +4,14 @@ Users: a document each, found by `user_id`.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pymongo import ReturnDocument
 
 from indico import db
-from indico.db import Document, Schema, blank, current_time, mongo, mongo_obj
+from indico.db import Document, Follows, Schema, blank, current_time, mongo, mongo_obj
 from indico.error import AuthError, InvalidValue
+from indico.utils.types import Described
 
 USER_SCHEMA: Schema = {
     "user_id": (str, True),
@@ -26,6 +29,14 @@ USER_SCHEMA: Schema = {
     "hide": (list, False),
 }
 OURS = ("_id", "user_id", "created")  # fields that the server alone sets
+
+User = Annotated[Document, Follows(USER_SCHEMA)]
+LoginUser = Annotated[
+    Document, Follows(USER_SCHEMA, part=True, ignored=OURS), Described(examples=[{"name": "Ada"}])
+]
+UpdateUser = Annotated[
+    Document, Follows(USER_SCHEMA, part=True, refused=OURS), Described(examples=[{"location": "London"}])
+]
 
 db.index("user", "user_id", unique=True)
 

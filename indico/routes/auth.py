@@ -5,29 +5,43 @@ Auth route: logging in and out.
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Annotated, TypedDict
 
 import indico.db.auth_db as AuthDB
 import indico.db.user_db as UserDB
+from indico.db.user_db import LoginUser, User
 from indico.error import InvalidValue
 from indico.routes.handler import IndicoHandler
 from indico.utils import type_check, unpack
 from indico.utils.auth.auth_utils import auth, end_key, start_key, user_hash
 from indico.utils.auth.facebook_utils import check_access_token
+from indico.utils.types import Described
+
+CONTROL = r"\u0000-\u001f\u007f-\u009f"
+OauthId = Annotated[str, Described(pattern=f"^[^{CONTROL}]{{1,128}}$", examples=["1"])]
+
+
+class Login(TypedDict):
+    user: User
+    indico_key: str
 
 
 def make_user_id(oauth_id: str) -> str:
     """The user_id of a Facebook account. Raises InvalidValue for what is no oauth_id."""
-    if not re.fullmatch("[^\0-\x1f\x7f-\x9f\ud800-\udfff]{1,128}", oauth_id):
+    if not re.fullmatch(rf"[^{CONTROL}\ud800-\udfff]{{1,128}}", oauth_id):
         raise InvalidValue("oauth_id should be 1 to 128 characters, none of them a control character")
     return "facebook" + oauth_id
 
 
 class AuthHandler(IndicoHandler):
     @unpack("access_token", "oauth_id", "user")
-    @type_check(str, str, dict)
-    async def login(self, access_token: str, oauth_id: str, user: dict[str, Any]) -> dict[str, Any]:
-        """Log in with a Facebook token: the user as stored now, and the key for all other actions."""
+    @type_check(str, OauthId, LoginUser)
+    async def login(self, access_token: str, oauth_id: OauthId, user: LoginUser) -> Login:
+        """
+        Log in with a Facebook token: the user as stored now, and the key for all other actions.
+
+        401: Facebook does not know the token, or it is not this user's.
+        """
         await check_access_token(access_token, oauth_id)
         user_id = make_user_id(oauth_id)
         key = None

@@ -194,14 +194,18 @@ class IndicoHandler(RequestHandler):
         return groups[deadline]
 
     def find_action(self, action: str | None) -> Callable[..., Any]:
-        """
-        The function of that name that this handler has beyond what IndicoHandler brings as shipped. Raises
-        RouteNotFound for any other name.
-        """
-        name = str(action)
-        function = getattr(type(self), name, None)
-        if name in _SHIPPED or name.startswith("_") or not inspect.isfunction(function):
+        """The action of that name. Raises RouteNotFound for any other name."""
+        function = self.get_action(str(action))
+        if function is None:
             raise RouteNotFound(action)
+        return function
+
+    @classmethod
+    def get_action(cls, name: str) -> Callable[..., Any] | None:
+        """The function of that name that this handler has beyond what IndicoHandler brings as shipped."""
+        function = getattr(cls, name, None)
+        if name in _SHIPPED or name.startswith("_") or not inspect.isfunction(function):
+            return None
         return function
 
     async def _wait_for_answer(self) -> None:
@@ -332,9 +336,18 @@ class UnknownHandler(IndicoHandler):
 
 
 class PageHandler(IndicoHandler):
-    """What is read by GET, which is for batteries: a subclass has `get`, which calls `respond` or raises."""
+    """
+    What is read by GET, which is for batteries: a subclass has `get`, which calls `respond` or raises. One
+    whose answers are no envelopes sets `content_type`, and calls `send` instead; its errors are envelopes.
+    """
 
     allowed = "GET"
+    content_type = ""
+
+    def send(self, body: str | bytes) -> None:
+        """Answer with this body as it is."""
+        self.set_header("Content-Type", self.content_type)
+        self.finish(body)
 
     async def post(self, action: str | None = None) -> None:
         raise HTTPError(405)
@@ -345,6 +358,11 @@ class PageHandler(IndicoHandler):
 
 def describe(handler: RequestHandler) -> str:
     """`user.update`, for the log and for metrics: nothing in it comes from the client."""
-    route = type(handler).__name__.removesuffix("Handler").lower()
+    route = name_route(type(handler))
     action = getattr(handler, "action", None)
     return f"{route}.{action}" if action else route
+
+
+def name_route(handler: type[RequestHandler]) -> str:
+    """`user` for UserHandler."""
+    return handler.__name__.removesuffix("Handler").lower()

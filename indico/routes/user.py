@@ -4,9 +4,8 @@ User route: what users may do with themselves.
 
 from __future__ import annotations
 
-from typing import Any
-
 import indico.db.user_db as UserDB
+from indico.db.user_db import UpdateUser, User
 from indico.error import AuthError
 from indico.routes.handler import IndicoHandler
 from indico.utils import type_check, unpack
@@ -16,13 +15,13 @@ from indico.utils.auth.auth_utils import auth, end_key
 class UserHandler(IndicoHandler):
     @auth
     @unpack("update_user")
-    @type_check(dict)
-    async def update(self, update_user: dict[str, Any]) -> dict[str, Any]:
+    @type_check(UpdateUser)
+    async def update(self, update_user: UpdateUser) -> User:
         """Set the given fields, and give back the whole user as stored now."""
         return await UserDB.update({"$set": update_user}, self.user_id)
 
     @auth
-    async def find(self, data: bytes) -> dict[str, Any]:
+    async def find(self, data: bytes) -> User:
         """The whole user."""
         user = await UserDB.find_user(self.user_id)
         if user is None:

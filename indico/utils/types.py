@@ -16,6 +16,16 @@ from indico.error import IndicoError, InvalidValue, MissingField, WrongFieldType
 Check = Callable[[Any], Any]  # returns the value as the action gets it, or raises a Problem
 
 
+class Described:
+    """
+    JSON Schema's keywords for the API's description, by which nothing is checked: `Annotated[str,
+    Described(format="email")]`.
+    """
+
+    def __init__(self, **keywords: Any) -> None:
+        self.keywords = keywords
+
+
 class Problem(Exception):
     """What is wrong with a value, and where within it."""
 

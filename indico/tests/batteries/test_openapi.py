@@ -1,0 +1,389 @@
+"""
+The description of the API: complete, valid, and true.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.util
+import json
+import subprocess
+import sys
+import unittest
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
+
+from bson.objectid import ObjectId
+from pydantic import BaseModel
+from tornado.web import Application
+from typing_extensions import NotRequired
+
+from indico import config
+from indico.batteries import openapi
+from indico.batteries.openapi import Components, describe_application
+from indico.db import Document, Follows
+from indico.routes.auth import AuthRoute
+from indico.routes.handler import IndicoHandler, PageHandler
+from indico.routes.user import UserRoute
+from indico.server import make_app
+from indico.tests.testutils import slow
+from indico.tests.testutils.process import ProcessTest, make_environment
+from indico.tests.testutils.server import ServerTest
+from indico.tests.testutils.strict import StrictTest
+from indico.utils import type_check, unpack
+from indico.utils.auth.auth_utils import auth
+from indico.utils.types import Described
+
+if TYPE_CHECKING:
+    from collections import OrderedDict
+
+VALUE = {"$ref": "#/components/schemas/Value"}
+STORED = {"$ref": "#/components/schemas/StoredValue"}
+
+
+needs_validator = unittest.skipUnless(
+    importlib.util.find_spec("openapi_spec_validator"), "openapi-spec-validator is not installed"
+)
+needs_schemathesis = unittest.skipUnless(
+    importlib.util.find_spec("schemathesis"), "schemathesis is not installed"
+)
+
+
+class Comment(TypedDict):
+    text: str
+    replies: list[Comment]
+    stars: NotRequired[int]
+
+
+def make_another() -> Any:
+    class Comment(TypedDict):
+        text: str
+
+    return Comment
+
+
+class Tea(BaseModel):
+    leaf: Leaf
+
+
+class Leaf(BaseModel):
+    grams: int
+
+
+class TeaHandler(IndicoHandler):
+    """What there is to drink."""
+
+    @auth
+    @unpack("leaf", "grams")
+    @type_check(str, int | None)
+    async def brew(self, leaf: str, grams: int | None) -> list[str]:
+        """
+        Brew a pot: what it
+        tastes of.
+
+        It takes a while.
+
+        409: The pot is in use
+        599: The kettle is broken
+        """
+        return []
+
+    @unpack("size")
+    def pour(self, size: Any) -> None:
+        self.respond(size)
+
+    def taste(self, data: bytes) -> OrderedDict[str, int]:
+        raise NotImplementedError
+
+    def _clean(self, data: bytes) -> None: ...
+
+    def wash_up(self, data: bytes) -> None: ...
+
+
+class EndlessHandler(IndicoHandler):
+    request_timeout = None
+
+    def wait(self, data: bytes) -> None: ...
+
+
+class CupHandler(PageHandler):
+    content_type = "text/plain; charset=UTF-8"
+
+    def get(self, cup: str) -> None:
+        """One cup."""
+
+
+ROUTES: Any = [
+    (r"/tea/(?P<action>[a-zA-Z]+)?", TeaHandler),
+    (r"/endless/(?P<action>[a-zA-Z]+)?", EndlessHandler),
+    (r"/cups/(?P<cup>[0-9]+)\.txt", CupHandler),
+    (r"/cups/([a-z]+)", CupHandler),  # nobody can tell what this is
+    (r"/nothing", TeaHandler),  # this leads to no action
+]
+
+
+class PathsTest(StrictTest):
+    def setUp(self) -> None:
+        super().setUp()
+        self.application = make_app(routes=ROUTES)
+        self.document = describe_application(self.application)
+
+    def describe(self, path: str, method: str = "post") -> Any:
+        return self.document["paths"][path][method]
+
+    def data(self, path: str, status: int = 200) -> Any:
+        response = self.describe(path)["responses"][str(status)]
+        return response["content"]["application/json"]["schema"]["properties"]["data"]
+
+    def test_all_actions_and_pages_are_there_and_nothing_else(self) -> None:
+        ours = [path for path in self.document["paths"] if path.startswith(("/tea", "/cups", "/endless"))]
+        self.assertEqual(ours, ["/tea/brew", "/tea/pour", "/tea/taste", "/endless/wait", "/cups/{cup}.txt"])
+        self.assertIn("/openapi.json", self.document["paths"])
+
+    def test_an_action_is_described_by_its_docstring(self) -> None:
+        brew = self.describe("/tea/brew")
+        self.assertEqual(brew["summary"], "Brew a pot: what it tastes of")
+        self.assertEqual(brew["description"], "It takes a while.")
+        self.assertEqual(brew["responses"]["409"]["description"], "The pot is in use")
+        self.assertEqual(self.describe("/tea/pour")["summary"], "")
+
+    def test_a_route_is_described_by_the_docstring_of_its_handler_or_of_its_file(self) -> None:
+        tags = {tag["name"]: tag["description"] for tag in self.document["tags"]}
+        self.assertEqual(tags["tea"], "What there is to drink.")
+        self.assertEqual(tags["endless"], "The description of the API: complete, valid, and true.")
+
+    def test_a_body_has_the_fields_and_their_types(self) -> None:
+        body = self.describe("/tea/brew")["requestBody"]
+        self.assertTrue(body["required"])
+        schema = body["content"]["application/json"]["schema"]
+        self.assertEqual(schema["required"], ["leaf", "grams"])
+        self.assertEqual(schema["properties"]["leaf"], {"type": "string"})
+        whole_number = {"type": "integer", "format": "int64"}
+        self.assertEqual(schema["properties"]["grams"], {"anyOf": [whole_number, {"type": "null"}]})
+        size = self.describe("/tea/pour")["requestBody"]["content"]["application/json"]["schema"]
+        self.assertEqual(size["properties"], {"size": VALUE})
+        self.assertNotIn("requestBody", self.describe("/tea/taste"))
+
+    def test_a_key_is_asked_for_where_auth_asks_for_one(self) -> None:
+        self.assertEqual(self.describe("/tea/brew")["security"], [{"indico_key": []}, {"bearer": []}])
+        self.assertNotIn("security", self.describe("/tea/pour"))
+
+    def test_answers_are_envelopes_of_what_the_action_returns(self) -> None:
+        self.assertEqual(self.data("/tea/brew"), {"type": "array", "items": {"type": "string"}})
+        self.assertEqual(self.data("/tea/brew", 409), {"type": "string"})
+        self.assertEqual(self.data("/tea/pour"), VALUE)
+        self.assertEqual(self.data("/tea/taste"), VALUE)
+
+    def test_the_statuses_are_those_that_occur(self) -> None:
+        def statuses(path: str, method: str = "post") -> list[int]:
+            return [int(status) for status in self.describe(path, method)["responses"]]
+
+        self.assertEqual(statuses("/tea/brew"), [200, 400, 401, 409, 413, 500, 503, 504, 599])
+        self.assertEqual(statuses("/tea/pour"), [200, 400, 413, 500, 503, 504])
+        self.assertEqual(statuses("/tea/taste"), [200, 413, 500, 503, 504])
+        self.assertEqual(statuses("/endless/wait"), [200, 413, 500, 503])
+        self.assertEqual(statuses("/cups/{cup}.txt", "get"), [200, 413, 500, 503])
+
+    def test_a_battery_may_add_statuses(self) -> None:
+        self.application.settings["statuses"] = {"tea.pour": [429, 418, 499]}
+        document = describe_application(self.application)
+        responses = document["paths"]["/tea/pour"]["post"]["responses"]
+        self.assertEqual(responses["429"], {"$ref": "#/components/responses/429"})
+        shared = document["components"]["responses"]
+        self.assertIn("Retry-After", shared["429"]["headers"])
+        self.assertEqual(shared["418"]["description"], "I'm a Teapot")
+        self.assertEqual(shared["499"]["description"], "Another answer")
+
+    def test_a_page_has_its_own_content_type_and_the_parts_of_its_path(self) -> None:
+        page = self.describe("/cups/{cup}.txt", "get")
+        self.assertEqual(page["responses"]["200"]["content"], {"text/plain": {}})
+        self.assertEqual([parameter["name"] for parameter in page["parameters"]], ["cup"])
+
+    @needs_validator
+    def test_the_document_is_valid(self) -> None:
+        from openapi_spec_validator import validate
+
+        validate(self.document)
+
+    def test_without_an_installed_package_there_is_no_version(self) -> None:
+        self.addCleanup(setattr, openapi, "PACKAGE", openapi.PACKAGE)
+        openapi.PACKAGE = "nowhere-to-be-found"
+        self.assertEqual(describe_application(self.application)["info"]["version"], "0")
+
+
+class TypesTest(StrictTest):
+    def setUp(self) -> None:
+        super().setUp()
+        self.components = Components()
+
+    def test_each_type_has_its_schema(self) -> None:
+        kinds: list[tuple[Any, Any]] = [
+            (Any, VALUE),
+            (bool, {"type": "boolean"}),
+            (list, {"type": "array", "items": VALUE}),
+            (list[bool], {"type": "array", "items": {"type": "boolean"}}),
+            (dict, {"type": "object", "additionalProperties": VALUE}),
+            (dict[str, bool], {"type": "object", "additionalProperties": {"type": "boolean"}}),
+            (Literal["s", "m"], {"enum": ["s", "m"]}),
+            (bool | None, {"anyOf": [{"type": "boolean"}, {"type": "null"}]}),
+            (
+                Annotated[str, Described(format="email"), "and more"],
+                {"type": "string", "format": "email"},
+            ),
+            (datetime.datetime, {"type": "integer", "description": "UTC milliseconds"}),
+            (ObjectId, {"type": "string", "description": "an ObjectId, in hex"}),
+            (bytes, {}),
+        ]
+        for kind, schema in kinds:
+            with self.subTest(kind):
+                self.assertEqual(self.components.describe(kind), schema)
+
+    def test_a_typed_dict_is_kept_by_its_name_also_when_it_holds_itself(self) -> None:
+        reference = {"$ref": "#/components/schemas/Comment"}
+        self.assertEqual(self.components.describe(list[Comment]), {"type": "array", "items": reference})
+        schema = self.components.schemas["Comment"]
+        self.assertEqual(schema["properties"]["replies"], {"type": "array", "items": reference})
+        self.assertEqual(schema["required"], ["text", "replies"])
+
+    def test_two_of_the_same_name_stay_two(self) -> None:
+        another = make_another()
+        first, second = self.components.describe(Comment), self.components.describe(another)
+        self.assertNotEqual(first, second)
+        self.assertEqual(self.components.describe(another), second)
+
+    def test_a_model_brings_those_that_it_holds(self) -> None:
+        self.assertEqual(self.components.describe(Tea), {"$ref": "#/components/schemas/Tea"})
+        leaf = self.components.schemas["Tea"]["properties"]["leaf"]
+        self.assertEqual(leaf, {"$ref": "#/components/schemas/Leaf"})
+        self.assertEqual(self.components.schemas["Leaf"]["required"], ["grams"])
+
+    def test_a_document_follows_its_schema(self) -> None:
+        schema = {"ours": (str, True), "name": (str, True), "tags": (list[bool], False), "any": (list, False)}
+        whole = self.components.describe(Annotated[Document, Follows(schema)])
+        self.assertEqual(list(whole["properties"]), ["_id", *schema])
+        self.assertEqual(whole["required"], ["ours", "name"])
+        self.assertEqual(whole["properties"]["tags"]["items"], {"type": "boolean"})
+        self.assertEqual(whole["properties"]["any"]["items"], STORED)
+        part = self.components.describe(Annotated[Document, Follows(schema, part=True, refused=("ours",))])
+        self.assertEqual(list(part["properties"]), ["name", "tags", "any"])
+        self.assertEqual(part["required"], [])
+        self.assertEqual(part["not"], {"anyOf": [{"required": ["ours"]}]})
+        ignoring = self.components.describe(
+            Annotated[Document, Follows(schema, part=True, ignored=("ours",))]
+        )
+        self.assertNotIn("ours", ignoring["properties"])
+        self.assertNotIn("not", ignoring)
+
+
+class ServedTest(ServerTest):
+    routes = [AuthRoute, UserRoute]
+
+    def test_it_is_plain_json_for_which_no_key_is_needed(self) -> None:
+        response = self.fetch("/openapi.json")
+        self.assertEqual((response.code, response.headers["Content-Type"]), (200, "application/json"))
+        document = json.loads(response.body)
+        self.assertEqual(document["openapi"], "3.1.0")
+        self.assertIn("server printed", document["info"]["description"])
+
+    def test_users_are_described_by_their_schema(self) -> None:
+        document = json.loads(self.fetch("/openapi.json").body)
+        update = document["paths"]["/user/update"]["post"]
+        schema = update["requestBody"]["content"]["application/json"]["schema"]["properties"]["update_user"]
+        self.assertEqual(schema["properties"]["birthday"], {"type": "integer", "format": "int64"})
+        self.assertNotIn("user_id", schema["properties"])
+        login = document["components"]["schemas"]["Login"]["properties"]["user"]
+        self.assertIn("user_id", login["required"])
+
+    def test_only_get_is_allowed(self) -> None:
+        response = self.fetch("/openapi.json", method="POST", body="")
+        self.assertEqual((response.code, response.headers["Allow"]), (405, "GET"))
+
+
+class OffTest(ServerTest):
+    def get_app(self) -> Application:
+        self.addCleanup(setattr, config, "DOCS", config.DOCS)
+        config.DOCS = False
+        return make_app(routes=self.routes)
+
+    def test_without_docs_it_is_not_found(self) -> None:
+        response = self.fetch("/openapi.json")
+        self.assertEqual(response.code, 404)
+        self.assertEqual(json.loads(response.body)["data"], "/openapi.json route could not be found")
+
+
+class ProductionTest(StrictTest):
+    def test_production_serves_it_only_when_told_to(self) -> None:
+        for settings, expected in (
+            ({}, "True"),
+            ({"DOCS": "0"}, "False"),
+            ({"INDICO_ENV": "production"}, "False"),
+            ({"INDICO_ENV": "production", "DOCS": "1"}, "True"),
+        ):
+            shown = subprocess.check_output(
+                [sys.executable, "-c", "from indico import config; print(config.DOCS)"],
+                env=make_environment(settings),
+                text=True,
+            )
+            self.assertEqual(shown.strip(), expected, settings)
+
+
+# Schemathesis gets a key by logging in, for each request anew, because it also calls logout and remove.
+HOOKS = """
+import json, os, urllib.request
+import schemathesis
+
+TOKEN, SERVER = os.environ["DEV_TOKEN"], os.environ["SERVER"]
+
+
+@schemathesis.auth(refresh_interval=None)
+class Key:
+    def get(self, case, context):
+        body = json.dumps({"access_token": TOKEN, "oauth_id": "1", "user": {}}).encode()
+        with urllib.request.urlopen(f"{SERVER}/auth/login", body) as response:
+            return json.load(response)["data"]["indico_key"]
+
+    def set(self, case, key, context):
+        case.headers["indico_key"] = key
+
+
+@schemathesis.hook
+def map_body(context, body):  # so that logins get further than the token
+    if isinstance(body, dict) and isinstance(body.get("access_token"), str):
+        body["access_token"] = TOKEN
+    return body
+
+
+@schemathesis.hook
+def filter_body(context, body):  # to JSON Schema 1.0 is an integer, and to us it is none
+    if isinstance(body, (dict, list)):
+        members = body.values() if isinstance(body, dict) else body
+        return all(filter_body(context, member) for member in members)
+    return not (isinstance(body, float) and body.is_integer())
+"""
+
+
+@slow
+@needs_schemathesis
+class SchemathesisTest(ProcessTest):
+    def test_it_finds_nothing(self) -> None:
+        (self.folder / "hooks.py").write_text(HOOKS)
+        server = self.start()
+        run = subprocess.run(
+            [
+                *(sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json"),
+                *("--checks", "all", "--max-examples", "100", "--seed", "1"),
+                *("--suppress-health-check", "all"),  # what is filtered above is not too much
+            ],
+            cwd=self.folder,
+            env={
+                **make_environment({"SCHEMATHESIS_HOOKS": "hooks", "SERVER": server.url}),
+                "PYTHONPATH": str(self.folder),
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=300,
+        )
+        self.assertEqual(run.returncode, 0, run.stdout)
+        self.assertIn("No issues found", run.stdout)
+        for action in ("auth.login", "user.update", "user.find", "user.remove", "auth.logout"):
+            self.assertIn(f"200 {action} ", server.output)
