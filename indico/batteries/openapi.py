@@ -132,29 +132,30 @@ def find_routes(router: Any) -> Iterator[tuple[str, type[IndicoHandler]]]:
     for rule in router.rules:
         if isinstance(rule.target, RuleRouter):
             yield from find_routes(rule.target)
-        elif isinstance(rule.matcher, PathMatches) and issubclass(rule.target, IndicoHandler):
+        elif isinstance(rule.matcher, PathMatches) and is_ours(rule.target):
             yield rule.matcher.regex.pattern.removesuffix("$"), rule.target
+
+
+def is_ours(target: Any) -> bool:
+    """Whether it is a handler that answers with envelopes; another's answers nobody can tell."""
+    return isinstance(target, type) and issubclass(target, IndicoHandler)
 
 
 def find_operations(pattern: str, handler: type[IndicoHandler]) -> Iterator[Operation]:
     """The page, or each action. What parts of a path mean that have no name, nobody can tell."""
     action = ACTION.search(pattern)
+    path = GROUP.sub(r"{\1}", pattern.replace(action[0], "") if action else pattern)
+    if re.search(r"(?<!\\)[()\[\]?*+|]", path):
+        return
+    path = re.sub(r"\\(.)", r"\1", path)
     if issubclass(handler, PageHandler):
-        found = [(pattern, "get", handler.get)]
+        yield Operation(path, "get", handler, handler.get)
     elif action is not None:
         names = dict.fromkeys(name for kind in reversed(handler.__mro__) for name in vars(kind))  # as written
-        functions = {name: handler.get_action(name) for name in names if re.fullmatch(action[1], name)}
-        found = [
-            (pattern.replace(action[0], name), "post", function)
-            for name, function in functions.items()
-            if function is not None
-        ]
-    else:
-        found = []
-    for path, method, function in found:
-        path = re.sub(r"\\(.)", r"\1", GROUP.sub(r"{\1}", path))
-        if "(" not in path:
-            yield Operation(path, method, handler, function)
+        for name in names:
+            function = handler.get_action(name)
+            if function is not None and re.fullmatch(action[1], name):
+                yield Operation(path + name, "post", handler, function)
 
 
 def describe_tag(operation: Operation) -> str:
