@@ -331,6 +331,42 @@ class ProductionTest(StrictTest):
             self.assertEqual(shown.strip(), expected, settings)
 
 
+# The server as it is, and a route with all the kinds of types that there are.
+RICH_SERVER = """
+from __future__ import annotations
+from typing import Annotated, Any, Literal
+from pydantic import BaseModel, Field
+from typing_extensions import NotRequired, TypedDict
+from indico import server
+from indico.routes.handler import IndicoHandler
+from indico.utils import type_check, unpack
+from indico.utils.auth.auth_utils import auth
+
+class Item(TypedDict):
+    name: str
+    count: int | None
+    size: NotRequired[Literal["small", "large"]]
+    parts: NotRequired[list[Item]]
+
+class Tea(BaseModel):
+    leaf: str = Field(max_length=10)
+    grams: Annotated[int, Field(gt=0, lt=1000)]
+
+class RichHandler(IndicoHandler):
+    @unpack("item", "counts", "price", "flags", "tea")
+    @type_check(Item, dict[str, int], float, list[bool] | None, Tea)
+    async def order(self, item: Item, counts: Any, price: float, flags: Any, tea: Tea) -> list[Item | str]:
+        return [item, tea.leaf]
+
+    @auth
+    @unpack("anything")
+    async def echo(self, anything: Any) -> Any:
+        return anything
+
+server.ROUTES.append((r"/rich/(?P<action>[a-zA-Z]+)?", RichHandler))
+server.main(debug=False, port=0)
+"""
+
 # Schemathesis gets a key by logging in, for each request anew, because it also calls logout and remove.
 HOOKS = """
 import json, os, urllib.request
@@ -371,11 +407,11 @@ def filter_body(context, body):  # to JSON Schema 1.0 is an integer, and to us i
 class SchemathesisTest(ProcessTest):
     def test_it_finds_nothing(self) -> None:
         (self.folder / "hooks.py").write_text(HOOKS)
-        server = self.start()
+        server = self.start(script=RICH_SERVER)
         run = subprocess.run(
             [
                 *(sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json"),
-                *("--checks", "all", "--max-examples", "100", "--seed", "1"),
+                *("--checks", "all", "--max-examples", "60", "--seed", "1"),
                 *("--suppress-health-check", "all"),  # what is filtered above is not too much
             ],
             cwd=self.folder,
@@ -390,5 +426,5 @@ class SchemathesisTest(ProcessTest):
         )
         self.assertEqual(run.returncode, 0, run.stdout)
         self.assertIn("No issues found", run.stdout)
-        for action in ("auth.login", "user.update", "user.find", "user.remove", "auth.logout"):
+        for action in ("auth.login", "user.update", "user.find", "user.remove", "auth.logout", "rich.order"):
             self.assertIn(f"200 {action} ", server.output)
