@@ -228,7 +228,7 @@ def describe_answer(operation: Operation, components: Components, meaning: str) 
         return {"description": meaning, "content": {content_type.partition(";")[0]: {}}}
     try:
         answer = get_type_hints(operation.function, include_extras=True).get("return", Any)
-    except NameError:  # a name that only a type checker can see
+    except (AttributeError, NameError, TypeError):  # what only a type checker can read
         answer = Any
     if answer is NoneType:  # it calls `respond`
         answer = Any

@@ -256,7 +256,7 @@ def type_check(*types: Any) -> Callable[[Action], Action]:
     checks = [compile_type(required) for required in types]
 
     def decorator(function: Action) -> Action:
-        if hasattr(function, "fields") or hasattr(function, "auth"):
+        if any(hasattr(function, name) for name in ("types", "fields", "auth")):
             raise TypeError("@type_check goes below @auth and @unpack: it checks what @unpack passes on")
         parameters = tuple(inspect.signature(function).parameters)[1:]
         if len(parameters) != len(types):
@@ -272,10 +272,11 @@ def type_check(*types: Any) -> Callable[[Action], Action]:
                 for check, value in zip(checks, values):
                     passed.append(check(value))
             except Problem as problem:
-                raise problem.to_error(vars(checked)["fields"][len(passed)]) from None
+                names = vars(checked).get("fields", parameters)  # those of @unpack, if there is one
+                raise problem.to_error(names[len(passed)]) from None
             return function(self, *passed)
 
-        vars(checked).update(fields=parameters, types=types)
+        vars(checked)["types"] = types
         return checked
 
     return decorator

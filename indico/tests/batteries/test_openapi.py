@@ -92,6 +92,7 @@ class TeaHandler(IndicoHandler):
     def pour(self, size: Any) -> None:
         self.respond(size)
 
+    @type_check(bytes)
     def taste(self, data: bytes) -> OrderedDict[str, int]:
         raise NotImplementedError
 

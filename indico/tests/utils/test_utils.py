@@ -539,7 +539,7 @@ class TypeCheckTest(StrictTest):
                 type_check(*types)(action)
 
     def test_above_unpack_or_auth_it_complains_at_import(self) -> None:
-        for above in (unpack("a"), auth):
+        for above in (unpack("a"), auth, type_check(int)):
 
             def action(handler: Any, a: int) -> None: ...
 
