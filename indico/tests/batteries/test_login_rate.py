@@ -45,7 +45,7 @@ class LoginRateTest(ServerTest):
         wait = int(response.headers["Retry-After"])
         self.assertTrue(0 < wait <= DAY)
         data = f"Too many requests, try again in {wait} seconds"
-        self.assertEqual(response.body.decode(), f'{{"status": 429, "data": "{data}"}}')
+        self.assertEqual(response.body.decode(), f'{{"status":429,"data":"{data}"}}')
 
     def test_a_new_window_begins_at_none(self) -> None:
         for _ in range(4):

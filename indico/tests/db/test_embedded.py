@@ -374,7 +374,7 @@ server.main(debug=False, port=0)
         command = server.output.splitlines()[-1]
         inside = ("nsenter", "--target", str(server.pid), "--user", "--net", "--preserve-credentials")
         answer = subprocess.run([*inside, "sh", "-c", command], capture_output=True, text=True)
-        self.assertTrue(answer.stdout.startswith('{"status": 200, "data": {"user": {'), answer)
+        self.assertTrue(answer.stdout.startswith('{"status":200,"data":{"user":{'), answer)
         self.assertEqual(server.stop(), 0)
         self.assertEqual(processes_in(self.folder), [])
 

@@ -165,7 +165,7 @@ class KeyTest(AccountTest):
     def test_the_body_of_a_check_is_never_parsed(self) -> None:
         self.login()
         response = self.fetch("/auth/check", method="POST", body=b"\xff{", headers=HEADERS)
-        self.assertEqual(response.body, b'{"status": 200, "data": true}')
+        self.assertEqual(response.body, b'{"status":200,"data":true}')
 
     def test_a_key_may_come_as_a_bearer(self) -> None:
         self.login()

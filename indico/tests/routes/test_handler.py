@@ -5,16 +5,21 @@ What every answer has in common, how an action is found, and what its outcome me
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import datetime
+import enum
 import json
 import os
 import socket
 import time
+import uuid
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import tornado.web
 from bson.datetime_ms import DatetimeMS
+from bson.int64 import Int64
 from bson.objectid import ObjectId
 from tornado.httpclient import HTTPResponse
 from tornado.iostream import IOStream
@@ -23,7 +28,7 @@ from tornado.testing import gen_test
 from indico import config
 from indico.error import IndicoError
 from indico.routes import handler as handler_module
-from indico.routes.handler import IndicoHandler, JSONEncoder, describe
+from indico.routes.handler import IndicoHandler, JSONEncoder, describe, encode
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
 from indico.utils import LATER, type_check, unpack
@@ -414,7 +419,7 @@ class BodySizeTest(ProbeTest):
             return [await stream.read_until(b"}") for _ in range(2)]
 
         for answer in self.io_loop.run_sync(talk):
-            self.assertIn(b'{"status": 405, "data": "BREW is not allowed here, but POST is"}', answer)
+            self.assertIn(b'{"status":405,"data":"BREW is not allowed here, but POST is"}', answer)
             self.assertNotIn(b"Connection: close", answer)
 
     def test_a_client_that_asks_before_it_sends_is_refused_without_being_told_to_go_on(self) -> None:
@@ -590,6 +595,63 @@ class EncoderTest(StrictTest):
     def test_a_date_beyond_pythons_years_is_its_utc_milliseconds_too(self) -> None:
         self.assertEqual(json.dumps(DatetimeMS(2**62), cls=JSONEncoder), str(2**62))
 
+    def test_a_uuid_is_its_text_and_an_enum_its_value(self) -> None:
+        value = [uuid.UUID(int=1), Colour.RED]
+        self.assertEqual(
+            json.dumps(value, cls=JSONEncoder), '["00000000-0000-0000-0000-000000000001", "red"]'
+        )
+
     def test_an_unknown_object_is_a_type_error(self) -> None:
         with self.assertRaises(TypeError):
             json.dumps({"a": object()}, cls=JSONEncoder)
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+@dataclasses.dataclass
+class Point:
+    x: int = 1
+
+
+class Text(str):
+    """A str, and yet another type."""
+
+
+class EncodeTest(StrictTest):
+    """With orjson and without it, an answer means the same."""
+
+    def both(self, value: Any) -> list[bytes]:
+        found = [encode(value)]
+        with mock.patch.object(handler_module, "orjson", None):
+            found.append(encode(value))
+        return found
+
+    def test_documents_are_encoded_alike(self) -> None:
+        value = {
+            "_id": ObjectId(),
+            "dates": [datetime.datetime(1969, 1, 2), datetime.datetime.now(datetime.timezone.utc)],
+            "far": DatetimeMS(2**62),
+            "others": [uuid.uuid4(), Colour.RED, Int64(2**60), Text("text"), (1, None, True), 2**64],
+            "floats": [1.5, 1e300, -0.0, float("nan"), float("inf")],
+            "texts": ["", "é \u2028 \0 \x7f \U0001f600", '"\\'],
+            1: {"": {}},
+        }
+        fast, plain = self.both(value)
+        self.assertEqual(json.loads(fast), json.loads(plain))
+        self.assertEqual(json.loads(fast)["floats"][3:], [None, None])
+
+    def test_what_one_does_not_take_the_other_does_not_either(self) -> None:
+        for value in (object(), Point(), {1, 2}, {("a", 1): 2}, b"bytes"):
+            with self.assertRaises(TypeError):
+                encode([value])
+            with mock.patch.object(handler_module, "orjson", None), self.assertRaises(TypeError):
+                encode([value])
+
+    def test_a_deep_value_is_encoded_alike(self) -> None:
+        value: Any = []
+        for _ in range(300):
+            value = [value]
+        fast, plain = self.both(value)
+        self.assertEqual(json.loads(fast), json.loads(plain))

@@ -14,10 +14,12 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 from tornado.testing import AsyncTestCase, gen_test
 
 import indico.db.auth_db as AuthDB
+from indico import utils
 from indico.error import IndicoError, InvalidJSON, InvalidValue, MissingField, MongoError, WrongFieldType
 from indico.tests.mocks import USER_ID, USER_KEY
 from indico.tests.mocks.request_mock import RequestHandler
@@ -30,6 +32,7 @@ from indico.utils import (
     MAX_FORM_FIELDS,
     form_urlencoded_parse,
     mongo_callback,
+    optional,
     settle,
     smart_parse,
     spawn,
@@ -43,12 +46,14 @@ SCREWED_UP = "we screwed up and have some debugging to do"
 
 
 class BodyTest(StrictTest):
-    """A test of bodies, each given as a str and as bytes."""
+    """A test of bodies, each given as a str and as bytes, and parsed with and without orjson."""
 
-    def both(self, body: str | bytes) -> list[str | bytes]:
-        if isinstance(body, str):
-            return [body, body.encode("utf-8", "surrogatepass")]
-        return [body]
+    def both(self, body: str | bytes) -> Iterator[str | bytes]:
+        for module in (utils.orjson, None):
+            with mock.patch.object(utils, "orjson", module):
+                yield body
+                if isinstance(body, str):
+                    yield body.encode("utf-8", "surrogatepass")
 
     def assert_parsed(self, body: str | bytes, expected: dict[str, Any]) -> None:
         for given in self.both(body):
@@ -75,6 +80,12 @@ class BodyTest(StrictTest):
         start = time.thread_time()
         yield
         self.assertLess(time.thread_time() - start, 1)
+
+
+class OptionalTest(StrictTest):
+    def test_a_module_that_is_not_installed_is_none(self) -> None:
+        self.assertIs(optional("json"), json)
+        self.assertIsNone(optional("indico.no_such_module"))
 
 
 class JSONTest(BodyTest):
