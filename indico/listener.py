@@ -4,6 +4,7 @@ Connections: how many there may be, and how long each may take its time.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import ipaddress
 import logging
@@ -37,6 +38,7 @@ from indico import config
 RESERVED_FILES = 100  # for MongoDB, the log, and whatever else is no client
 LARGEST_HEADER = 64 * 1024  # bytes, all headers of a request together
 SWEEP = 1000  # milliseconds between looks at what takes too long
+LAST_CALL = 1  # seconds that connections have for a request that was on its way when the server stopped
 
 
 def raise_file_limit() -> int:
@@ -166,8 +168,24 @@ class Listener(HTTPServer):
             del self._peers[peer]
 
     def stop(self) -> None:
+        """Listen no more. Who has connected already and waits to be accepted is served."""
+        for number in list(self._sockets):
+            self._handlers.pop(number)()
+            accepted = []
+            # Closing is what follows the last one at once: who comes in between is cut off.
+            with self._sockets.pop(number) as listening, suppress(OSError):
+                while True:
+                    accepted.append(listening.accept())
+            for connection, address in accepted:
+                self._handle_connection(connection, address)
         super().stop()
         self._sweeper.stop()
+
+    async def take_leave(self) -> None:
+        """Once stopped, wait for connections to end, as each does with its next answer: LAST_CALL at most."""
+        deadline = time.monotonic() + LAST_CALL
+        while self._open and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
 
     def _sweep(self) -> None:
         now = time.monotonic()

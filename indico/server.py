@@ -160,7 +160,9 @@ async def serve(
         await stop.wait()
         application.settings["draining"] = True
         server.stop()
-    await server.close_all_connections()
+        await server.take_leave()
+        await drain(application)
+        await server.close_all_connections()
     faulthandler.cancel_dump_traceback_later()
 
 
@@ -198,6 +200,8 @@ def main(debug: bool = True, port: int = config.PORT) -> None:
                 config.WORKERS,
                 lambda number: asyncio.run(serve(application, sockets, debug=False, announce=number == 0)),
                 mongod.tend if mongod is not None else lambda: None,
+                # Who connects to a socket that no worker listens on any more would wait for nothing.
+                on_stop=lambda: close_all(sockets),
             )
     except (config.SettingError, MongodError, supervisor.WorkersDied) as error:
         sys.exit(str(error))
@@ -206,6 +210,11 @@ def main(debug: bool = True, port: int = config.PORT) -> None:
     finally:
         if mongod is not None:
             mongod.stop()
+
+
+def close_all(sockets: list[socket.socket]) -> None:
+    for listening in sockets:
+        listening.close()
 
 
 async def check_settings() -> None:

@@ -55,9 +55,15 @@ def has_ended(pid: int) -> bool:
         return True
 
 
-def supervise(count: int, work: Callable[[int], None], tend: Callable[[], None]) -> None:
+def supervise(
+    count: int,
+    work: Callable[[int], None],
+    tend: Callable[[], None],
+    on_stop: Callable[[], object] = lambda: None,
+) -> None:
     """
-    Run `work(number)` in `count` forked workers until all have ended, and call `tend` a few times a second.
+    Run `work(number)` in `count` forked workers until all have ended, and call `tend` a few times a second,
+    and `on_stop` before the workers are told to stop.
 
     A worker that dies is started again; raises WorkersDied, and ends the others, when that does not help.
     SIGTERM and SIGINT stop it all: each is passed on as SIGTERM, the second as well as the first.
@@ -68,6 +74,7 @@ def supervise(count: int, work: Callable[[int], None], tend: Callable[[], None])
     def stop(*_: object) -> None:
         nonlocal stopping
         stopping = True
+        on_stop()
         for pid in workers:
             with suppress(ProcessLookupError):  # it ended by itself, at this very moment
                 os.kill(pid, signal.SIGTERM)

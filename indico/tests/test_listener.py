@@ -266,6 +266,47 @@ class UnsentTest(LimitTest):
             self.assertGreater(len(await clients[-1].receive_all()), LARGE)
 
 
+class StopTest(LimitTest):
+    async def take_leave(self) -> None:
+        assert isinstance(self.http_server, listener.Listener)
+        await self.http_server.take_leave()
+
+    @gen_test(timeout=PATIENCE)
+    async def test_who_has_connected_before_the_end_of_listening_is_served(self) -> None:
+        with ExitStack() as stack:
+            waiting = [
+                stack.enter_context(socket.create_connection((FIRST, self.get_http_port()))) for _ in range(5)
+            ]
+            for client in waiting:
+                client.sendall(make_post(b"ab"))
+            self.http_server.stop()  # before the loop could accept anybody
+            with self.assertRaises(ConnectionRefusedError):
+                socket.create_connection((FIRST, self.get_http_port())).close()
+            for client in waiting:
+                answer = await asyncio.to_thread(client.recv, 10_000)
+                self.assertIn(b"200 OK", answer)
+
+    @gen_test(timeout=PATIENCE)
+    async def test_a_connection_that_idles_has_its_last_request_answered_and_is_told_that_it_is(self) -> None:
+        async with AsyncExitStack() as stack:
+            client = await self.connect(stack)
+            self.assertTrue(await self.ask(client))
+            self._app.settings["draining"] = True
+            self.http_server.stop()
+            leave = asyncio.ensure_future(self.take_leave())
+            await client.send(make_post(b"ab"))
+            self.assertIn(b"Connection: close", await client.receive())
+            self.assertFalse(leave.done())
+        await leave
+
+    @gen_test(timeout=PATIENCE)
+    async def test_connections_that_idle_on_do_not_hold_up_the_end_for_long(self) -> None:
+        async with AsyncExitStack() as stack:
+            await self.connect(stack)
+            with mock.patch.object(listener, "LAST_CALL", SHORT):
+                await self.take_leave()
+
+
 class MostConnectionsTest(LimitTest):
     limits = {"MAX_CONNECTIONS": 3, "MAX_CONNECTIONS_PER_ADDRESS": 3}
 

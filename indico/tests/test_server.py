@@ -306,6 +306,15 @@ class AwayTest(ProcessTest):
         self.assertEqual(process.stop(), 0)
 
 
+def is_refused(port: int) -> bool:
+    """Whether nobody listens there."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
 class StopTest(ProcessTest):
     def setUp(self) -> None:
         super().setUp()
@@ -320,15 +329,7 @@ class StopTest(ProcessTest):
 
     def assert_refused(self, process: ServerProcess) -> None:
         """Nobody listens there any more."""
-
-        def is_refused() -> bool:
-            try:
-                socket.create_connection(("127.0.0.1", process.port), timeout=5).close()
-            except ConnectionRefusedError:
-                return True
-            return False
-
-        wait_until(is_refused, "the end of listening")
+        wait_until(lambda: is_refused(process.port), "the end of listening")
 
     def test_sigterm_ends_it_with_status_0(self) -> None:
         process = self.start()
@@ -425,6 +426,17 @@ server.ROUTES.append((r"/worker/(?P<action>[a-zA-Z]+)?", WorkerHandler))
         self.assertEqual(process.stop(), 0)
         self.assertEqual(processes_in(self.folder), [])
         self.assertNotIn("Traceback", process.output)
+
+    def test_told_to_stop_they_listen_no_more_though_one_goes_on_working(self) -> None:
+        process = self.start_two()
+        with ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(process.fetch, "slow/wait")
+            process.wait_for("waiting")
+            process.send(signal.SIGTERM)
+            wait_until(lambda: is_refused(process.port), "the end of listening")
+            (self.folder / "go").touch()
+            self.assertEqual(answer.result().data, "done")
+        self.assertEqual(process.wait(), 0)
 
     def test_ctrl_c_which_reaches_all_lets_requests_in_flight_finish(self) -> None:
         process = self.start_two()
