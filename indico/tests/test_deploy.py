@@ -1,0 +1,313 @@
+"""
+The files in deploy/ do what docs/deploy.rst says: requests through nginx, and a restart of each instance.
+"""
+
+from __future__ import annotations
+
+import configparser
+import http.client
+import json
+import os
+import random
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import unittest
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tornado.testing import bind_unused_port
+
+import indico
+from indico import config
+from indico.config import MAX_BODY_SIZE, REQUEST_TIMEOUT, SHUTDOWN_TIMEOUT
+from indico.db import INDEXES
+from indico.listener import LAST_CALL
+from indico.server import make_app
+from indico.tests.mocks import HEADERS, LOGIN_DATA, USER_KEY
+from indico.tests.testutils import slow
+from indico.tests.testutils.process import (
+    Answer,
+    ProcessTest,
+    ServerProcess,
+    make_folder,
+    remove_folder,
+    wait_until,
+)
+from indico.tests.testutils.strict import StrictTest
+
+DEPLOY = Path(indico.__file__).parents[1] / "deploy"
+CLIENTS = 8  # threads, of which half never pause, and half leave connections idle
+RESTARTS = int(os.environ.get("RESTARTS", "4"))  # for a longer measurement: see docs/deploy.rst
+
+
+def needs(test: unittest.TestCase, *programs: str) -> None:
+    if not DEPLOY.is_dir():
+        test.skipTest("deploy/ is not there: the package is installed, and not a checkout")
+    for program in programs:
+        if shutil.which(program) is None:
+            test.skipTest(f"{program} is not installed")
+
+
+def replace(text: str, changes: dict[str, str]) -> str:
+    """The text with these parts, each of which it has to have, replaced."""
+    for old, new in changes.items():
+        assert old in text, old
+        text = text.replace(old, new)
+    return text
+
+
+def free_port() -> int:
+    listening, port = bind_unused_port()
+    listening.close()
+    return port
+
+
+def has_grown(counter: Counter[str], size: int) -> bool:
+    return counter.total() >= size
+
+
+class NginxTest(ProcessTest):
+    """Two instances and nginx before them, as deploy/nginx.conf has it but for ports and paths."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        needs(self, "nginx", "openssl")
+        self.servers = [self.start_instance(), self.start_instance()]
+        self.ports = [server.port for server in self.servers]
+        self.port = free_port()
+        self.start_nginx()
+
+    def start_instance(self, port: int = 0) -> ServerProcess:
+        return self.start(PORT=str(port), TRUSTED_PROXIES="127.0.0.1", LOGIN_RATE="3/day", WORKERS="2")
+
+    def start_nginx(self) -> None:
+        certificate, key = self.folder / "certificate.pem", self.folder / "key.pem"
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]
+            + ["-out", certificate, "-keyout", key],
+            check=True,
+            capture_output=True,
+        )
+        changes = {
+            "127.0.0.1:5001": f"127.0.0.1:{self.ports[0]}",
+            "127.0.0.1:5002": f"127.0.0.1:{self.ports[1]}",
+            "listen 443 ssl": f"listen 127.0.0.1:{self.port} ssl",
+            "/etc/ssl/api.example.com.pem": str(certificate),
+            "/etc/ssl/private/api.example.com.key": str(key),
+        }
+        (self.folder / "indico.conf").write_text(replace((DEPLOY / "nginx.conf").read_text(), changes))
+        temporary = "".join(
+            f"{name}_temp_path {self.folder}/{name};"
+            for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        (self.folder / "nginx.conf").write_text(
+            f"daemon off; master_process off; pid {self.folder}/nginx.pid; error_log {self.folder}/error.log;"
+            f"events {{}} http {{ access_log off; {temporary} include {self.folder}/indico.conf; }}"
+        )
+        nginx = subprocess.Popen(
+            ["nginx", "-p", self.folder, "-c", self.folder / "nginx.conf"],
+            cwd=self.folder,
+            stderr=subprocess.PIPE,
+        )
+
+        def stop() -> None:
+            nginx.terminate()
+            nginx.communicate()
+
+        self.addCleanup(stop)
+        wait_until(self.is_listening, "nginx listens")
+
+    def is_listening(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port)).close()
+        except ConnectionRefusedError:
+            return False
+        return True
+
+    def connect(self, source: str = "127.0.0.1") -> http.client.HTTPSConnection:
+        context = ssl.create_default_context(cafile=str(self.folder / "certificate.pem"))
+        context.check_hostname = False
+        return http.client.HTTPSConnection(
+            "127.0.0.1", self.port, context=context, timeout=30, source_address=(source, 0)
+        )
+
+    def post(
+        self,
+        path: str,
+        data: Any = None,
+        headers: dict[str, str] = HEADERS,
+        source: str = "127.0.0.1",
+        body: bytes | None = None,
+    ) -> Answer:
+        connection = self.connect(source)
+        try:
+            connection.request("POST", path, json.dumps(data) if body is None else body, headers)
+            response = connection.getresponse()
+            return Answer(response.status, response.headers, json.loads(response.read())["data"])
+        finally:
+            connection.close()
+
+    @slow
+    def test_the_key_passes_in_either_header(self) -> None:
+        self.assertEqual(self.post("/auth/login", LOGIN_DATA).status, 200)
+        for headers in ({"indico_key": USER_KEY}, {"Authorization": f"Bearer {USER_KEY}"}):
+            self.assertEqual(self.post("/auth/check", headers=headers).data, True)
+        self.assertEqual(self.post("/auth/check", headers={}).status, 401)
+
+    @slow
+    def test_logins_are_counted_for_the_clients_address_and_not_for_what_it_claims(self) -> None:
+        def login(source: str, oauth_id: str) -> int:
+            claim = {"X-Forwarded-For": f"10.0.0.{oauth_id}"}
+            return self.post("/auth/login", {**LOGIN_DATA, "oauth_id": oauth_id}, claim, source).status
+
+        first = [login("127.0.0.2", str(number)) for number in range(4)]
+        self.assertEqual(first, [200, 200, 200, 429])
+        self.assertEqual(login("127.0.0.3", "5"), 200)
+
+    @slow
+    def test_the_largest_body_passes_and_one_byte_more_is_refused_in_an_envelope(self) -> None:
+        self.post("/auth/login", LOGIN_DATA)
+        body = json.dumps({"update_user": {"location": ""}}).encode()
+        fits = body.replace(b'""', b'"' + (MAX_BODY_SIZE - len(body)) * b"x" + b'"')
+        self.assertEqual(len(fits), MAX_BODY_SIZE)
+        self.assertEqual(self.post("/user/update", body=fits).status, 200)
+        answer = self.post("/user/update", body=fits + b" ")
+        direct = self.servers[0].fetch("user/update", data=MAX_BODY_SIZE * "x")
+        self.assertEqual((answer.status, answer.data), (direct.status, direct.data))
+
+    @slow
+    def test_without_an_instance_the_answer_is_an_envelope(self) -> None:
+        for server in self.servers:
+            self.assertEqual(server.stop(), 0)
+        answer = self.post("/auth/check")
+        self.assertEqual((answer.status, answer.data), (503, "The server can not be reached"))
+        self.assertEqual(answer.headers["Retry-After"], "1")
+
+    @slow
+    def test_metrics_are_not_for_everybody(self) -> None:
+        self.assertEqual(self.post("/metrics").status, 404)
+
+    @slow
+    def test_no_request_fails_while_each_instance_is_restarted_in_turn(self) -> None:
+        self.post("/auth/login", LOGIN_DATA)
+        done = threading.Event()
+        answers: Counter[str] = Counter()
+
+        def keep_asking(number: int) -> None:
+            connection = self.connect()
+            requests = [("/auth/check", "{}"), ("/user/update", json.dumps({"update_user": {"n": number}}))]
+            while not done.wait(number % 2 * random.random()):
+                path, body = requests[0]
+                requests.reverse()
+                try:
+                    connection.request("POST", path, body, HEADERS)
+                    response = connection.getresponse()
+                    response.read()
+                    answers[f"{path} {response.status}"] += 1
+                except (OSError, http.client.HTTPException) as error:
+                    answers[f"{path} {error!r}"] += 1
+                    connection.close()
+            connection.close()
+
+        clients = [threading.Thread(target=keep_asking, args=(number,)) for number in range(CLIENTS)]
+        for client in clients:
+            client.start()
+        try:
+            for number in RESTARTS // 2 * (0, 1):
+                self.assertEqual(self.servers[number].stop(), 0)
+                self.servers[number].close()
+                self.servers[number] = self.start_instance(self.ports[number])
+                count = answers.total()
+                wait_until(partial(has_grown, answers, count + 100), "a hundred more answers")
+        finally:
+            done.set()
+            for client in clients:
+                client.join()
+        self.assertEqual(sorted(answers), ["/auth/check 200", "/user/update 200"], answers)
+
+
+class FilesTest(StrictTest):
+    def setUp(self) -> None:
+        super().setUp()
+        needs(self)
+        self.folder = make_folder()
+        self.addCleanup(remove_folder, self.folder)
+
+    def read_settings(self, section: str) -> dict[str, str]:
+        """A section of the unit, in which a name may stand several times: the last of each."""
+        unit = configparser.ConfigParser(strict=False, interpolation=None)
+        unit.optionxform = str  # type: ignore[assignment,method-assign]
+        unit.read(DEPLOY / "indico@.service")
+        return dict(unit[section])
+
+    @slow
+    def test_systemd_takes_the_unit_and_finds_it_hardened(self) -> None:
+        needs(self, "systemd-analyze")
+        unit = self.folder / "indico@5001.service"
+        unit.write_text(
+            replace(
+                (DEPLOY / "indico@.service").read_text(),
+                {"/srv/indico/.venv/bin/python": sys.executable, "/usr/bin/curl": sys.executable},
+            )
+        )
+        for command in (["verify", "--man=no"], ["security", "--offline=yes", "--threshold=20"]):
+            run = subprocess.run(
+                ["systemd-analyze", *command, unit],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            self.assertEqual(run.returncode, 0, run.stdout)
+
+    def test_systemd_and_compose_wait_longer_than_the_server_takes_to_stop(self) -> None:
+        self.assertGreater(int(self.read_settings("Service")["TimeoutStopSec"]), SHUTDOWN_TIMEOUT + LAST_CALL)
+        grace = re.search(r"stop_grace_period: (\d+)s", (DEPLOY / "compose.yaml").read_text())
+        assert grace is not None
+        self.assertGreater(int(grace[1]), SHUTDOWN_TIMEOUT + LAST_CALL)
+
+    def test_nginx_waits_longer_than_an_action_may_take(self) -> None:
+        wait = re.search(r"proxy_read_timeout (\d+)s", (DEPLOY / "nginx.conf").read_text())
+        assert wait is not None
+        self.assertGreater(int(wait[1]), REQUEST_TIMEOUT)
+
+    def test_the_shard_keys_of_the_guide_are_those_that_the_unique_indexes_need(self) -> None:
+        make_app()  # which imports all helpers
+        page = (DEPLOY.parent / "docs/deploy.rst").read_text()
+        keys = dict(re.findall(r"^``(\w+)`` +``\{(\w+): 1\}``", page, re.MULTILINE))
+        unique = [
+            (collection, index.document) for collection, index in INDEXES if index.document.get("unique")
+        ]
+        self.assertLessEqual({collection for collection, _ in unique}, set(keys))
+        for collection, index in unique:
+            self.assertEqual(next(iter(index["key"])), keys[collection])
+
+    def test_the_compose_file_can_be_read_and_what_it_and_the_dockerfile_name_is_there(self) -> None:
+        dockerfile = (DEPLOY / "Dockerfile").read_text()
+        for names in re.findall(r"^COPY (.*) \S+$", dockerfile, re.MULTILINE):
+            for name in names.split():
+                self.assertTrue((DEPLOY.parent / name).exists(), name)
+        try:
+            import yaml
+        except ImportError:
+            self.skipTest("yaml is not installed")
+        compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+        services, build = compose["services"], compose["services"]["indico"]["build"]
+        self.assertTrue((DEPLOY / build["context"] / build["dockerfile"]).exists())
+        hosts = re.findall(r"\w+", services["indico"]["environment"]["MONGODB"].split("/")[2])
+        self.assertEqual([*hosts, "indico"], sorted(services, key=lambda name: name == "indico"))
+
+    def test_every_variable_in_the_files_is_a_setting(self) -> None:
+        named = re.findall(r"^([A-Z_]+)=", (DEPLOY / "indico.env").read_text(), re.MULTILINE)
+        named += re.findall(r"([A-Z_]+)=", self.read_settings("Service")["Environment"])
+        named += re.findall(r"^      ([A-Z_]+): ", (DEPLOY / "compose.yaml").read_text(), re.MULTILINE)
+        named += re.findall(r"^ENV ([A-Z_]+)=", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
+        self.assertGreater(len(named), 8)
+        for name in named:
+            self.assertTrue(hasattr(config, name), name)
