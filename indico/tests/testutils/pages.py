@@ -5,6 +5,7 @@ The code blocks of README.md and the guide, and how each kind is run: docs/testi
 from __future__ import annotations
 
 import configparser
+import importlib.util
 import json
 import os
 import re
@@ -94,9 +95,16 @@ def _indented(lines: list[str], number: int) -> list[str]:
 
 
 RUN_PAGE = """
-import ast, asyncio, doctest, inspect, io, json, sys
+import ast, asyncio, doctest, inspect, io, json, logging, sys
 from contextlib import redirect_stdout
 from indico import db
+
+class Strict(logging.Handler):
+    def emit(self, record):
+        problems.append(record.getMessage())
+
+problems = []
+logging.getLogger().addHandler(Strict(logging.ERROR))
 
 async def execute(place, code, mode, space):
     compiled = compile(code, place, mode, ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
@@ -119,6 +127,8 @@ async def main():
                 sys.exit(f"{place}: {example.source}gave {got}not {example.want}")
     await db.ensure_indexes()
     await db.close()
+    if problems:
+        sys.exit(f"{place}: {problems}")
 
 asyncio.run(main())
 """
@@ -266,9 +276,9 @@ def check_shell(code: str) -> None:
         if found is None:
             continue
         settings = dict(word.split("=", 1) for word in shlex.split(found[1]))
-        if found[2] == "indico.server" and "..." not in found[1]:
+        if settings and "..." not in found[1]:
             run_module("-c", "from indico import config; config.check()", **settings)
-        run_module("-c", f"import importlib; importlib.import_module({found[2]!r})")
+        assert importlib.util.find_spec(found[2]) is not None, found[2]
         options = re.findall(r"--[\w-]+", found[3])
         printed = run_module("-m", found[2], "--help") if options else ""
         for option in options:
