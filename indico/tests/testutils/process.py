@@ -101,14 +101,15 @@ class ServerProcess:
         script: str | None = None,
         folder: Path | None = None,
         prefix: Sequence[str] = (),
+        python: str = sys.executable,
         **settings: str,
     ) -> None:
         self._own_folder = make_folder() if folder is None else None
         self.folder = folder or self._own_folder or Path()
-        command = [sys.executable, "-m", "indico.server", *arguments]
+        command = [python, "-m", "indico.server", *arguments]
         if script is not None:
             (self.folder / "run.py").write_text(script)
-            command = [sys.executable, "run.py", *arguments]
+            command = [python, "run.py", *arguments]
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - `close` closes it
         self._process = subprocess.Popen(
             [*prefix, *command],
