@@ -244,7 +244,7 @@ class FilesTest(StrictTest):
         """A section of the unit, in which a name may stand several times: the last of each."""
         unit = configparser.ConfigParser(strict=False, interpolation=None)
         unit.optionxform = str  # type: ignore[assignment,method-assign]
-        unit.read(DEPLOY / "indico@.service")
+        unit.read(DEPLOY / "server@.service")
         return dict(unit[section])
 
     @slow
@@ -253,7 +253,7 @@ class FilesTest(StrictTest):
         unit = self.folder / "indico@5001.service"
         unit.write_text(
             replace(
-                (DEPLOY / "indico@.service").read_text(),
+                (DEPLOY / "server@.service").read_text(),
                 {"/srv/indico/.venv/bin/python": sys.executable, "/usr/bin/curl": sys.executable},
             )
         )
@@ -304,7 +304,7 @@ class FilesTest(StrictTest):
         self.assertEqual([*hosts, "indico"], sorted(services, key=lambda name: name == "indico"))
 
     def test_every_variable_in_the_files_is_a_setting(self) -> None:
-        named = re.findall(r"^([A-Z_]+)=", (DEPLOY / "indico.env").read_text(), re.MULTILINE)
+        named = re.findall(r"^([A-Z_]+)=", (DEPLOY / "server.env").read_text(), re.MULTILINE)
         named += re.findall(r"([A-Z_]+)=", self.read_settings("Service")["Environment"])
         named += re.findall(r"^      ([A-Z_]+): ", (DEPLOY / "compose.yaml").read_text(), re.MULTILINE)
         named += re.findall(r"^ENV ([A-Z_]+)=", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
