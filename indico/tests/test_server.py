@@ -22,7 +22,7 @@ from tornado.web import Application
 
 from indico import server
 from indico.db.embedded import Mongod
-from indico.tests.mocks import LOGIN_DATA, USER_KEY
+from indico.tests.mocks import HEADERS, LOGIN_DATA, USER_KEY
 from indico.tests.testutils import slow
 from indico.tests.testutils.process import (
     Answer,
@@ -42,6 +42,12 @@ PRODUCTION = {
     "ADDRESS": "127.0.0.1",
 }
 
+# A server that waits long for connections to end.
+PATIENT_SERVER = """
+from indico import listener, server
+listener.LAST_CALL = 30
+server.main(debug=False, port=0)
+"""
 # A server with an action that takes until it is let go by a file, and one that never ends.
 SLOW_SERVER = """
 import asyncio, os
@@ -358,6 +364,23 @@ class StopTest(ProcessTest):
         (self.folder / "go").touch()
         self.assertEqual(answer.result().data, "done")
         self.assertEqual(process.wait(), 0)
+
+    def test_a_connection_that_is_open_may_bring_one_more_request(self) -> None:
+        process = self.start(script=PATIENT_SERVER)
+        process.post("auth/login", LOGIN_DATA)
+        connection = http.client.HTTPConnection("127.0.0.1", process.port, timeout=30)
+        self.addCleanup(connection.close)
+        self.assertIsNone(self.check(connection).headers["Connection"])
+        process.send(signal.SIGTERM)
+        self.assert_refused(process)
+        self.assertEqual(self.check(connection).headers["Connection"], "close")
+        self.assertEqual(process.wait(), 0)
+
+    def check(self, connection: http.client.HTTPConnection) -> http.client.HTTPResponse:
+        connection.request("POST", "/auth/check", headers=HEADERS)
+        response = connection.getresponse()
+        self.assertEqual(response.read(), b'{"status": 200, "data": true}')
+        return response
 
     def test_a_request_that_outlives_shutdown_timeout_is_answered_503(self) -> None:
         process = self.start(script=SLOW_SERVER, SHUTDOWN_TIMEOUT="0.1")
