@@ -79,6 +79,18 @@ class Environment:
             self.problems.append(f"{name} should be addresses or networks, with commas between: {error}.")
             return []
 
+    def origins(self, name: str) -> list[str]:
+        """Origins as browsers send them, separated by commas: `https://a.com, http://b.com:3000`; or `*`."""
+        value = self.text(name)
+        origins = [part.strip() for part in value.split(",") if part.strip()]
+        if origins != ["*"] and not all(ORIGIN.fullmatch(origin) for origin in origins):
+            self.problems.append(
+                f"{name} should be * or origins like https://app.example.com, with commas between,"
+                f" but is {value!r}."
+            )
+            return []
+        return origins
+
     def rate(self, name: str, default: str) -> tuple[int, int]:
         """`10/minute` as (10, 60 seconds); `off` as (0, 0)."""
         value = self.text(name, default)
@@ -101,6 +113,10 @@ class Environment:
 
 DEFAULT_MONGODB = "mongodb://localhost:27017"
 YEAR = 365 * 24 * 3600  # seconds
+# A browser names no default port.
+ORIGIN = re.compile(
+    r"(?!http://.*:80$|https://.*:443$)[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?"
+)
 SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 24 * 3600}
 
 environment = Environment(os.environ)
@@ -123,6 +139,7 @@ KEY_CACHE = environment.number("KEY_CACHE", 0, 0, 3600)  # seconds that a key is
 DEV_TOKEN = environment.text("DEV_TOKEN")
 
 LOGIN_RATE = environment.rate("LOGIN_RATE", "10/minute")  # logins, for each address and each oauth_id
+CORS_ORIGINS = environment.origins("CORS_ORIGINS")  # whose pages may call the server
 
 DOCS = environment.flag("DOCS", not PRODUCTION)  # whether the API's description and its page are served
 

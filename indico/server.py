@@ -43,6 +43,7 @@ Route = tuple[str, type[RequestHandler]]
 ROUTES: list[Route] = [AuthRoute, UserRoute]
 BATTERIES = [  # modules, each with one install(application)
     "indico.batteries.docs_page",
+    "indico.batteries.cors",
     "indico.batteries.health",
     "indico.batteries.login_rate",
     "indico.batteries.openapi",

@@ -112,6 +112,38 @@ class EnvironmentTest(StrictTest):
                     "\n".join(environment.problems), "^PROXIES should be addresses or networks, .+[.]$"
                 )
 
+    def test_origins_are_separated_by_commas(self) -> None:
+        value = "https://app.example.com, http://localhost:3000,http://[::1]:8000,capacitor://localhost,"
+        environment = Environment({"ORIGINS": value})
+        self.assertEqual(environment.origins("ORIGINS"), value.rstrip(",").replace(" ", "").split(","))
+        self.assertEqual(Environment({"ORIGINS": "*"}).origins("ORIGINS"), ["*"])
+        self.assertEqual(Environment({}).origins("ORIGINS"), [])
+        self.assertEqual(environment.problems, [])
+
+    def test_what_no_browser_sends_as_an_origin_is_a_problem(self) -> None:
+        for value in (
+            "app.example.com",
+            "https://app.example.com/",
+            "https://App.example.com",
+            "https://app.example.com:443",
+            "http://localhost:80",
+            "https://*.example.com",
+            "https://a.com https://b.com",
+            "https://a.com,*",
+            "https://ä.com",
+            "null",
+        ):
+            with self.subTest(value=value):
+                environment = Environment({"ORIGINS": value})
+                self.assertEqual(environment.origins("ORIGINS"), [])
+                self.assertEqual(
+                    environment.problems,
+                    [
+                        "ORIGINS should be * or origins like https://app.example.com, with commas between,"
+                        f" but is {value!r}."
+                    ],
+                )
+
     def test_a_rate_is_a_count_and_seconds(self) -> None:
         for value, expected in (("10/minute", (10, 60)), ("1/second", (1, 1)), ("off", (0, 0))):
             with self.subTest(value=value):
@@ -147,6 +179,7 @@ class DefaultTest(StrictTest):
             "USER_SALT": "",
             "KEY_LIFETIME": 30 * 24 * 3600,
             "DEV_TOKEN": "",
+            "CORS_ORIGINS": [],
             "FACEBOOK_APP_ID": "",
             "FACEBOOK_APP_SECRET": "",
             "FACEBOOK_GRAPH_URL": "https://graph.facebook.com",
@@ -180,6 +213,12 @@ class CheckTest(StrictTest):
             ("MONGODB_DRIVER", "redis", "should be motor or pymongo, but is 'redis'."),
             ("MONGODB_TIMEOUT", "0", "should be a number from 0.01 to 3600, but is '0'."),
             ("KEY_LIFETIME", "-1", "should be a number from 1 to 3.1536e+09, but is '-1'."),
+            (
+                "CORS_ORIGINS",
+                "example.com",
+                "should be * or origins like https://app.example.com, with commas between,"
+                " but is 'example.com'.",
+            ),
             ("FACEBOOK_GRAPH_URL", "graph.facebook.com", "should begin with https:// or http://."),
             ("REQUEST_TIMEOUT", "never", "should be a number from 0.01 to 3.1536e+07, but is 'never'."),
             ("MAX_BODY_SIZE", "1MB", "should be a whole number from 1 to 2147483648, but is '1MB'."),
