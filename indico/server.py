@@ -47,6 +47,7 @@ BATTERIES = [  # modules, each with one install(application)
     "indico.batteries.health",
     "indico.batteries.login_rate",
     "indico.batteries.openapi",
+    "indico.batteries.openid",
 ]
 
 
@@ -81,7 +82,7 @@ async def lifespan(application: Application) -> AsyncIterator[None]:
     """
     config.check()
     if config.PRODUCTION and not (config.FACEBOOK_APP_ID and config.FACEBOOK_APP_SECRET):
-        LOGGER.warning("FACEBOOK_APP_ID or FACEBOOK_APP_SECRET is not set: logins answer 503")
+        LOGGER.warning("FACEBOOK_APP_ID or FACEBOOK_APP_SECRET is not set: logins with Facebook answer 503")
     if not config.PRODUCTION and not config.DEV_TOKEN:
         config.DEV_TOKEN = get_secret("dev_token")
     db.connect()

@@ -1,8 +1,9 @@
 """
-Login rate: LOGIN_RATE logins for each address and each oauth_id, then 429 until the minute is over.
+Login rate: LOGIN_RATE logins for each address and each account, then 429 until the minute is over.
 
+A login is the action `login` of any handler, and its account what the handler says by a property, `subject`.
 They are counted in MongoDB, in windows of a fixed length, so that all workers and machines share the count.
-An address or oauth_id is stored as a digest, and only for as long as its window lasts.
+An address or account is stored as a digest, and only for as long as its window lasts.
 """
 
 from __future__ import annotations
@@ -16,11 +17,9 @@ from tornado.web import Application
 
 from indico import config, db
 from indico.db import mongo
-from indico.error import InvalidJSON, InvalidValue, TooManyRequests
+from indico.error import IndicoError, TooManyRequests
 from indico.listener import client_address
-from indico.routes.auth import AuthHandler
 from indico.routes.handler import IndicoHandler
-from indico.utils import smart_parse
 
 db.index("login_rate", "key", unique=True)
 db.index("login_rate", "expires", expireAfterSeconds=0)
@@ -35,15 +34,15 @@ def install(application: Application) -> None:
 
 async def check(handler: IndicoHandler) -> None:
     """Raise TooManyRequests for a login beyond LOGIN_RATE."""
-    if not isinstance(handler, AuthHandler) or handler.action != "login":
+    if handler.action != "login":
         return
     most, length = config.LOGIN_RATE
     window, spent = divmod(int(time.time()), length)
     end = (window + 1) * length
     subjects = [f"address {client_address(handler.request)}"]
     try:
-        subjects.append(f"oauth_id {smart_parse(handler.request.body).get('oauth_id')}")
-    except (InvalidJSON, InvalidValue):
+        subjects += filter(None, [getattr(handler, "subject", None)])
+    except IndicoError:
         pass  # which the action answers
     for subject in subjects:
         if await count(f"{window} {subject}", end) > most:

@@ -72,6 +72,11 @@ class FacebookTokenError(IndicoError):
         super().__init__("Facebook Auth Token invalid", 401)
 
 
+class OpenIDTokenError(IndicoError):
+    def __init__(self) -> None:
+        super().__init__("OpenID token invalid", 401)
+
+
 class AuthError(IndicoError):
     def __init__(self) -> None:
         super().__init__("User not authenticated", 401)

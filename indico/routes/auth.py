@@ -12,7 +12,7 @@ import indico.db.user_db as UserDB
 from indico.db.user_db import LoginUser, User
 from indico.error import InvalidValue
 from indico.routes.handler import IndicoHandler
-from indico.utils import type_check, unpack
+from indico.utils import smart_parse, type_check, unpack
 from indico.utils.auth.auth_utils import auth, end_key, start_key, user_hash
 from indico.utils.auth.facebook_utils import check_access_token
 from indico.utils.types import Described
@@ -26,14 +26,34 @@ class Login(TypedDict):
     indico_key: str
 
 
+def is_oauth_id(value: str) -> bool:
+    """Whether this may be the id of an account: 1 to 128 characters, none of them a control character."""
+    return re.fullmatch(rf"[^{CONTROL}\ud800-\udfff]{{1,128}}", value) is not None
+
+
 def make_user_id(oauth_id: str) -> str:
     """The user_id of a Facebook account. Raises InvalidValue for what is no oauth_id."""
-    if not re.fullmatch(rf"[^{CONTROL}\ud800-\udfff]{{1,128}}", oauth_id):
+    if not is_oauth_id(oauth_id):
         raise InvalidValue("oauth_id should be 1 to 128 characters, none of them a control character")
     return "facebook" + oauth_id
 
 
+async def log_in(user_id: str, user: LoginUser) -> Login:
+    """Store what is known of a user who has proved to be that one, and let them in: a login's answer."""
+    key = None
+    while key is None:  # a logout or removal came between: begin again in the next generation
+        generation = await AuthDB.get_generation(user_hash(user_id))
+        stored = await UserDB.sync_user({"$set": user}, user_id)
+        key = await start_key(user_id, generation)
+    return {"user": stored, "indico_key": key}
+
+
 class AuthHandler(IndicoHandler):
+    @property
+    def subject(self) -> str:
+        """Whom a login says it is for, before anything is verified: what LOGIN_RATE counts."""
+        return f"oauth_id {smart_parse(self.request.body).get('oauth_id')}"
+
     @unpack("access_token", "oauth_id", "user")
     @type_check(str, OauthId, LoginUser)
     async def login(self, access_token: str, oauth_id: OauthId, user: LoginUser) -> Login:
@@ -43,13 +63,7 @@ class AuthHandler(IndicoHandler):
         401: Facebook does not know the token, or it is not this user's.
         """
         await check_access_token(access_token, oauth_id)
-        user_id = make_user_id(oauth_id)
-        key = None
-        while key is None:  # a logout or removal came between: begin again in the next generation
-            generation = await AuthDB.get_generation(user_hash(user_id))
-            stored = await UserDB.sync_user({"$set": user}, user_id)
-            key = await start_key(user_id, generation)
-        return {"user": stored, "indico_key": key}
+        return await log_in(make_user_id(oauth_id), user)
 
     @auth
     async def check(self, data: bytes) -> bool:

@@ -144,6 +144,41 @@ class EnvironmentTest(StrictTest):
                     ],
                 )
 
+    def test_providers_are_a_name_an_issuer_and_client_ids_each(self) -> None:
+        environment = Environment(
+            {"PROVIDERS": "google https://accounts.google.com web phone, own  http://localhost:8080/a/ id ,"}
+        )
+        expected = {
+            "google": ["https://accounts.google.com", "web", "phone"],
+            "own": ["http://localhost:8080/a/", "id"],
+        }
+        self.assertEqual(environment.providers("PROVIDERS"), expected)
+        self.assertEqual(Environment({}).providers("PROVIDERS"), {})
+        self.assertEqual(environment.problems, [])
+
+    def test_providers_that_are_none_are_a_problem(self) -> None:
+        for value in (
+            "google",
+            "google https://accounts.google.com",
+            "google accounts.google.com id",
+            "google http://accounts.google.com id",
+            "google http://localhost.example.com id",
+            "google2 https://accounts.google.com id",
+            "facebook https://www.facebook.com id",
+            "facebooks https://www.facebook.com id",
+            "a https://a.com id, a https://b.com id",
+        ):
+            with self.subTest(value=value):
+                environment = Environment({"PROVIDERS": value})
+                self.assertEqual(environment.providers("PROVIDERS"), {})
+                self.assertEqual(
+                    environment.problems,
+                    [
+                        "PROVIDERS should be like google https://accounts.google.com <client id>, with commas"
+                        " between providers. A name is letters, and does not begin with facebook."
+                    ],
+                )
+
     def test_a_rate_is_a_count_and_seconds(self) -> None:
         for value, expected in (("10/minute", (10, 60)), ("1/second", (1, 1)), ("off", (0, 0))):
             with self.subTest(value=value):

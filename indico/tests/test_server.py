@@ -230,7 +230,8 @@ class ProductionTest(ProcessTest):
     def test_without_facebook_credentials_it_says_so_and_a_login_answers_503(self) -> None:
         process = self.start(**PRODUCTION)
         self.assertIn(
-            " WARNING indico: FACEBOOK_APP_ID or FACEBOOK_APP_SECRET is not set: logins answer 503\n",
+            " WARNING indico: FACEBOOK_APP_ID or FACEBOOK_APP_SECRET is not set:"
+            " logins with Facebook answer 503\n",
             process.output,
         )
         answer = process.fetch("auth/login", {**LOGIN_DATA, "access_token": "token"})

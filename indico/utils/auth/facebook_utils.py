@@ -4,20 +4,17 @@ Facebook: is this token the user's, and was it made for our app?
 
 from __future__ import annotations
 
-import asyncio
 import hmac
-import json
 import re
 from typing import Any
 
-from tornado.httpclient import AsyncHTTPClient, HTTPError
 from tornado.httputil import url_concat
 
 from indico import config
 from indico.error import FacebookTokenError, Unavailable
+from indico.utils.fetch import FAILURES, fetch_json
 
 TIMEOUT = 5  # seconds, for the whole exchange with Facebook
-LARGEST_ANSWER = 64 * 1024  # bytes
 
 
 async def check_access_token(access_token: str, oauth_id: str) -> bool:
@@ -67,18 +64,10 @@ async def _ask(access_token: str) -> dict[str, Any]:
             "access_token": f"{config.FACEBOOK_APP_ID}|{config.FACEBOOK_APP_SECRET}",
         },
     )
-    # A client of its own: the shared one lets ten requests through at a time, and the others wait.
-    client = AsyncHTTPClient(force_instance=True, max_body_size=LARGEST_ANSWER)
-    fetching = client.fetch(url, connect_timeout=TIMEOUT, request_timeout=TIMEOUT, follow_redirects=False)
-    fetching.add_done_callback(lambda future: future.exception())
     try:
-        # Tornado can't abort it, and would log an error if it failed after this login was cancelled.
-        response = await asyncio.shield(fetching)
-        data = json.loads(response.body.decode("utf-8", "replace"))["data"]
+        data = (await fetch_json(url, TIMEOUT))["data"]
         if not isinstance(data, dict):
             raise TypeError("data is no object")
-    except (HTTPError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except FAILURES as error:
         raise Unavailable("Facebook does not answer as it should") from error
-    finally:
-        client.close()
     return data

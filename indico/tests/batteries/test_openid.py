@@ -1,0 +1,434 @@
+"""
+An OpenID Connect provider, played by a stub on loopback: whose tokens let in, and what comes of all others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import subprocess
+import sys
+import time
+from typing import Any
+from unittest import mock
+
+import jwt
+from cryptography.hazmat.primitives import serialization
+from tornado.testing import bind_unused_port
+from tornado.web import Application
+
+from indico import config
+from indico.batteries import openid
+from indico.routes.auth import AuthRoute
+from indico.routes.user import UserRoute
+from indico.server import make_app
+from indico.tests.mocks import USER
+from indico.tests.testutils.issuer import (
+    CLIENT_ID,
+    DISCOVERY,
+    KEYS,
+    OTHER_CLIENT_ID,
+    SUBJECT,
+    Issuer,
+    make_key,
+)
+from indico.tests.testutils.process import make_environment
+from indico.tests.testutils.server import ServerTest
+from indico.tests.testutils.strict import StrictTest
+
+USER_ID = "google:" + SUBJECT
+REFUSED = {"status": 401, "data": "OpenID token invalid"}
+OUT_OF_ORDER = {"status": 503, "data": "google does not answer as it should"}
+ASKED_ONCE = [DISCOVERY, KEYS]
+
+
+def encode(part: Any) -> str:
+    return base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=")
+
+
+class OpenIDTest(ServerTest):
+    routes = [AuthRoute, UserRoute]
+
+    def get_app(self) -> Application:
+        self.issuer = Issuer()
+        self.io_loop.run_sync(self.issuer.start)
+        self.set(config, "OPENID_PROVIDERS", self.issuer.providers)
+        return make_app(routes=self.routes)
+
+    def tearDown(self) -> None:
+        self.io_loop.run_sync(self.issuer.stop)
+        super().tearDown()
+
+    def set(self, module: Any, name: str, value: Any) -> None:
+        """Replace a setting for this test."""
+        patch = mock.patch.object(module, name, value)
+        patch.start()
+        self.addCleanup(patch.stop)
+
+    def login(self, token: str | None = None, **fields: Any) -> Any:
+        data = {"provider": "google", "id_token": token or self.issuer.make_token(), "user": USER, **fields}
+        return self.post("openid/login", data, {})
+
+    def assert_refused(self, token: str) -> None:
+        """It is a 401, and leaves nothing behind."""
+        self.assertEqual(self.login(token), REFUSED)
+        self.assertEqual(self.database.user.count_documents({}), 0)
+        self.assertEqual(self.database.auth.count_documents({}), 0)
+
+
+class LoginTest(OpenIDTest):
+    def test_a_token_of_the_provider_lets_its_user_in(self) -> None:
+        answer = self.login()
+        self.assertEqual(answer["status"], 200)
+        user, key = answer["data"].pop("user"), answer["data"].pop("indico_key")
+        self.assertEqual(answer["data"], {})
+        self.assertEqual(user, {**user, **USER, "user_id": USER_ID})
+        self.assertEqual(self.post("user/find", {}, {"indico_key": key}), {"status": 200, "data": user})
+        self.assertEqual(self.post("auth/logout", {}, {"indico_key": key})["data"], True)
+        self.assertEqual(self.post("user/find", {}, {"indico_key": key})["status"], 401)
+
+    def test_a_second_login_finds_the_same_user(self) -> None:
+        first, second = self.login(), self.login(user={"name": "Grace"})
+        self.assertEqual(second["data"]["user"], {**first["data"]["user"], "name": "Grace"})
+        self.assertEqual(second["data"]["indico_key"], first["data"]["indico_key"])
+
+    def test_rsa_is_taken_as_elliptic_curves_are(self) -> None:
+        self.issuer.keys = [make_key("rsa", "RS256")]
+        self.assertEqual(self.login()["status"], 200)
+
+    def test_another_app_of_ours_may_have_asked_for_the_token(self) -> None:
+        cases: tuple[dict[str, Any], ...] = (
+            {"azp": None},
+            {"azp": OTHER_CLIENT_ID},
+            {"aud": OTHER_CLIENT_ID},
+            {"aud": [CLIENT_ID, OTHER_CLIENT_ID]},
+        )
+        for claims in cases:
+            with self.subTest(claims):
+                self.assertEqual(self.login(self.issuer.make_token(**claims))["status"], 200)
+
+    def test_the_issuer_may_lack_its_scheme_as_google_has_it(self) -> None:
+        provider = self._app.settings["openid"]["google"]
+        self.assertEqual(self.login()["status"], 200)  # fetches the keys
+        provider.issuer = "https://accounts.google.com"
+        for issuer, status in (
+            ("https://accounts.google.com", 200),
+            ("accounts.google.com", 200),
+            ("http://accounts.google.com", 401),
+        ):
+            with self.subTest(issuer):
+                self.assertEqual(self.login(self.issuer.make_token(iss=issuer))["status"], status)
+
+    def test_an_unknown_provider_is_a_400_that_names_those_there_are(self) -> None:
+        self.assertEqual(self.login(provider="twitter"), {"status": 400, "data": "provider should be google"})
+
+    def test_a_field_that_is_missing_or_of_another_type_is_a_400(self) -> None:
+        answer = self.post("openid/login", {"provider": "google", "user": {}}, {})
+        self.assertEqual(answer, {"status": 400, "data": "id_token field was not provided"})
+        self.assertEqual(
+            self.login(provider=7),
+            {"status": 400, "data": "Field provider - 7 is type int but should be str"},
+        )
+
+    def test_a_user_that_can_not_be_stored_is_a_400_and_leaves_nothing(self) -> None:
+        self.assertEqual(self.login(user={"name": 7})["status"], 400)
+        self.assertEqual(self.database.user.count_documents({}), 0)
+
+
+class RefusalTest(OpenIDTest):
+    """Tokens that let nobody in."""
+
+    def test_what_is_no_token(self) -> None:
+        for token in (
+            "token",
+            "a.b.c",
+            "...",
+            "ä.ö.ü",
+            "x" * 20_000,
+            encode({}) + ".e30.",
+            "\x00",
+            "e30.e30.e30",
+        ):
+            with self.subTest(token[:20]):
+                self.assert_refused(token)
+        self.assertEqual(self.issuer.asked, [])
+
+    def test_a_header_nested_too_deep(self) -> None:
+        header = base64.urlsafe_b64encode(b"[" * 9_000).decode()
+        self.assert_refused(f"{header}.e30.e30")
+
+    def test_claims_that_do_not_hold(self) -> None:
+        now = int(time.time())
+        cases: tuple[dict[str, Any], ...] = (
+            {"exp": now - openid.LEEWAY - 1},
+            {"exp": None},
+            {"iat": now + openid.LEEWAY + 60},
+            {"iat": None},
+            {"nbf": now + openid.LEEWAY + 60},
+            {"aud": "another-app.example.com"},
+            {"aud": ["another-app.example.com", CLIENT_ID]},
+            {"aud": []},
+            {"aud": None},
+            {"azp": "another-app.example.com"},
+            {"azp": [CLIENT_ID]},
+            {"iss": "https://accounts.google.com"},
+            {"iss": None},
+            {"sub": None},
+            {"sub": ""},
+            {"sub": "x" * 129},
+            {"sub": "a\nb"},
+            {"more": "x" * openid.LONGEST_TOKEN},
+        )
+        for claims in cases:
+            with self.subTest(claims):
+                self.assert_refused(self.issuer.make_token(**claims))
+
+    def test_a_token_that_is_just_within_the_leeway_lets_in(self) -> None:
+        token = self.issuer.make_token(exp=int(time.time()) - openid.LEEWAY + 30)
+        self.assertEqual(self.login(token)["status"], 200)
+
+    def test_the_signature_of_another_key_by_the_same_id(self) -> None:
+        stranger = make_key("stranger")
+        token = jwt.encode(self.issuer.make_claims(), stranger.private, "ES256", {"kid": "first"})
+        self.assert_refused(token)
+
+    def test_claims_that_were_changed_after_the_signature(self) -> None:
+        header, _, signature = self.issuer.make_token().split(".")
+        self.assert_refused(f"{header}.{encode(self.issuer.make_claims(sub='1'))}.{signature}")
+
+    def test_no_signature_at_all(self) -> None:
+        for algorithm in ("none", "None", "NONE", ""):
+            with self.subTest(algorithm):
+                header = {"alg": algorithm, "typ": "JWT", "kid": "first"}
+                self.assert_refused(f"{encode(header)}.{encode(self.issuer.make_claims())}.")
+
+    def test_an_hmac_with_the_public_key_for_its_secret(self) -> None:
+        key = make_key("rsa", "RS256")
+        self.issuer.keys = [key]
+        secret = key.private.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        algorithm = jwt.algorithms.HMACAlgorithm(jwt.algorithms.HMACAlgorithm.SHA256)
+        signed = f"{encode({'alg': 'HS256', 'kid': 'rsa'})}.{encode(self.issuer.make_claims())}"
+        signature = base64.urlsafe_b64encode(algorithm.sign(signed.encode(), secret)).decode().rstrip("=")
+        self.assert_refused(f"{signed}.{signature}")
+
+    def test_another_algorithm_than_the_one_the_key_is_for(self) -> None:
+        key = make_key("rsa", "RS256")
+        self.issuer.keys = [key]
+        self.assert_refused(jwt.encode(self.issuer.make_claims(), key.private, "RS512", {"kid": "rsa"}))
+
+    def test_a_token_of_another_provider(self) -> None:
+        other = Issuer()
+        self.io_loop.run_sync(other.start)
+        other.keys = [make_key("theirs")]
+        self._app.settings["openid"]["other"] = openid.Provider("other", other.url, [CLIENT_ID])
+        try:
+            token = other.make_token()
+            self.assertEqual(self.login(token), REFUSED)
+            self.assertEqual(
+                self.login(token, provider="other")["data"]["user"]["user_id"], f"other:{SUBJECT}"
+            )
+        finally:
+            self.io_loop.run_sync(other.stop)
+
+
+class KeysTest(OpenIDTest):
+    """Which keys count, and how often the provider is asked for them."""
+
+    def test_keys_are_fetched_once(self) -> None:
+        for _ in range(3):
+            self.assertEqual(self.login()["status"], 200)
+        self.assertEqual(self.issuer.asked, ASKED_ONCE)
+
+    def test_logins_at_once_wait_for_one_fetch_and_others_do_not_wait(self) -> None:
+        self.issuer.released.clear()
+        data = {"provider": "google", "id_token": self.issuer.make_token(), "user": {}}
+
+        async def run() -> list[int]:
+            logins = [
+                asyncio.ensure_future(
+                    self.http_client.fetch(
+                        self.get_url("/openid/login"), method="POST", body=json.dumps(data), raise_error=False
+                    )
+                )
+                for _ in range(5)
+            ]
+            while not self.issuer.asked:
+                await asyncio.sleep(0.01)
+            other = await self.http_client.fetch(self.get_url("/health"))
+            self.assertEqual((other.code, [login.done() for login in logins]), (200, [False] * 5))
+            self.issuer.released.set()
+            return [response.code for response in await asyncio.gather(*logins)]
+
+        self.assertEqual(self.io_loop.run_sync(run), [200] * 5)
+        self.assertEqual(self.issuer.asked, ASKED_ONCE)
+
+    def test_a_key_that_is_new_is_found_when_a_token_names_it(self) -> None:
+        self.set(openid, "PAUSE", 0)
+        self.assertEqual(self.login()["status"], 200)
+        old = self.issuer.make_token()
+        self.issuer.keys = [make_key("second")]
+        self.assertEqual(self.login()["status"], 200)
+        self.assertEqual(self.login(old), REFUSED)
+
+    def test_keys_that_nobody_knows_have_the_provider_asked_once_a_minute(self) -> None:
+        self.assertEqual(self.login()["status"], 200)
+        for number in range(5):
+            self.assertEqual(self.login(self.issuer.make_token(make_key(f"forged {number}"))), REFUSED)
+        self.assertEqual(self.issuer.asked, ASKED_ONCE)
+        self._app.settings["openid"]["google"]._next_fetch_at -= openid.PAUSE
+        for number in range(5):
+            self.assertEqual(self.login(self.issuer.make_token(make_key(f"forged {number}"))), REFUSED)
+        self.assertEqual(self.issuer.asked, ASKED_ONCE * 2)
+        self.assertEqual(self.login()["status"], 200)
+
+    def test_keys_are_fetched_again_after_their_lifetime_and_what_is_gone_counts_no_more(self) -> None:
+        self.set(openid, "KEYS_LIFETIME", 0)
+        self.set(openid, "PAUSE", 0)
+        old = self.issuer.make_token()
+        self.assertEqual(self.login(old)["status"], 200)
+        self.issuer.keys = [make_key("second")]
+        self.assertEqual(self.login(old), REFUSED)
+        self.assertEqual(self.issuer.asked, ASKED_ONCE * 2)
+
+    def test_a_key_without_an_id_is_that_of_tokens_without_one(self) -> None:
+        shown = {
+            name: value for name, value in make_key("first").public.items() if name not in ("kid", "alg")
+        }
+        self.issuer.answers[KEYS] = 200, json.dumps({"keys": [shown]}).encode()
+        token = jwt.encode(self.issuer.make_claims(), make_key("first").private, "ES256")
+        self.assertEqual(self.login(token)["status"], 200)
+
+    def test_what_is_no_key_for_signatures_is_left_out(self) -> None:
+        good = make_key("first").public
+        shared = {"kty": "oct", "k": "c2VjcmV0", "kid": "shared", "alg": "HS256"}
+        others = [
+            shared,
+            {**good, "kid": "encrypts", "use": "enc"},
+            {**good, "kid": "none", "alg": "none"},
+            {**good, "kid": "hmac", "alg": "HS256"},
+            {**good, "kid": "broken", "x": 7},
+            {**good, "kid": "curve", "alg": None, "crv": "P-1"},
+            {**good, "kid": "exotic", "alg": "ES256K"},
+            {"kty": "new", "kid": "new"},
+        ]
+        self.issuer.answers[KEYS] = 200, json.dumps({"keys": [*others, good]}).encode()
+        self.assertEqual(self.login()["status"], 200)
+        self.assertEqual(list(self._app.settings["openid"]["google"]._keys), ["first"])
+
+
+class OutOfOrderTest(OpenIDTest):
+    """A provider that does not answer as it should: a 503, for the token may be fine."""
+
+    def test_what_a_provider_should_not_say(self) -> None:
+        self.set(openid, "PAUSE_AFTER_FAILURE", 0)
+        about = {"issuer": self.issuer.url, "jwks_uri": self.issuer.url + KEYS}
+        for path, status, said in (
+            (DISCOVERY, 500, about),
+            (DISCOVERY, 302, about),
+            (DISCOVERY, 200, {**about, "issuer": "https://accounts.google.com"}),
+            (DISCOVERY, 200, {**about, "jwks_uri": about["jwks_uri"].replace("127.0.0.1", "LOCALHOST")}),
+            (DISCOVERY, 200, {**about, "jwks_uri": 7}),
+            (DISCOVERY, 200, {"issuer": self.issuer.url}),
+            (DISCOVERY, 200, [about]),
+            (KEYS, 404, {"keys": [make_key("first").public]}),
+            (KEYS, 200, {"keys": []}),
+            (KEYS, 200, {"keys": ["first"]}),
+            (KEYS, 200, {"keys": None}),
+            (KEYS, 200, {}),
+            (KEYS, 200, {"keys": [{**make_key("first").public, "kid": ["first"]}]}),
+            (KEYS, 200, "x" * 100_000),
+        ):
+            with self.subTest(path=path, status=status, said=str(said)[:50]):
+                self.issuer.answers = {path: (status, json.dumps(said).encode())}
+                self.assertEqual(self.login(), OUT_OF_ORDER)
+        for body in (b"", b"<html>Sorry</html>", b"[" * 60_000, b"\xff"):
+            with self.subTest(body=body[:20]):
+                self.issuer.answers = {DISCOVERY: (200, body)}
+                self.assertEqual(self.login(), OUT_OF_ORDER)
+        self.issuer.answers = {}
+        self.assertEqual(self.login()["status"], 200)
+
+    def test_a_provider_that_is_slow(self) -> None:
+        self.set(openid, "TIMEOUT", 0.1)
+        self.issuer.released.clear()
+        response = self.fetch(
+            "/openid/login",
+            method="POST",
+            body=json.dumps({"provider": "google", "id_token": self.issuer.make_token(), "user": {}}),
+        )
+        self.assertEqual(json.loads(response.body), OUT_OF_ORDER)
+        self.assertEqual(response.headers["Retry-After"], "1")
+
+    def test_a_provider_that_nobody_reaches(self) -> None:
+        socket, port = bind_unused_port()
+        socket.close()
+        self._app.settings["openid"]["google"].issuer = f"http://127.0.0.1:{port}"
+        self.assertEqual(self.login(), OUT_OF_ORDER)
+
+    def test_after_a_failure_it_is_left_alone_for_a_moment(self) -> None:
+        self.issuer.answers = {DISCOVERY: (500, b"")}
+        for _ in range(3):
+            self.assertEqual(self.login(), OUT_OF_ORDER)
+        self.assertEqual(self.issuer.asked, [DISCOVERY])
+
+    def test_users_whose_key_is_known_do_not_notice(self) -> None:
+        self.set(openid, "PAUSE", 0)
+        self.assertEqual(self.login()["status"], 200)
+        self.issuer.answers = {DISCOVERY: (500, b"")}
+        self.assertEqual(self.login(self.issuer.make_token(make_key("unknown"))), OUT_OF_ORDER)
+        self.assertEqual(self.login()["status"], 200)
+
+
+class LoginRateTest(OpenIDTest):
+    """LOGIN_RATE counts these logins as it does the others."""
+
+    def get_app(self) -> Application:
+        self.set(config, "LOGIN_RATE", (3, 24 * 3600))
+        self.set(config, "TRUSTED_PROXIES", config.Environment({"A": "127.0.0.1"}).networks("A"))
+        return super().get_app()
+
+    def login_from(self, address: str, token: str) -> int:
+        data = {"provider": "google", "id_token": token, "user": {}}
+        return int(self.post("openid/login", data, {"X-Forwarded-For": address})["status"])
+
+    def test_an_account_is_limited_whatever_the_address(self) -> None:
+        tokens = [self.issuer.make_token(exp=int(time.time()) + 1000 + number) for number in range(4)]
+        statuses = [self.login_from(f"10.0.0.{number}", token) for number, token in enumerate(tokens)]
+        self.assertEqual(statuses, [200, 200, 200, 429])
+        self.assertEqual(self.login_from("10.0.0.9", self.issuer.make_token(sub="another")), 200)
+
+    def test_an_address_is_limited_whatever_it_sends(self) -> None:
+        self.assertEqual([self.login_from("10.0.0.1", "guess") for _ in range(4)], [401, 401, 401, 429])
+
+
+class InstallTest(StrictTest):
+    def test_without_providers_there_is_no_route_and_no_import(self) -> None:
+        script = (
+            "import sys; from indico.server import make_app; application = make_app();"
+            "print('openid' in application.settings, 'jwt' in sys.modules, 'cryptography' in sys.modules)"
+        )
+        output = subprocess.check_output([sys.executable, "-c", script], env=make_environment({}), text=True)
+        self.assertEqual(output, "False False False\n")
+
+    def test_without_pyjwt_it_says_so_in_one_sentence_and_adds_no_route(self) -> None:
+        providers = {"google": ["https://accounts.google.com", CLIENT_ID]}
+        for missing in ("jwt", "cryptography"):
+            with (
+                self.subTest(missing),
+                mock.patch.object(config, "OPENID_PROVIDERS", providers),
+                mock.patch.dict(sys.modules, {missing: None}),
+                self.assertLogs("indico", "WARNING") as logs,
+            ):
+                application = Application()
+                openid.install(application)
+                self.assertEqual(
+                    [record.getMessage() for record in logs.records],
+                    [
+                        "OPENID_PROVIDERS is set, but PyJWT is not installed, so /openid/login is not there:"
+                        " pip install -e '.[openid]'"
+                    ],
+                )
+                self.assertNotIn("openid", application.settings)
