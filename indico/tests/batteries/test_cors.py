@@ -18,6 +18,9 @@ from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler
 from indico.server import make_app
 from indico.tests.mocks import HEADERS, LOGIN_DATA
+from indico.tests.testutils import slow
+from indico.tests.testutils.browser import Browser, needs_browser
+from indico.tests.testutils.process import ProcessTest, ServerProcess
 from indico.tests.testutils.server import ServerTest
 
 PAGE = "https://app.example.com"
@@ -178,3 +181,57 @@ class OffTest(CorsTest):
         for answer in (response, self.ask()):
             self.assert_no_cors(answer)
             self.assertNotIn("Vary", answer.headers)
+
+
+# What a page does: it asks, and tells what it may read of the answer, or that the browser kept it back.
+ASK = """
+const [url, method, headers, body] = arguments
+return fetch(url, {method, headers, body}).then(
+  async response => [response.status, await response.json(), response.headers.get("Retry-After")],
+  error => error.name)
+"""
+
+
+@slow
+@needs_browser
+class BrowserTest(ProcessTest):
+    """A page in a real browser, which comes from another origin than the server that it asks."""
+
+    def test_a_page_of_ours_is_let_in_and_all_others_are_kept_out(self) -> None:
+        with ServerProcess() as page, ServerProcess() as stranger, Browser() as browser:
+            server = self.start(CORS_ORIGINS=f"{page.url}, https://app.example.com", LOGIN_RATE="1/day")
+            browser.open(page.url)
+            data = json.dumps(LOGIN_DATA)
+            status, answer, _ = browser.run(ASK, f"{server.url}/auth/login", "POST", {}, data)
+            self.assertEqual(status, 200)
+            key = {"indico_key": answer["data"]["indico_key"], "Content-Type": "application/json"}
+            check = f"{server.url}/auth/check"
+            self.assertEqual(
+                browser.run(ASK, check, "POST", key, "{}"), [200, {"status": 200, "data": True}, None]
+            )
+            bearer = {"Authorization": f"Bearer {key['indico_key']}", "X-Request-Id": "1"}
+            self.assertEqual(browser.run(ASK, check, "POST", bearer, "")[0], 200)
+            for path, expected in (("auth/check", 401), ("auth/nope", 404), ("nowhere", 404)):
+                wrong = {"indico_key": "0" * 56}
+                self.assertEqual(browser.run(ASK, f"{server.url}/{path}", "POST", wrong, "")[0], expected)
+            self.assertEqual(browser.run(ASK, check, "GET", {}, None)[0], 405)
+            too_large = "x" * (config.MAX_BODY_SIZE + 1)
+            self.assertEqual(browser.run(ASK, check, "POST", key, too_large)[0], 413)
+            status, _, wait = browser.run(ASK, f"{server.url}/auth/login", "POST", {}, data)
+            self.assertEqual(status, 429)
+            self.assertGreater(int(wait), 0)
+            self.assertEqual(browser.run(ASK, check, "DELETE", key, None), "TypeError")
+
+            browser.open(stranger.url)
+            for headers in (key, {}):
+                self.assertEqual(browser.run(ASK, check, "POST", headers, "{}"), "TypeError")
+
+    def test_with_a_star_every_page_is_let_in_but_not_with_credentials(self) -> None:
+        with ServerProcess() as page, Browser() as browser:
+            server = self.start(CORS_ORIGINS="*")
+            browser.open(page.url)
+            headers = {"indico_key": "0" * 56}
+            self.assertEqual(browser.run(ASK, f"{server.url}/auth/check", "POST", headers, "")[0], 401)
+            with_credentials = ASK.replace("body}", 'body, credentials: "include"}')
+            answer = browser.run(with_credentials, f"{server.url}/auth/check", "POST", headers, "")
+            self.assertEqual(answer, "TypeError")
