@@ -2,15 +2,17 @@
 Installs the package, and what req.txt lists with it.
 """
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
+VERSION = re.compile('^__version__ = "(.+)"$', re.MULTILINE)
 
 setup(
     name="indico",
-    version="1.0.0",
+    version=VERSION.findall((HERE / "indico" / "__init__.py").read_text(encoding="utf-8"))[0],
     description="A boilerplate for JSON API servers on Tornado and MongoDB",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",

@@ -7,6 +7,7 @@ test or the command line can set another.
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import os
 import re
@@ -30,8 +31,20 @@ class Environment:
     def __init__(self, environ: Mapping[str, str]) -> None:
         self.environ = environ
         self.problems: list[str] = []
+        self.names: list[str] = []  # of all settings
+
+    def find_misspelt(self) -> list[str]:
+        """A sentence for each variable that is no setting, but looks as if somebody took it for one."""
+        sentences = []
+        for name in sorted(set(self.environ) - set(self.names)):
+            meant = difflib.get_close_matches(name, self.names, 1, 0.85)
+            if re.fullmatch("MONGO(DB)?_?UR[IL]", name):
+                meant = ["MONGODB"]
+            sentences += [f"{name} is no setting; {nearest} is." for nearest in meant]
+        return sentences
 
     def text(self, name: str, default: str = "") -> str:
+        self.names.append(name)
         value = self.environ.get(name) or default
         if re.search("[\ud800-\udfff]", value):  # what Python makes of bytes that are no UTF-8
             self.problems.append(f"{name} should be UTF-8.")

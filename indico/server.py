@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import faulthandler
 import gc
 import importlib
@@ -19,10 +20,13 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+import pymongo
+import tornado
 from tornado import autoreload
 from tornado.ioloop import PeriodicCallback
 from tornado.web import Application, RequestHandler
 
+import indico
 import indico.db.auth_db as AuthDB
 from indico import config, db, supervisor
 from indico.db import key_cache
@@ -37,6 +41,17 @@ from indico.utils.development import get_secret, make_folder
 
 DEFAULT_MONGODB_PORT = 27017
 LONGEST_CALL = 1  # seconds that a call may block the loop before development names it in the log
+
+HELP = """
+examples:
+  python -m indico.server                      for development
+  python -m indico.server --port 5001          beside another server
+  python -m indico.server --address 0.0.0.0    for other machines to reach it
+  INDICO_ENV=production python -m indico.server --workers 4
+
+An option goes before the environment variable of its name. The environment
+sets all else, MONGODB for example: docs/settings.rst lists it.
+"""
 
 Route = tuple[str, type[RequestHandler]]
 
@@ -169,11 +184,18 @@ async def serve(
 
 
 def print_welcome(application: Application, port: int) -> None:
-    """Say that the server is ready and, in development, how to log in."""
+    """Say that the server is ready and, in development, what is where and how to log in."""
     host = config.ADDRESS or "127.0.0.1"
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     lines = [f"indico listens on {address}"]
     if not config.PRODUCTION:
+        database = db.describe()
+        if "mongod_folder" in application.settings:
+            database += f", started here, its data in {application.settings['mongod_folder']}"
+        pages = application.settings.get("pages", {})
+        rows = {"database": database, **{name: address + path for name, path in pages.items()}}
+        width = max(map(len, rows))
+        lines += [f"  {name:{width}}  {text}" for name, text in rows.items()]
         data = {"access_token": config.DEV_TOKEN, "oauth_id": "1", "user": {"name": "Ada"}}
         command = shlex.join(["curl", f"{address}/auth/login", "-d", json.dumps(data)])
         lines += ["Log in with", f"  {command}"]
@@ -192,9 +214,11 @@ def main(debug: bool = True, port: int = config.PORT) -> None:
         asyncio.run(check_settings())
         application = make_app(debug)
         sockets = bind(port)
-        if not config.PRODUCTION and config.MONGODB == config.DEFAULT_MONGODB:
-            mongod = Mongod(make_folder("mongodb"), DEFAULT_MONGODB_PORT)
+        mongod = make_mongod()
+        if mongod is not None:
             mongod.start()
+            if mongod.pid is not None:
+                application.settings["mongod_folder"] = mongod.folder
         if config.WORKERS == 1:
             asyncio.run(serve(application, sockets, debug, announce=True, mongod=mongod))
         else:
@@ -219,9 +243,18 @@ def close_all(sockets: list[socket.socket]) -> None:
         listening.close()
 
 
+def make_mongod() -> Mongod | None:
+    """In development at the default MONGODB, a mongod to be started unless one answers there already."""
+    if config.PRODUCTION or config.MONGODB != config.DEFAULT_MONGODB:
+        return None
+    return Mongod(make_folder("mongodb"), DEFAULT_MONGODB_PORT)
+
+
 async def check_settings() -> None:
     """Raise SettingError unless the server can start with these: here, and not in each worker."""
     config.check()
+    for sentence in config.environment.find_misspelt():
+        LOGGER.warning(sentence)
     db.connect()
     await db.close()
 
@@ -232,8 +265,11 @@ def bind(port: int) -> list[socket.socket]:
         return listen(port, config.ADDRESS)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", "no host can have such a name")
+        hint = ""
+        if getattr(error, "errno", None) == errno.EADDRINUSE:
+            hint = f" Stop what listens there, or take another port: --port {port % 65535 + 1}."
         raise config.SettingError(
-            f"ADDRESS {config.ADDRESS or 'any'} and PORT {port} can't be listened on: {reason}."
+            f"ADDRESS {config.ADDRESS or 'any'} and PORT {port} can't be listened on: {reason}.{hint}"
         ) from error
 
 
@@ -242,14 +278,21 @@ def run_command_line() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m indico.server",
         description="Serve until stopped by Ctrl-C or SIGTERM.",
-        epilog="The environment sets these and all else: see docs/settings.rst.",
+        epilog=HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    for name, text in (
-        ("PORT", "the port to listen on (default 5000)"),
-        ("ADDRESS", "the address to listen on (default 127.0.0.1; in production all)"),
-        ("WORKERS", "processes that share the port (default 1)"),
-    ):
-        parser.add_argument(f"--{name.lower()}", metavar=name, dest=name, help=text)
+    version = f"indico {indico.__version__}, Tornado {tornado.version}, PyMongo {pymongo.version}"
+    parser.add_argument("--version", action="version", version=version)
+    for group, options in {
+        "where to listen": {
+            "PORT": "a port, or 0 for any free one (default: 5000)",
+            "ADDRESS": "an address (default: 127.0.0.1; in production, all)",
+        },
+        "how many": {"WORKERS": "processes that share the port (default: 1)"},
+    }.items():
+        arguments = parser.add_argument_group(group)
+        for name, text in options.items():
+            arguments.add_argument(f"--{name.lower()}", metavar=name, dest=name, help=text)
     given = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
     os.environ.update(given)
     importlib.reload(config)

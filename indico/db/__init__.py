@@ -19,6 +19,7 @@ from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, overload
+from urllib.parse import urlsplit
 
 from bson.errors import BSONError, InvalidDocument
 from pymongo import IndexModel
@@ -114,6 +115,15 @@ def connect(uri: str | None = None, database: str | None = None) -> None:
         reason = hint if "@" in uri else str(error)
         raise config.SettingError(f"MONGODB can't be used: {reason}") from error
     mongodb = CLIENT[database or config.MONGODB_DATABASE]
+
+
+def describe() -> str:
+    """The database and where it is, `indico at localhost:27017`: of the URI nothing but the hosts."""
+    if config.MONGODB.startswith("mongodb+srv:"):  # the name in DNS that knows the hosts
+        hosts = [str(urlsplit(config.MONGODB).hostname)]
+    else:
+        hosts = [f"{host}:{port}" if port else host for host, port in parse_uri(config.MONGODB)["nodelist"]]
+    return f"{config.MONGODB_DATABASE} at {', '.join(hosts)}"
 
 
 def __getattr__(name: str) -> Any:

@@ -179,6 +179,22 @@ class EnvironmentTest(StrictTest):
                     ],
                 )
 
+    def test_a_variable_that_looks_like_a_setting_is_found(self) -> None:
+        environment = Environment(
+            {"PORT": "1", "PORTS": "1", "WORKER": "1", "MONGO_URI": "1", "MONGODB_URL": "1", "HOME": "1"}
+        )
+        for name in ("PORT", "WORKERS", "MONGODB", "MONGODB_DRIVER"):
+            environment.text(name)
+        self.assertEqual(
+            environment.find_misspelt(),
+            [
+                "MONGODB_URL is no setting; MONGODB is.",
+                "MONGO_URI is no setting; MONGODB is.",
+                "PORTS is no setting; PORT is.",
+                "WORKER is no setting; WORKERS is.",
+            ],
+        )
+
     def test_a_rate_is_a_count_and_seconds(self) -> None:
         for value, expected in (("10/minute", (10, 60)), ("1/second", (1, 1)), ("off", (0, 0))):
             with self.subTest(value=value):

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -20,7 +22,8 @@ from pymongo import MongoClient
 from tornado.testing import bind_unused_port
 from tornado.web import Application
 
-from indico import server
+import indico
+from indico import db, server
 from indico.db.embedded import Mongod
 from indico.tests.mocks import HEADERS, LOGIN_DATA, USER_KEY
 from indico.tests.testutils import slow
@@ -83,16 +86,33 @@ class ApplicationTest(StrictTest):
 
 
 class StartTest(ProcessTest):
-    def test_it_says_where_it_listens_and_how_to_log_in(self) -> None:
-        process = self.start()
+    def test_it_says_where_what_is_and_how_to_log_in(self) -> None:
+        process = self.start(
+            script="from indico import server\n"
+            "def install(application):\n"
+            "    application.settings['pages'] = {'a page of ours': '/ours', 'page': '/page'}\n"
+            "server.BATTERIES = ['__main__']\n"
+            "server.main(debug=False, port=0)\n",
+        )
         self.assertEqual(
             process.output,
             f"indico listens on {process.url}\n"
+            f"  database        {db.describe()}\n"
+            f"  a page of ours  {process.url}/ours\n"
+            f"  page            {process.url}/page\n"
             "Log in with\n"
             f"  curl {process.url}/auth/login -d"
             """ '{"access_token": "the token of tests", "oauth_id": "1", "user": {"name": "Ada"}}'\n""",
         )
         self.assertRegex(process.url, "^http://127.0.0.1:[1-9][0-9]+$")
+
+    def test_the_welcome_is_one_write(self) -> None:
+        application = Application(pages={"page": "/page"})
+        with mock.patch("sys.stdout") as output:
+            server.print_welcome(application, 80)
+        texts = [call.args[0] for call in output.write.call_args_list]
+        self.assertEqual("".join(texts[1:]), "\n")
+        self.assertIn("page      http://127.0.0.1:80/page\nLog in with\n", texts[0])
 
     def test_the_login_that_it_prints_works_as_printed(self) -> None:
         process = self.start(DEV_TOKEN="""a 'token' "of" $tests \\ é""")
@@ -171,6 +191,49 @@ class HelpTest(StrictTest):
             self.assertIn(option, text)
         self.assertNotIn("secret", text)
 
+    def test_version_names_what_matters(self) -> None:
+        command = [sys.executable, "-m", "indico.server", "--version"]
+        text = subprocess.run(command, env=make_environment({}), capture_output=True, text=True, check=True)
+        self.assertRegex(text.stdout, rf"^indico {indico.__version__}, Tornado [0-9.]+, PyMongo [0-9.]+\n$")
+
+
+class PythonTest(StrictTest):
+    """A Python that can't run the server."""
+
+    def assert_refuses(self, sentence: str, *command: str) -> None:
+        result = subprocess.run(
+            command, env=make_environment({}), capture_output=True, text=True, check=False
+        )
+        self.assertEqual((result.returncode, result.stdout, result.stderr), (1, "", sentence + "\n"))
+
+    def test_one_that_is_too_old_is_a_sentence(self) -> None:
+        self.assert_refuses(
+            "indico needs Python 3.10 or later, but this is Python 3.9.18.",
+            sys.executable,
+            "-c",
+            "import sys; sys.version_info = (3, 9, 18, 'final', 0); import indico",
+        )
+
+    def test_one_without_what_the_server_needs_is_a_sentence(self) -> None:
+        self.assert_refuses(
+            f"indico is not installed for this Python, {sys.executable}. Activate the virtual environment"
+            " that it is installed in, or install it: pip install -e '.[dev]'",
+            sys.executable,
+            "-c",
+            "import sys; sys.modules['tornado'] = None; import indico",
+        )
+
+    def test_the_oldest_can_read_the_sentence(self) -> None:
+        versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
+        found = [path for path in versions.glob("*/bin/python") if re.match("2|3[.][6-9][.]", path.parts[-3])]
+        if not found:
+            self.skipTest("no old Python here")
+        for path in found:
+            with self.subTest(path):
+                version = path.parts[-3]
+                sentence = f"indico needs Python 3.10 or later, but this is Python {version}."
+                self.assert_refuses(sentence, str(path), "-B", "-m", "indico.server")
+
 
 class RefusalTest(ProcessTest):
     """What prevents the start is a sentence and status 1."""
@@ -179,8 +242,16 @@ class RefusalTest(ProcessTest):
         taken, port = bind_unused_port()
         self.addCleanup(taken.close)
         self.assert_refuses(
-            f"ADDRESS 127.0.0.1 and PORT {port} can't be listened on: Address already in use.", PORT=str(port)
+            f"ADDRESS 127.0.0.1 and PORT {port} can't be listened on: Address already in use."
+            f" Stop what listens there, or take another port: --port {port + 1}.",
+            PORT=str(port),
         )
+
+    def test_a_variable_that_looks_like_a_setting_is_named(self) -> None:
+        process = self.start(MONGODB_URL="mongodb://ada:secret@localhost", PORTS="80")
+        self.assertIn(" WARNING indico: MONGODB_URL is no setting; MONGODB is.\n", process.output)
+        self.assertIn(" WARNING indico: PORTS is no setting; PORT is.\n", process.output)
+        self.assertNotIn("secret", process.output)
 
     def test_an_address_of_another_machine_is_one_sentence_and_status_1(self) -> None:
         self.assert_refuses(

@@ -8,6 +8,7 @@ import asyncio
 import threading
 import time
 from typing import Any
+from unittest import mock
 
 from bson.objectid import ObjectId
 from tornado.testing import AsyncTestCase, bind_unused_port, gen_test
@@ -247,6 +248,16 @@ class ConnectionTest(DatabaseTest, AsyncTestCase):
                 indico.db.connect(uri)
             self.assertIn("MONGODB", str(caught.exception))
             self.assertNotIn("p@ssw0rd", str(caught.exception))
+
+    def test_the_description_has_the_hosts_and_nothing_else_of_the_uri(self) -> None:
+        for uri, hosts in (
+            ("mongodb://localhost", "localhost:27017"),
+            ("mongodb://ada:secret@a.com:1,b.com/admin?replicaSet=secret", "a.com:1, b.com:27017"),
+            ("mongodb+srv://ada:secret@cluster.example.com/?appName=secret", "cluster.example.com"),
+            ("mongodb://%2Ftmp%2Fmongodb.sock", "/tmp/mongodb.sock"),
+        ):
+            with self.subTest(uri), mock.patch.object(config, "MONGODB", uri):
+                self.assertEqual(indico.db.describe(), f"{self.database.name} at {hosts}")
 
     def test_the_module_has_no_other_lazy_attributes(self) -> None:
         with self.assertRaises(AttributeError):

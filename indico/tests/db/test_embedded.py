@@ -239,6 +239,11 @@ server.main(debug=False, port=0)
     def test_it_goes_with_ctrl_c_which_reaches_the_whole_group(self) -> None:
         server = self.start(script=self.script)
         self.find_mongod()
+        self.assertIn(
+            f"  database  {self.database.name} at 127.0.0.1:{self.mongodb_port}, started here, its data in"
+            " .indico/mongodb\n",
+            server.output,
+        )
         os.killpg(server.pid, signal.SIGINT)
         self.assertEqual(server.wait(), 0)
         self.assertEqual(processes_in(self.folder), [])
