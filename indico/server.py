@@ -190,8 +190,8 @@ def print_welcome(application: Application, port: int) -> None:
     lines = [f"indico listens on {address}"]
     if not config.PRODUCTION:
         database = db.describe()
-        if "mongod_folder" in application.settings:
-            database += f", started here, its data in {application.settings['mongod_folder']}"
+        if folder := application.settings.get("mongod_folder"):
+            database += f", started here, its data in {folder}"
         pages = application.settings.get("pages", {})
         rows = {"database": database, **{name: address + path for name, path in pages.items()}}
         width = max(map(len, rows))
@@ -217,8 +217,7 @@ def main(debug: bool = True, port: int = config.PORT) -> None:
         mongod = make_mongod()
         if mongod is not None:
             mongod.start()
-            if mongod.pid is not None:
-                application.settings["mongod_folder"] = mongod.folder
+            application.settings["mongod_folder"] = mongod.folder if mongod.pid is not None else None
         if config.WORKERS == 1:
             asyncio.run(serve(application, sockets, debug, announce=True, mongod=mongod))
         else:

@@ -251,6 +251,7 @@ class RefusalTest(ProcessTest):
         process = self.start(MONGODB_URL="mongodb://ada:secret@localhost", PORTS="80")
         self.assertIn(" WARNING indico: MONGODB_URL is no setting; MONGODB is.\n", process.output)
         self.assertIn(" WARNING indico: PORTS is no setting; PORT is.\n", process.output)
+        self.assertEqual(process.stop(), 0)
         self.assertNotIn("secret", process.output)
 
     def test_an_address_of_another_machine_is_one_sentence_and_status_1(self) -> None:
