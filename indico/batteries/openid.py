@@ -168,7 +168,11 @@ class OpenIDHandler(IndicoHandler):
     @unpack("provider", "id_token", "user")
     @type_check(str, str, dict)
     async def login(self, provider: str, id_token: str, user: dict[str, Any]) -> dict[str, Any]:
-        """Log in with a provider's ID token: the user as stored now, and the key for all other actions."""
+        """
+        Log in with a provider's ID token: the user as stored now, and the key for all other actions.
+
+        401: The provider did not sign the token for our app, or it has expired.
+        """
         providers = self.settings["openid"]
         if provider not in providers:
             raise InvalidValue(f"provider should be {' or '.join(providers)}")

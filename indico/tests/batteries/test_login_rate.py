@@ -11,6 +11,7 @@ from tornado.web import Application
 
 from indico import config
 from indico.routes.auth import AuthRoute
+from indico.routes.handler import IndicoHandler
 from indico.server import make_app
 from indico.tests.mocks import LOGIN_DATA
 from indico.tests.testutils.process import ProcessTest
@@ -19,8 +20,13 @@ from indico.tests.testutils.server import ServerTest
 DAY = 24 * 3600  # seconds, a window that hardly ever ends within a test
 
 
+class DoorHandler(IndicoHandler):
+    def login(self, data: bytes) -> str:
+        return "come in"
+
+
 class LoginRateTest(ServerTest):
-    routes = [AuthRoute]
+    routes = [AuthRoute, (r"/door/(?P<action>[a-zA-Z]+)?", DoorHandler)]
 
     def get_app(self) -> Application:
         self.set(config, "LOGIN_RATE", (3, DAY))
@@ -70,6 +76,10 @@ class LoginRateTest(ServerTest):
     def test_a_header_from_whom_we_do_not_trust_changes_no_address(self) -> None:
         statuses = [self.login(str(number), forwarded=f"10.0.0.{number}") for number in range(4)]
         self.assertEqual(statuses, [200, 200, 200, 429])
+
+    def test_any_handler_may_have_a_login(self) -> None:
+        codes = [self.fetch("/door/login", method="POST", body="").code for _ in range(4)]
+        self.assertEqual(codes, [200, 200, 200, 429])
 
     def test_other_actions_are_not_limited(self) -> None:
         for _ in range(9):
