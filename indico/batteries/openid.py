@@ -30,7 +30,7 @@ LONGEST_TOKEN = 16 * 1024  # characters
 LEEWAY = 60  # seconds that the provider's clock and ours may differ
 
 # Signatures by a key that the provider alone has: not `none`, and no HMAC, whose key we would both have.
-ALGORITHMS = {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
+ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 
 
 def install(application: Application) -> None:

@@ -154,6 +154,16 @@ class RefusalTest(OpenIDTest):
                 self.assert_refused(token)
         self.assertEqual(self.issuer.asked, [])
 
+    def test_headers_that_hold_what_no_header_holds(self) -> None:
+        self.assertEqual(self.login(self.issuer.make_token(sub="another"))["status"], 200)
+        self.database.user.delete_many({})
+        self.database.auth.delete_many({})
+        for name in ("alg", "kid", "crit"):
+            for value in (None, 7, "first", ["ES256"], {"alg": "ES256"}):
+                with self.subTest(name=name, value=value):
+                    header = {"alg": "ES256", "kid": "another", name: value}
+                    self.assert_refused(f"{encode(header)}.{encode(self.issuer.make_claims())}.e30")
+
     def test_a_header_nested_too_deep(self) -> None:
         header = base64.urlsafe_b64encode(b"[" * 9_000).decode()
         self.assert_refused(f"{header}.e30.e30")
