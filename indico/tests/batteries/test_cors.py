@@ -144,6 +144,10 @@ class ListTest(CorsTest):
         self.assertEqual((response.code, response.headers["Allow"]), (405, "POST"))
         self.assertEqual(response.headers[ALLOW_ORIGIN], PAGE)
 
+    def test_a_post_is_no_preflight_whatever_its_headers(self) -> None:
+        response = self.ask(**{"Access-Control-Request-Method": "POST"})
+        self.assertEqual((response.code, response.headers[ALLOW_ORIGIN]), (401, PAGE))
+
     def test_a_preflight_with_a_body_that_is_too_large_is_413(self) -> None:
         response = self.ask(
             method="OPTIONS",
