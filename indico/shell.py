@@ -125,12 +125,12 @@ async def connect() -> None:
 
 
 async def close() -> None:
-    """End what the user left running, and the connection."""
+    """End the connection, and what the user left running."""
+    await db.close()
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    await db.close()
 
 
 def run(console: Console) -> None:

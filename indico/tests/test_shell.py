@@ -58,13 +58,13 @@ class ScriptTest(ProcessTest):
             "    print(number)\n"
             "async for user in db.mongodb.user.find():\n"
             "    print(user['user_id'])\n"
-            "UserDB.find_user('nobody', print)\n"
-            "while len(asyncio.all_tasks()) > 1:\n"
-            "    await asyncio.sleep(0.01)\n"
+            "answered = asyncio.get_running_loop().create_future()\n"
+            "UserDB.find_user('nobody', lambda *answer: answered.set_result(answer))\n"
+            "await answered\n"
             "config.MONGODB_DATABASE\n"
             "left = asyncio.create_task(asyncio.sleep(1000))\n"
         )
-        output = f"'Ada'\n0\n1\nfacebook1\nNone None\n'{self.database.name}'\n"
+        output = f"'Ada'\n0\n1\nfacebook1\n(None, None)\n'{self.database.name}'\n"
         status, written, complaints = self.run_script(source)
         self.assertEqual((status, complaints), (0, ""))
         self.assertEqual(written, output)
