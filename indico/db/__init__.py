@@ -67,7 +67,11 @@ class Follows:
     refused: tuple[str, ...] = ()
 
 
-DRIVERS = {"motor": ("motor", "MotorClient"), "pymongo": ("pymongo", "AsyncMongoClient")}
+DRIVERS = {
+    "motor": ("motor", "MotorClient"),
+    "pymongo": ("pymongo", "AsyncMongoClient"),
+    "mongojet": ("indico.db.mongojet", "Client"),
+}
 INDEXES: list[tuple[str, IndexModel]] = []  # what `index` was told: (collection, index)
 
 FIELD_NAME = r"[^$.\u0000][^.\u0000]*"
@@ -86,7 +90,8 @@ def connect(uri: str | None = None, database: str | None = None) -> None:
     Make the client for this event loop, and set `CLIENT` and `mongodb`. Nothing is sent yet.
 
     A client belongs to the event loop that first uses it and does not survive a fork: each loop connects
-    and closes its own. Raises SettingError for a URI that PyMongo can't read.
+    and closes its own. Raises SettingError for a URI that the driver can't read,
+    and for a driver that is not installed.
     """
     global CLIENT, mongodb
     module, name = DRIVERS[config.MONGODB_DRIVER]
@@ -106,10 +111,16 @@ def connect(uri: str | None = None, database: str | None = None) -> None:
         "datetime_conversion": "DATETIME_AUTO",
     }
     try:
+        make_client = getattr(importlib.import_module(module), name)
         given = {} if uri.startswith("mongodb+srv") else parse_uri(uri)["options"]
         options = {key: value for key, value in options.items() if key not in given}
-        CLIENT = getattr(importlib.import_module(module), name)(uri, **options)
-    except (ConfigurationError, InvalidURI, ValueError) as error:
+        CLIENT = make_client(uri, **options)
+    except ModuleNotFoundError as error:
+        driver = config.MONGODB_DRIVER
+        raise config.SettingError(
+            f"MONGODB_DRIVER is {driver}, but it is not installed: pip install -e '.[{driver}]' brings it."
+        ) from error
+    except (ConfigurationError, InvalidURI, OSError, ValueError) as error:  # OSError: a file that it names
         # Where a password is not escaped as it should be, PyMongo quotes parts of it.
         hint = "look at its host and options, and whether user and password are percent-encoded."
         reason = hint if "@" in uri else str(error)

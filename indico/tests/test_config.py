@@ -261,7 +261,7 @@ class CheckTest(StrictTest):
             ("PORT", "65536", "should be a whole number from 0 to 65535, but is '65536'."),
             ("WORKERS", "0", "should be a whole number from 1 to 512, but is '0'."),
             ("MONGODB", "localhost:27017", "should begin with mongodb:// or mongodb+srv://."),
-            ("MONGODB_DRIVER", "redis", "should be motor or pymongo, but is 'redis'."),
+            ("MONGODB_DRIVER", "redis", "should be motor or pymongo or mongojet, but is 'redis'."),
             ("MONGODB_TIMEOUT", "0", "should be a number from 0.01 to 3600, but is '0'."),
             ("KEY_LIFETIME", "-1", "should be a number from 1 to 3.1536e+09, but is '-1'."),
             (

@@ -243,7 +243,8 @@ class ConnectionTest(DatabaseTest, AsyncTestCase):
         self.assertEqual(indico.db.CLIENT.write_concern.document, {"w": 1, "j": False})
 
     def test_a_uri_that_makes_no_sense_is_a_setting_error_without_its_password(self) -> None:
-        for uri in ("mongodb://user:p@ssw0rd@host", "mongodb://", "mongodb://host/?w=-3", "mongodb://a:x"):
+        uris = ["mongodb://user:p@ssw0rd@host", "mongodb://", "mongodb://host/?w=-3", "mongodb://a:x"]
+        for uri in [*uris, "mongodb://host/?tls=true&tlsCAFile=/no/such/file"]:
             with self.assertRaises(config.SettingError) as caught:
                 indico.db.connect(uri)
             self.assertIn("MONGODB", str(caught.exception))

@@ -1,0 +1,89 @@
+"""
+What the Rust driver says when something goes wrong, as the errors that PyMongo raises.
+
+mongojet passes on one text, such as
+
+    Kind: Command failed: Error code 59 (CommandNotFound): no such command: 'x', labels: {}, source: None,
+    server response: Some(RawDocumentBuf { data: "6100...00" })
+
+in which the answer of the server, in hexadecimal digits, comes last.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import bson
+import mongojet
+from bson.codec_options import CodecOptions
+from pymongo import errors
+
+# The codes by which a server says that it is not, or no longer, the one to ask.
+NOT_PRIMARY = {91, 189, 10058, 10107, 11600, 11602, 13435, 13436}
+DUPLICATE_KEY = {11000, 11001, 12582}
+MAX_TIME_EXPIRED = 50
+CURSOR_NOT_FOUND = 43
+WRITE_CONCERN_FAILED = 64
+
+# How it begins when a connection breaks, or never comes about.
+NETWORK = ("I/O error", "Connection pool for ", "Connection to ", "An error occurred during DNS resolution")
+UNREAD = re.compile(
+    r"(The server returned an invalid reply to a database operation: )?BSON error\. Kind: Invalid UTF-8"
+)
+TEXT = re.compile(
+    r"Kind: (?P<kind>.*), labels: \{(?P<labels>[^{}]*)\}, source: .*?, server response: "
+    r'(?:None|Some\(RawDocumentBuf \{ data: "(?P<reply>[0-9a-f]*)" \}\))',
+    re.DOTALL,
+)
+TOO_LARGE = re.compile("must be within [0-9]+ bytes|Message length")
+
+
+class UnreadReply(errors.PyMongoError):
+    """
+    MongoDB did what it was asked to, but the Rust driver could not read the reply, for somebody has stored
+    text that is no UTF-8.
+    """
+
+    def __init__(self, reply: bytes) -> None:
+        super().__init__("The reply holds text that is no UTF-8")
+        self.reply = reply
+
+    def decode(self, options: CodecOptions[dict[str, Any]]) -> dict[str, Any]:
+        """The reply as PyMongo reads it."""
+        return bson.decode(self.reply, options)
+
+
+def translate(error: Exception) -> Exception:
+    """The error of PyMongo that says the same; the error itself when it is no driver's."""
+    found = TEXT.fullmatch(str(error))
+    kind, labels, reply = found.groups() if found else (str(error), "", None)
+    if isinstance(error, ValueError):  # what the Rust driver does not even send
+        return errors.DocumentTooLarge(kind) if TOO_LARGE.search(kind) else error
+    if isinstance(error, mongojet.ServerSelectionError):
+        return errors.ServerSelectionTimeoutError(kind)
+    if isinstance(error, mongojet.ConnectionFailure) or kind.startswith(NETWORK):
+        return errors.AutoReconnect(kind)
+    if reply is not None and UNREAD.match(kind):
+        return UnreadReply(bytes.fromhex(reply))
+    code = re.match(r'[^"]*?\bcode:? ([0-9]+)', kind)
+    if code is None:
+        return errors.PyMongoError(kind)
+    return _translate_code(int(code[1]), kind, re.findall("[A-Za-z]+", labels))
+
+
+def _translate_code(code: int, kind: str, labels: list[str]) -> Exception:
+    details = {"code": code, "errmsg": kind, "errorLabels": labels}
+    if code in NOT_PRIMARY:
+        return errors.NotPrimaryError(kind, details)
+    if code in DUPLICATE_KEY:
+        return errors.DuplicateKeyError(kind, code, details)
+    if code == MAX_TIME_EXPIRED:
+        return errors.ExecutionTimeout(kind, code, details)
+    if code == WRITE_CONCERN_FAILED:
+        return errors.WTimeoutError(kind, code, details)
+    if code == CURSOR_NOT_FOUND:
+        return errors.CursorNotFound(kind, code, details)
+    if "write operation: WriteError(" in kind:
+        return errors.WriteError(kind, code, details)
+    return errors.OperationFailure(kind, code, details)
