@@ -293,14 +293,34 @@ async def _bounded(operation: Awaitable[T]) -> T:
 async def _wait_for(operation: Awaitable[T], seconds: float) -> T:
     # What takes longer is left alone, and ends by itself (socketTimeoutMS). asyncio.wait_for would cancel it
     # and wait for its end, and a lock of PyMongo's that is cancelled so was seen to stay locked for good.
-    task = asyncio.ensure_future(operation)
+    # asyncio.wait would do, but takes twice the time of this.
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[T] = loop.create_future()
+    task = loop.create_task(_settle(operation, outcome))
     _operations.add(task)
     task.add_done_callback(_operations.discard)
-    task.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody may ask any more
-    done, _ = await asyncio.wait([task], timeout=seconds)
-    if not done:
-        raise asyncio.TimeoutError
-    return task.result()
+    timer = loop.call_later(seconds, _give_up, outcome)
+    try:
+        return await outcome
+    finally:
+        timer.cancel()
+
+
+async def _settle(operation: Awaitable[T], outcome: asyncio.Future[T]) -> None:
+    # The outcome is done already when nobody waits for it any more.
+    try:
+        result = await operation
+    except (Exception, asyncio.CancelledError) as error:
+        if not outcome.done():
+            outcome.set_exception(error)
+    else:
+        if not outcome.done():
+            outcome.set_result(result)
+
+
+def _give_up(outcome: asyncio.Future[Any]) -> None:
+    if not outcome.done():
+        outcome.set_exception(asyncio.TimeoutError())
 
 
 async def _call_back(call: Coroutine[Any, Any, Any], callback: Callable[[Any, Any], Any]) -> None:
