@@ -412,7 +412,8 @@ class ProcessTest(DatabaseTest):
             "asyncio.run(ask())",
             *lines,
         ]
-        command = [sys.executable, "-c", "\n".join(script)]
+        # From 3.12 on Python itself warns of forks.
+        command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", "\n".join(script)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=30)
         self.assertEqual((done.returncode, done.stderr), (0, ""))
         return done.stdout
