@@ -319,7 +319,7 @@ async def _settle(operation: Awaitable[T], outcome: asyncio.Future[T]) -> None:
 
 
 def _give_up(outcome: asyncio.Future[Any]) -> None:
-    if not outcome.done():
+    with suppress(asyncio.InvalidStateError):  # it came at the same moment
         outcome.set_exception(asyncio.TimeoutError())
 
 

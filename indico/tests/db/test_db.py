@@ -163,6 +163,24 @@ class ErrorTest(MongoTest):
         self.assertLess(current_time() - began, 1000)
 
     @gen_test
+    async def test_what_is_given_up_is_left_alone_and_ends_by_itself(self) -> None:
+        given_up, ended = asyncio.Event(), asyncio.Event()
+
+        @mongo
+        async def insert_late() -> None:
+            await given_up.wait()
+            await indico.db.mongodb.things.insert_one({"a": 1})
+            ended.set()
+
+        self.addCleanup(setattr, config, "MONGODB_TIMEOUT", config.MONGODB_TIMEOUT)
+        config.MONGODB_TIMEOUT = 0.01
+        with self.assertRaises(Unavailable):
+            await insert_late()
+        given_up.set()
+        await ended.wait()
+        self.assertEqual(self.database.things.count_documents({}), 1)
+
+    @gen_test
     async def test_what_mongodb_itself_gave_up_in_time_is_unavailable(self) -> None:
         @mongo
         async def sleep() -> Any:
