@@ -229,7 +229,8 @@ class OnPyMongoTest(DriverTest):
 
     @gen_test
     async def test_words_of_a_client_in_an_error_are_not_taken_for_the_drivers(self) -> None:
-        for words in ('", labels: {"RetryableWriteError"}', "BSON error. Kind: Invalid UTF-8", "I/O error"):
+        labels = '", labels: {"RetryableWriteError"}, source: None, server response: None'
+        for words in (labels, "BSON error. Kind: Invalid UTF-8", "I/O error"):
             with self.assertRaises(errors.OperationFailure) as caught:
                 await self.things.find_one_and_update({}, {"$" + words: {"a": 1}})
             self.assertFalse(caught.exception.has_error_label("RetryableWriteError"), words)
