@@ -29,7 +29,7 @@ def install(application: Application) -> None:
     """Check every login before it is run."""
     if config.LOGIN_RATE[0]:
         application.settings.setdefault("checks", []).append(check)
-        application.settings.setdefault("statuses", {}).setdefault("auth.login", []).append(429)
+        application.settings.setdefault("statuses", {}).setdefault("login", []).append(429)
 
 
 async def check(handler: IndicoHandler) -> None:

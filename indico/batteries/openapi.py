@@ -13,7 +13,6 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Iterator
-from importlib import metadata
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
@@ -21,7 +20,7 @@ from bson.objectid import ObjectId
 from tornado.routing import PathMatches, RuleRouter
 from tornado.web import Application
 
-from indico import config
+from indico import __version__, config
 from indico.db import FIELD_NAME, MAX_FIELDS, Follows
 from indico.routes.handler import IndicoHandler, PageHandler, name_route
 from indico.utils.types import Described, is_model, is_typed_dict, read_typed_dict
@@ -95,7 +94,7 @@ def describe_application(application: Application) -> dict[str, Any]:
         methods.setdefault(operation.method, describe_operation(operation, components, more_statuses))
     return {
         "openapi": "3.1.0",
-        "info": {"title": PACKAGE, "version": read_version(), "description": introduction},
+        "info": {"title": PACKAGE, "version": __version__, "description": introduction},
         "tags": [{"name": name, "description": text} for name, text in tags.items()],
         "paths": paths,
         "components": {
@@ -104,13 +103,6 @@ def describe_application(application: Application) -> dict[str, Any]:
             "securitySchemes": SECURITY,
         },
     }
-
-
-def read_version() -> str:
-    try:
-        return metadata.version(PACKAGE)
-    except metadata.PackageNotFoundError:
-        return "0"
 
 
 # Routes and what they lead to
@@ -179,7 +171,7 @@ def describe_operation(
         500,
         503,
         *(meanings.keys() - {200}),
-        *more_statuses.get(f"{operation.tag}.{path.rpartition('/')[2]}", ()),
+        *more_statuses.get(path.rpartition("/")[2], ()),
     }
     statuses |= {400} if fields is not None else set()
     statuses |= {401} if auth else set()

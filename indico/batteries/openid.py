@@ -16,8 +16,9 @@ from typing import Any
 from tornado.web import Application
 
 from indico import config
+from indico.db.user_db import LoginUser
 from indico.error import InvalidValue, OpenIDTokenError, Unavailable
-from indico.routes.auth import is_oauth_id, log_in
+from indico.routes.auth import Login, is_oauth_id, log_in
 from indico.routes.handler import IndicoHandler
 from indico.utils import LOGGER, smart_parse, spawn, type_check, unpack
 from indico.utils.fetch import FAILURES, fetch_json
@@ -166,8 +167,8 @@ class OpenIDHandler(IndicoHandler):
         return f"{fields.get('provider')}:{claims.get('sub')}"
 
     @unpack("provider", "id_token", "user")
-    @type_check(str, str, dict)
-    async def login(self, provider: str, id_token: str, user: dict[str, Any]) -> dict[str, Any]:
+    @type_check(str, str, LoginUser)
+    async def login(self, provider: str, id_token: str, user: LoginUser) -> Login:
         """
         Log in with a provider's ID token: the user as stored now, and the key for all other actions.
 

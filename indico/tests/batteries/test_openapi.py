@@ -190,7 +190,7 @@ class PathsTest(StrictTest):
         self.assertEqual(statuses("/cups/{cup}.txt", "get"), [200, 413, 500, 503])
 
     def test_a_battery_may_add_statuses(self) -> None:
-        self.application.settings["statuses"] = {"tea.pour": [429, 418, 499]}
+        self.application.settings["statuses"] = {"pour": [429, 418, 499]}
         document = describe_application(self.application)
         responses = document["paths"]["/tea/pour"]["post"]["responses"]
         self.assertEqual(responses["429"], {"$ref": "#/components/responses/429"})
