@@ -17,8 +17,9 @@ from unittest import mock
 from tornado.testing import bind_unused_port
 
 from indico import shell
+from indico.tests.test_docs import needs_docs
 from indico.tests.test_server import PRODUCTION
-from indico.tests.testutils.pages import needs_docs, read_blocks
+from indico.tests.testutils.pages import read_blocks
 from indico.tests.testutils.process import (
     PATIENCE,
     ProcessTest,
