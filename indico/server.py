@@ -18,7 +18,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pymongo
 import tornado
@@ -63,6 +63,7 @@ BATTERIES = [  # modules, each with one install(application)
     "indico.batteries.login_rate",
     "indico.batteries.openapi",
     "indico.batteries.openid",
+    "indico.batteries.metrics",
 ]
 
 
@@ -90,8 +91,8 @@ def log_request(handler: RequestHandler) -> None:
 @asynccontextmanager
 async def lifespan(application: Application) -> AsyncIterator[None]:
     """
-    What surrounds serving, whoever serves: settings are checked, MongoDB is connected and its indexes are
-    made; at the end requests in flight are waited for, and MongoDB is closed.
+    What surrounds serving, whoever serves: settings are checked, batteries come up, MongoDB is connected and
+    its indexes are made; at the end requests in flight are waited for, MongoDB is closed, and batteries end.
 
     Without MongoDB the server starts all the same, and makes the indexes when it comes. Raises SettingError.
     """
@@ -100,18 +101,21 @@ async def lifespan(application: Application) -> AsyncIterator[None]:
         LOGGER.warning("FACEBOOK_APP_ID or FACEBOOK_APP_SECRET is not set: logins with Facebook answer 503")
     if not config.PRODUCTION and not config.DEV_TOKEN:
         config.DEV_TOKEN = get_secret("dev_token")
-    db.connect()
-    indexes = spawn(make_indexes())
-    background = [indexes, spawn(key_cache.watch())] if config.KEY_CACHE else [indexes]
-    try:
-        await asyncio.wait([indexes], timeout=config.MONGODB_TIMEOUT)
-        yield
-    finally:
-        await drain(application)
-        for task in background:
-            task.cancel()
-        key_cache.forget_all()
-        await db.close()
+    async with AsyncExitStack() as batteries:
+        for surround in application.settings.get("lifespans", ()):
+            await batteries.enter_async_context(surround(application))
+        db.connect()
+        indexes = spawn(make_indexes())
+        background = [indexes, spawn(key_cache.watch())] if config.KEY_CACHE else [indexes]
+        try:
+            await asyncio.wait([indexes], timeout=config.MONGODB_TIMEOUT)
+            yield
+        finally:
+            await drain(application)
+            for task in background:
+                task.cancel()
+            key_cache.forget_all()
+            await db.close()
 
 
 async def make_indexes() -> None:
@@ -208,7 +212,7 @@ def main(debug: bool = True, port: int = config.PORT) -> None:
     own; with `debug`, in a process that starts again when its source changes. What prevents the start is
     one sentence and exit status 1.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=config.LOG_LEVEL, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     mongod = None
     try:
         asyncio.run(check_settings())
@@ -221,9 +225,14 @@ def main(debug: bool = True, port: int = config.PORT) -> None:
         if config.WORKERS == 1:
             asyncio.run(serve(application, sockets, debug, announce=True, mongod=mongod))
         else:
+
+            def work(number: int) -> None:
+                application.settings["worker"] = number
+                asyncio.run(serve(application, sockets, debug=False, announce=number == 0))
+
             supervisor.supervise(
                 config.WORKERS,
-                lambda number: asyncio.run(serve(application, sockets, debug=False, announce=number == 0)),
+                work,
                 mongod.tend if mongod is not None else lambda: None,
                 # Who connects to a socket that no worker listens on any more would wait for nothing.
                 on_stop=lambda: close_all(sockets),

@@ -14,7 +14,6 @@ import os
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -128,7 +127,7 @@ def _run(work: Callable[[int], None], number: int) -> None:
         work(number)
         status = 0
     except BaseException:
-        traceback.print_exc()
+        LOGGER.exception("Worker %d failed", number)
     finally:
         try:
             logging.shutdown()

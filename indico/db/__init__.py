@@ -12,6 +12,7 @@ import asyncio
 import functools
 import importlib
 import inspect
+import logging
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -31,6 +32,7 @@ from pymongo.errors import (
     OperationFailure,
     PyMongoError,
 )
+from pymongo.monitoring import CommandListener
 from pymongo.uri_parser import parse_uri
 
 from indico import config
@@ -73,6 +75,7 @@ DRIVERS = {
     "mongojet": ("indico.db.mongojet", "Client"),
 }
 INDEXES: list[tuple[str, IndexModel]] = []  # what `index` was told: (collection, index)
+LISTENERS: list[CommandListener] = []  # told of each command by the clients that `connect` makes from then on
 
 FIELD_NAME = r"[^$.\u0000][^.\u0000]*"
 MAX_FIELDS = 200  # of an update; MongoDB's time for them grows with their square
@@ -110,11 +113,12 @@ def connect(uri: str | None = None, database: str | None = None) -> None:
         "unicode_decode_error_handler": "replace",
         "datetime_conversion": "DATETIME_AUTO",
     }
+    logging.getLogger("pymongo").setLevel(logging.INFO)  # below, it quotes whole documents
     try:
         make_client = getattr(importlib.import_module(module), name)
         given = {} if uri.startswith("mongodb+srv") else parse_uri(uri)["options"]
         options = {key: value for key, value in options.items() if key not in given}
-        CLIENT = make_client(uri, **options)
+        CLIENT = make_client(uri, event_listeners=list(LISTENERS), **options)
     except ModuleNotFoundError as error:
         driver = config.MONGODB_DRIVER
         raise config.SettingError(

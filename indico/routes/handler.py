@@ -15,6 +15,7 @@ import uuid
 from asyncio import Future
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from contextvars import copy_context
 from typing import Any
 
 from bson.datetime_ms import DatetimeMS
@@ -87,6 +88,7 @@ class IndicoHandler(RequestHandler):
         settings = self.settings
         settings.setdefault("in_flight", set()).add(self)
         self._endings = [watch(self) for watch in settings.get("watchers", ())]
+        self._context = copy_context()  # whose request it is, for what ends it from outside
 
     @property
     def _connection(self) -> Any:
@@ -219,7 +221,7 @@ class IndicoHandler(RequestHandler):
 
     def give_up(self, error: IndicoError) -> None:
         """Answer with `error` now, cancel the action, and drop whatever it still says."""
-        self.fail(error)
+        self._context.copy().run(self.fail, error)
         self._abandon()
 
     def on_connection_close(self) -> None:

@@ -1,0 +1,196 @@
+"""
+Metrics: `GET /metrics` for Prometheus: requests by route and action, MongoDB's commands by name, and the
+event loop's lag. With several WORKERS each writes into files of one folder, and who is asked adds them up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
+from tornado.web import Application
+
+from indico import config, db
+from indico.routes.handler import IndicoHandler, PageHandler, describe
+from indico.utils import LOGGER
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+LAG_INTERVAL = 0.1  # seconds between two looks at the event loop
+BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)  # seconds
+
+
+def install(application: Application) -> None:
+    """Serve the page, and measure while the server runs."""
+    try:
+        import prometheus_client  # noqa: F401 - it takes its time, so only now
+    except ImportError:
+        LOGGER.warning("GET /metrics needs prometheus-client: pip install -e '.[metrics]'")
+        return
+    folder = None
+    if config.WORKERS > 1:
+        folder = tempfile.mkdtemp(prefix="indico-metrics-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)  # workers don't come to this
+    application.add_handlers(".*", [(r"/metrics", MetricsHandler)])
+    application.settings.setdefault("lifespans", []).append(partial(lifespan, folder))
+
+
+@asynccontextmanager
+async def lifespan(folder: str | None, application: Application) -> AsyncIterator[None]:
+    """Measure in the process that serves; with a folder, into its files."""
+    from prometheus_client import CollectorRegistry
+
+    settings = application.settings
+    registry = settings["metrics"] = CollectorRegistry()
+    if folder is not None:
+        # Files are named after the worker's number. The one that takes a dead one's place counts on in them.
+        share(folder, settings.get("worker", os.getpid()), registry)
+    metrics = Metrics(registry if folder is None else None)
+    parent = os.getppid()
+    settings.setdefault("watchers", []).append(metrics.watch)
+    db.LISTENERS.append(metrics.commands)
+    lag = asyncio.create_task(metrics.measure_lag())
+    try:
+        yield
+    finally:
+        lag.cancel()
+        with suppress(asyncio.CancelledError):
+            await lag
+        db.LISTENERS.remove(metrics.commands)
+        settings["watchers"].remove(metrics.watch)
+        if folder is not None and os.getppid() != parent:  # which can't remove it any more
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def share(folder: str, worker: int, registry: CollectorRegistry) -> None:
+    """Have metrics write into files of the folder, and the registry read those of all workers."""
+    from prometheus_client import values
+    from prometheus_client.multiprocess import MultiProcessCollector
+
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+    values.ValueClass = values.MultiProcessValue(lambda: worker)  # type: ignore[no-untyped-call]
+    MultiProcessCollector(registry, folder)  # type: ignore[no-untyped-call]
+
+
+class Metrics:
+    """What is measured. The labels' children are kept at hand: to look one up takes longer than to count."""
+
+    def __init__(self, registry: CollectorRegistry | None) -> None:
+        from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
+
+        disable_created_metrics()  # type: ignore[no-untyped-call] # they double the series for nothing
+        self._answers = Counter(
+            "http_requests",
+            "Requests by route, action and status",
+            ["route", "action", "status"],
+            registry=registry,
+        )
+        self._durations = Histogram(
+            "http_request_duration_seconds",
+            "How long requests took, by route and action",
+            ["route", "action"],
+            buckets=BUCKETS,
+            registry=registry,
+        )
+        self._in_progress = Gauge(
+            "http_requests_in_progress",
+            "Requests that are not answered yet",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._in_progress.set(0)  # of a dead worker's none is
+        self._lag = Histogram(
+            "event_loop_lag_seconds",
+            "How late the event loop was for what it should have done",
+            buckets=BUCKETS,
+            registry=registry,
+        )
+        self._children: dict[Any, tuple[Callable[[], None], Callable[[float], None]]] = {}
+        self.commands = CommandMetrics(registry)
+
+    def watch(self, handler: IndicoHandler) -> Callable[[], None]:
+        """Count a request now, and measure it when it ends."""
+        self._in_progress.set(len(handler.settings["in_flight"]))
+        return partial(self._end, handler, perf_counter())
+
+    def _end(self, handler: IndicoHandler, began: float) -> None:
+        self._in_progress.set(len(handler.settings["in_flight"]))
+        key = type(handler), handler.action, handler.get_status()
+        if key not in self._children:
+            route, _, action = describe(handler).partition(".")
+            self._children[key] = (
+                self._answers.labels(route, action, handler.get_status()).inc,
+                self._durations.labels(route, action).observe,
+            )
+        count, observe = self._children[key]
+        count()
+        observe(perf_counter() - began)
+
+    async def measure_lag(self) -> None:
+        """Sleep again and again, and see how late the loop wakes this up."""
+        while True:
+            began = perf_counter()
+            await asyncio.sleep(LAG_INTERVAL)
+            self._lag.observe(max(perf_counter() - began - LAG_INTERVAL, 0))
+
+
+class CommandMetrics(CommandListener):
+    """MongoDB's commands, by name. Motor calls this from its threads."""
+
+    def __init__(self, registry: CollectorRegistry | None) -> None:
+        from prometheus_client import Counter, Histogram
+
+        durations = Histogram(
+            "mongodb_command_duration_seconds",
+            "How long MongoDB's commands took, by name",
+            ["command"],
+            buckets=BUCKETS,
+            registry=registry,
+        )
+        failures = Counter(
+            "mongodb_command_failures",
+            "MongoDB's commands that failed, by name",
+            ["command"],
+            registry=registry,
+        )
+        self._durations = _Children(durations)
+        self._failures = _Children(failures)
+
+    def started(self, event: CommandStartedEvent) -> None:
+        """Nothing is known yet."""
+
+    def succeeded(self, event: CommandSucceededEvent) -> None:
+        self._durations[event.command_name].observe(event.duration_micros / 1_000_000)
+
+    def failed(self, event: CommandFailedEvent) -> None:
+        self._durations[event.command_name].observe(event.duration_micros / 1_000_000)
+        self._failures[event.command_name].inc()
+
+
+class _Children(dict[str, Any]):
+    def __init__(self, metric: Any) -> None:
+        self._metric = metric
+
+    def __missing__(self, label: str) -> Any:
+        child = self[label] = self._metric.labels(label)
+        return child
+
+
+class MetricsHandler(PageHandler):
+    def get(self) -> None:
+        """All metrics, in the format of Prometheus that the client asks for."""
+        from prometheus_client.exposition import choose_encoder
+
+        encode, content_type = choose_encoder(self.request.headers.get("Accept", ""))
+        self.set_header("Content-Type", content_type)
+        self.finish(encode(self.settings["metrics"]))

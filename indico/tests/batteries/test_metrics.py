@@ -1,0 +1,245 @@
+"""
+What `GET /metrics` counts, in one process and over several, and that the dashboard asks for nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import signal
+import socket
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from unittest import mock
+
+from prometheus_client.parser import text_string_to_metric_families
+from tornado.testing import gen_test
+
+import indico
+from indico import db
+from indico.routes.auth import AuthRoute
+from indico.routes.handler import IndicoHandler
+from indico.server import make_app
+from indico.tests.mocks import HEADERS, LOGIN_DATA
+from indico.tests.testutils.process import ProcessTest, linux, wait_until
+from indico.tests.testutils.server import ServerTest
+from indico.tests.testutils.strict import StrictTest
+
+Series = dict[tuple[str, ...], float]
+
+DASHBOARD = Path(indico.__file__).parents[1] / "docs" / "batteries" / "grafana.json"
+
+
+def read(text: str) -> Series:
+    """What a scrape says: `("name", "value of the first label", ...)` and its number."""
+    order = ("route", "action", "status", "command", "le")
+    return {
+        (sample.name, *(sample.labels[label] for label in order if label in sample.labels)): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+class OddHandler(IndicoHandler):
+    async def wait(self, data: bytes) -> None:
+        await self.settings["go"].wait()
+
+    async def refuse(self, data: bytes) -> None:
+        await db.mongodb.command("noSuchCommand")
+
+    def block(self, data: bytes) -> bool:
+        time.sleep(0.3)
+        return True
+
+
+class MetricsTest(ServerTest):
+    routes = [AuthRoute, (r"/odd/(?P<action>[a-zA-Z]+)?", OddHandler)]
+
+    def setUp(self) -> None:
+        self.addCleanup(lambda: self.assertEqual(db.LISTENERS, []))  # once the server has ended
+        super().setUp()
+
+    def scrape(self) -> Series:
+        return read(self.fetch("/metrics").body.decode())
+
+    def test_it_is_prometheus_text_and_needs_no_key(self) -> None:
+        response = self.fetch("/metrics")
+        self.assertEqual(response.code, 200)
+        self.assertRegex(response.headers["Content-Type"], "^text/plain; version=")
+        self.assertEqual(response.headers["X-Content-Type-Options"], "nosniff")
+
+    def test_who_asks_for_openmetrics_gets_it(self) -> None:
+        response = self.fetch("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
+        self.assertRegex(response.headers["Content-Type"], "^application/openmetrics-text")
+        self.assertTrue(response.body.endswith(b"# EOF\n"))
+
+    def test_only_get_is_allowed(self) -> None:
+        self.assertEqual(self.post("metrics", {})["status"], 405)
+
+    def test_answers_count_by_route_action_and_status(self) -> None:
+        self.post("auth/login", LOGIN_DATA)
+        for headers in (HEADERS, HEADERS, {}):
+            self.post("auth/check", {}, headers)
+        series = self.scrape()
+        self.assertEqual(series["http_requests_total", "auth", "login", "200"], 1)
+        self.assertEqual(series["http_requests_total", "auth", "check", "200"], 2)
+        self.assertEqual(series["http_requests_total", "auth", "check", "401"], 1)
+
+    def test_latencies_count_by_route_and_action(self) -> None:
+        self.post("odd/block", {})
+        series = self.scrape()
+        self.assertEqual(series["http_request_duration_seconds_count", "odd", "block"], 1)
+        self.assertEqual(series["http_request_duration_seconds_bucket", "odd", "block", "0.25"], 0)
+        self.assertEqual(series["http_request_duration_seconds_bucket", "odd", "block", "60.0"], 1)
+        self.assertGreaterEqual(series["http_request_duration_seconds_sum", "odd", "block"], 0.3)
+
+    def test_what_clients_make_up_adds_no_series(self) -> None:
+        for path in ("a", "b/c", "auth/made", "auth/up", "auth/"):
+            self.post(path, {})
+        self.fetch("/auth/check", method="MADEUP", body="", allow_nonstandard_methods=True)
+        counts = {key[1:]: value for key, value in self.scrape().items() if key[0] == "http_requests_total"}
+        self.assertEqual(counts, {("unknown", "", "404"): 2, ("auth", "", "404"): 3, ("auth", "", "405"): 1})
+
+    @gen_test
+    async def test_requests_in_flight_are_those_not_answered_yet(self) -> None:
+        go = self._app.settings["go"] = asyncio.Event()
+
+        async def count() -> float:
+            answer = await self.http_client.fetch(self.get_url("/metrics"))
+            return read(answer.body.decode())["http_requests_in_progress",]
+
+        self.assertEqual(await count(), 1)  # itself
+        waiting = [
+            self.http_client.fetch(self.get_url("/odd/wait"), method="POST", body="") for _ in range(3)
+        ]
+        while await count() < 4:
+            pass
+        go.set()
+        await asyncio.gather(*waiting)
+        self.assertEqual(await count(), 1)
+
+    def test_mongodbs_commands_count_by_name(self) -> None:
+        before = self.scrape().get(("mongodb_command_duration_seconds_count", "find"), 0)
+        self.post("auth/login", LOGIN_DATA)
+        self.post("auth/check", {})
+        series = self.scrape()
+        self.assertGreater(series["mongodb_command_duration_seconds_count", "find"], before)
+        self.assertGreater(series["mongodb_command_duration_seconds_sum", "find"], 0)
+        self.assertNotIn(("mongodb_command_failures_total", "find"), series)
+
+    def test_mongodbs_commands_that_fail_count_too(self) -> None:
+        with self.assertLogs("indico", logging.ERROR):
+            self.post("odd/refuse", {})
+        series = self.scrape()
+        self.assertEqual(series["mongodb_command_failures_total", "noSuchCommand"], 1)
+        self.assertEqual(series["mongodb_command_duration_seconds_count", "noSuchCommand"], 1)
+
+    def test_a_call_that_blocks_the_loop_is_a_lag(self) -> None:
+        def lags() -> float:
+            series = self.scrape()
+            return series["event_loop_lag_seconds_count",] - series["event_loop_lag_seconds_bucket", "0.1"]
+
+        before = lags()
+        self.post("odd/block", {})
+        deadline = time.monotonic() + 10
+        while lags() == before:
+            self.assertLess(time.monotonic(), deadline)
+
+    def test_the_dashboard_asks_for_nothing_that_is_not_exported(self) -> None:
+        if not DASHBOARD.exists():
+            self.skipTest("docs/ is not there: the package is installed, and not a checkout")
+        self.post("auth/check", {})
+        with self.assertLogs("indico", logging.ERROR):
+            self.post("odd/refuse", {})
+        exported = {key[0] for key in self.scrape()}
+        queries = re.findall('"expr": "(.*)"', DASHBOARD.read_text())
+        self.assertGreater(len(queries), 8)
+        for query in queries:
+            asked = set(re.findall(r"\b(?:http|mongodb|event_loop)_\w+", query))
+            self.assertTrue(asked, query)
+            self.assertLessEqual(asked, exported, query)
+
+
+class MissingTest(StrictTest):
+    def test_without_prometheus_client_the_server_says_so_and_has_no_such_page(self) -> None:
+        with (
+            mock.patch.dict(sys.modules, {"prometheus_client": None}),
+            self.assertLogs("indico", logging.WARNING) as logged,
+        ):
+            application = make_app()
+        self.assertEqual(
+            logged.output,
+            ["WARNING:indico:GET /metrics needs prometheus-client: pip install -e '.[metrics]'"],
+        )
+        self.assertNotIn("lifespans", application.settings)
+
+
+class SharedMetricsTest(ProcessTest):
+    """Two workers, one of which dies."""
+
+    script = """
+import asyncio, os
+from indico import server
+from indico.routes.handler import IndicoHandler
+
+class WorkerHandler(IndicoHandler):
+    def pid(self, data):
+        return os.getpid()
+
+    async def stay(self, data):
+        print(f"staying in {os.getpid()}.", flush=True)
+        await asyncio.Event().wait()
+
+server.ROUTES.append((r"/worker/(?P<action>[a-zA-Z]+)?", WorkerHandler))
+server.main(debug=False, port=0)
+"""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.temporary = self.folder / "temporary"
+        self.temporary.mkdir()
+        self.server = self.start(script=self.script, WORKERS="2", TMPDIR=str(self.temporary))
+        self.asked = 0
+
+    def ask(self) -> int:
+        self.asked += 1
+        return int(self.server.post("worker/pid")["data"])
+
+    def scrape(self) -> Series:
+        with urllib.request.urlopen(f"{self.server.url}/metrics", timeout=30) as response:
+            return read(response.read().decode())
+
+    def assert_counted(self) -> None:
+        """Each scrape, whoever answers, has all requests."""
+        for _ in range(10):
+            series = self.scrape()
+            self.assertEqual(series["http_requests_total", "worker", "pid", "200"], self.asked)
+            self.assertEqual(series["http_request_duration_seconds_count", "worker", "pid"], self.asked)
+
+    def test_a_scrape_is_the_sum_and_a_worker_that_died_is_neither_lost_nor_doubled(self) -> None:
+        first = self.ask()
+        wait_until(lambda: self.ask() != first, "an answer from the other worker")
+        self.assert_counted()
+        with socket.create_connection(("127.0.0.1", self.server.port), timeout=30) as left:
+            left.sendall(b"POST /worker/stay HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+            self.server.wait_for("staying in ")
+            self.assertEqual(self.scrape()["http_requests_in_progress",], 2)
+            killed = int(re.findall(r"staying in (\d+)\.", self.server.output)[0])
+            os.kill(killed, signal.SIGKILL)
+            self.server.wait_for("died; another takes its place")
+        wait_until(lambda: self.scrape()["http_requests_in_progress",] == 1, "the end of the dead's requests")
+        workers = {self.ask() for _ in range(5)}
+        wait_until(lambda: len(workers | {self.ask()}) == 2, "an answer from the worker that took its place")
+        self.assert_counted()
+        self.assertEqual(self.server.stop(), 0)
+        self.assertEqual(os.listdir(self.temporary), [])
+
+    @linux
+    def test_a_parent_that_is_killed_leaves_no_folder(self) -> None:
+        self.assertEqual(len(os.listdir(self.temporary)), 1)
+        self.server.stop(signal.SIGKILL)
+        wait_until(lambda: not os.listdir(self.temporary), "the removal of the folder")
