@@ -63,6 +63,7 @@ BATTERIES = [  # modules, each with one install(application)
     "indico.batteries.login_rate",
     "indico.batteries.openapi",
     "indico.batteries.openid",
+    "indico.batteries.logs",
     "indico.batteries.metrics",
 ]
 
@@ -215,8 +216,8 @@ def main(debug: bool = True, port: int = config.PORT) -> None:
     logging.basicConfig(level=config.LOG_LEVEL, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     mongod = None
     try:
-        asyncio.run(check_settings())
         application = make_app(debug)
+        asyncio.run(check_settings())
         sockets = bind(port)
         mongod = make_mongod()
         if mongod is not None:
