@@ -90,21 +90,26 @@ class Request:
 _request: ContextVar[Request | None] = ContextVar("request", default=None)
 
 
-def add_id(handler: RequestHandler) -> None:
+def begin(handler: RequestHandler) -> Request:
     """
-    Answer with the request's id. Tornado has headers set before all else, in the context that it then copies
-    for the handler's task; so whatever the request starts knows it from here on.
+    The request, which begins with the first call of this. Tornado then still is in the context that it copies
+    for the handler's task, so that whatever the request starts knows it from here on.
     """
     if "logged" not in vars(handler):
         vars(handler)["logged"] = Request(handler)
         _request.set(vars(handler)["logged"])
-    handler.set_header("X-Request-Id", vars(handler)["logged"].id)
+    request: Request = vars(handler)["logged"]
+    return request
+
+
+def add_id(handler: RequestHandler) -> None:
+    """Answer with the request's id."""
+    handler.set_header("X-Request-Id", begin(handler).id)
 
 
 def watch(handler: IndicoHandler) -> Callable[[], None]:
     """Let go of the handler when the request ends."""
-    request: Request = vars(handler)["logged"]
-    return request.end
+    return begin(handler).end
 
 
 def log_request(handler: RequestHandler) -> None:

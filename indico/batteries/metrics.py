@@ -57,7 +57,8 @@ async def lifespan(folder: str | None, application: Application) -> AsyncIterato
         share(folder, settings.get("worker", os.getpid()), registry)
     metrics = Metrics(registry if folder is None else None)
     parent = os.getppid()
-    settings.setdefault("watchers", []).append(metrics.watch)
+    watchers = settings.setdefault("watchers", [])
+    watchers.append(metrics.watch)
     db.LISTENERS.append(metrics.commands)
     lag = asyncio.create_task(metrics.measure_lag())
     try:
@@ -67,7 +68,7 @@ async def lifespan(folder: str | None, application: Application) -> AsyncIterato
         with suppress(asyncio.CancelledError):
             await lag
         db.LISTENERS.remove(metrics.commands)
-        settings["watchers"].remove(metrics.watch)
+        watchers.remove(metrics.watch)
         if folder is not None and os.getppid() != parent:  # which can't remove it any more
             shutil.rmtree(folder, ignore_errors=True)
 
