@@ -65,6 +65,7 @@ BATTERIES = [  # modules, each with one install(application)
     "indico.batteries.openid",
     "indico.batteries.logs",
     "indico.batteries.metrics",
+    "indico.batteries.opentelemetry",
     "indico.batteries.sentry",
 ]
 

@@ -1,0 +1,131 @@
+"""
+OpenTelemetry: a span for each request, named after its action, and one below it for each of MongoDB's
+commands, sent by OTLP over HTTP to OTEL_EXPORTER_OTLP_ENDPOINT. A `traceparent` is taken over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
+from tornado.web import Application
+
+from indico import config, db
+from indico.routes.handler import IndicoHandler, describe
+from indico.utils import LOGGER
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.trace import Tracer
+
+FLUSH = 2  # seconds that the endpoint has at the end for what was not sent yet
+
+
+def install(application: Application) -> None:
+    """Trace while the server runs, if there is an OTEL_EXPORTER_OTLP_ENDPOINT."""
+    if not config.OTEL_EXPORTER_OTLP_ENDPOINT:
+        return
+    try:
+        import opentelemetry.exporter.otlp.proto.http.trace_exporter  # noqa: F401
+    except ImportError:
+        LOGGER.warning("OTEL_EXPORTER_OTLP_ENDPOINT needs an exporter: pip install -e '.[opentelemetry]'")
+        return
+    application.settings.setdefault("lifespans", []).append(lifespan)
+
+
+@asynccontextmanager
+async def lifespan(application: Application) -> AsyncIterator[None]:
+    """Start the exporter's thread in the process that serves, and have it send the rest at the end."""
+    from opentelemetry import trace
+
+    provider = make_provider()
+    trace.set_tracer_provider(provider)  # for spans of your own
+    tracing = Tracing(provider.get_tracer("indico"))
+    watchers = application.settings.setdefault("watchers", [])
+    watchers.append(tracing.watch)
+    db.LISTENERS.append(tracing)
+    try:
+        yield
+    finally:
+        db.LISTENERS.remove(tracing)
+        watchers.remove(tracing.watch)
+        ending = threading.Thread(target=provider.shutdown, daemon=True)
+        ending.start()
+        deadline = time.monotonic() + FLUSH
+        while ending.is_alive() and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+
+
+def make_provider() -> TracerProvider:
+    """What makes and sends spans. The SDK reads the OTEL_ variables for all that is not said here."""
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    resource = Resource.create()
+    if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):
+        resource = resource.merge(Resource({SERVICE_NAME: "indico"}))
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    endpoint = f"{config.OTEL_EXPORTER_OTLP_ENDPOINT.rstrip('/')}/v1/traces"
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint)))
+    return provider
+
+
+class Tracing(CommandListener):
+    """Makes the spans. Of a request and a command they have names, times and outcomes, and no content."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        self._tracer = tracer
+
+    def watch(self, handler: IndicoHandler) -> Callable[[], None]:
+        """Begin the span of a request, which is the current one in all that the request starts."""
+        from opentelemetry import context, trace
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        # From an empty context: the connection's own still has the span of its last request.
+        parent = TraceContextTextMapPropagator().extract(handler.request.headers, context.Context())
+        span = self._tracer.start_span("request", parent, trace.SpanKind.SERVER)
+        span.set_attribute("http.request.method", str(handler.request.method))
+        context.attach(trace.set_span_in_context(span, parent))
+
+        def end() -> None:
+            status = handler.get_status()
+            span.update_name(describe(handler))
+            span.set_attribute("http.response.status_code", status)
+            if status >= 500:
+                span.set_status(trace.StatusCode.ERROR)
+            span.end()
+
+        return end
+
+    def started(self, event: CommandStartedEvent) -> None:
+        """Nothing is known yet."""
+
+    def succeeded(self, event: CommandSucceededEvent) -> None:
+        self._add(event)
+
+    def failed(self, event: CommandFailedEvent) -> None:
+        self._add(event)
+
+    def _add(self, event: CommandSucceededEvent | CommandFailedEvent) -> None:
+        from opentelemetry import trace
+
+        if not trace.get_current_span().is_recording():  # no request's, or one that was answered
+            return
+        now = time.time_ns()
+        span = self._tracer.start_span(
+            f"mongodb.{event.command_name}",
+            kind=trace.SpanKind.CLIENT,
+            start_time=now - 1000 * event.duration_micros,
+            attributes={"db.system.name": "mongodb", "db.operation.name": event.command_name},
+        )
+        if isinstance(event, CommandFailedEvent):
+            span.set_attribute("error.type", str(event.failure.get("codeName", "unknown")))
+            span.set_status(trace.StatusCode.ERROR)
+        span.end(now)
