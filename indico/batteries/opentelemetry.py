@@ -62,7 +62,7 @@ async def lifespan(application: Application) -> AsyncIterator[None]:
 
 
 def make_provider() -> TracerProvider:
-    """What makes and sends spans. The SDK reads the OTEL_ variables for all that is not said here."""
+    """What makes and sends spans. The SDK reads its own variables for all that is not said here."""
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import SERVICE_NAME, Resource
     from opentelemetry.sdk.trace import TracerProvider
