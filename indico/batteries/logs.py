@@ -114,6 +114,8 @@ def watch(handler: IndicoHandler) -> Callable[[], None]:
 
 def log_request(handler: RequestHandler) -> None:
     """One line a request, in which nothing else comes from the client: no path, no header, no key."""
+    if not LOGGER.isEnabledFor(logging.INFO):
+        return
     milliseconds = round(1000 * handler.request.request_time(), 1)
     status = handler.get_status()
     extra = {"status": status, "duration_ms": milliseconds}
