@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import random
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -28,6 +29,7 @@ from indico.utils import LOGGER
 SANE_ID = re.compile("[A-Za-z0-9._-]{1,48}")  # shorter than a key, should somebody put one there
 DIM = 2
 COLOURS = {"DEBUG": 36, "INFO": 32, "WARNING": 33, "ERROR": 31, "CRITICAL": 35}  # of ANSI terminals
+_ENCODER = json.JSONEncoder(default=str)
 _STANDARD = {
     *vars(logging.makeLogRecord({})),
     "message",
@@ -65,7 +67,7 @@ class Request:
 
     def __init__(self, handler: RequestHandler) -> None:
         given = handler.request.headers.get("X-Request-Id", "")
-        self.id = given if SANE_ID.fullmatch(given) else os.urandom(16).hex()
+        self.id = given if SANE_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
         self._handler: RequestHandler | None = handler
         self._fields: dict[str, Any] = {}
 
@@ -193,7 +195,7 @@ class JSONFormatter(logging.Formatter):
             line["exception"] = self.formatException(record.exc_info)
         if record.stack_info:
             line["stack"] = self.formatStack(record.stack_info)
-        return json.dumps(line, default=str)
+        return _ENCODER.encode(line)
 
 
 class TextFormatter(logging.Formatter):
