@@ -5,6 +5,8 @@ What `GET /metrics` counts, in one process and over several, and that the dashbo
 from __future__ import annotations
 
 import asyncio
+import http.client
+import json
 import logging
 import os
 import re
@@ -208,6 +210,16 @@ server.main(debug=False, port=0)
         self.asked += 1
         return int(self.server.post("worker/pid")["data"])
 
+    def connect_to_another(self, pid: int) -> http.client.HTTPConnection:
+        """A connection to the worker that is not this process."""
+        while True:
+            connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=30)
+            self.addCleanup(connection.close)
+            self.asked += 1
+            connection.request("POST", "/worker/pid")
+            if json.loads(connection.getresponse().read())["data"] != pid:
+                return connection
+
     def scrape(self) -> Series:
         with urllib.request.urlopen(f"{self.server.url}/metrics", timeout=30) as response:
             return read(response.read().decode())
@@ -228,9 +240,15 @@ server.main(debug=False, port=0)
             self.server.wait_for("staying in ")
             self.assertEqual(self.scrape()["http_requests_in_progress",], 2)
             killed = int(re.findall(r"staying in (\d+)\.", self.server.output)[0])
+            survivor = self.connect_to_another(killed)
             os.kill(killed, signal.SIGKILL)
             self.server.wait_for("died; another takes its place")
-        wait_until(lambda: self.scrape()["http_requests_in_progress",] == 1, "the end of the dead's requests")
+
+        def count() -> float:
+            survivor.request("GET", "/metrics")
+            return read(survivor.getresponse().read().decode())["http_requests_in_progress",]
+
+        wait_until(lambda: count() == 1, "the end of the dead worker's requests")
         workers = {self.ask() for _ in range(5)}
         wait_until(lambda: len(workers | {self.ask()}) == 2, "an answer from the worker that took its place")
         self.assert_counted()

@@ -4,6 +4,7 @@ The spans that reach a collector; with OpenTelemetry's own SDK, and a stub that 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 import time
@@ -101,8 +102,20 @@ class TraceTest(ServerTest):
         self.assertEqual((check.name, nothing.name), ("auth.check", "auth"))
         self.assertEqual(check.kind, Span.SPAN_KIND_SERVER)
         self.assertEqual(attributes(check), {"http.request.method": "POST", "http.response.status_code": 401})
-        self.assertNotEqual(check.trace_id, nothing.trace_id)  # though of one connection
-        self.assertEqual((check.parent_span_id, nothing.parent_span_id), (b"", b""))
+
+    def test_requests_of_one_connection_have_nothing_to_do_with_each_other(self) -> None:
+        async def talk() -> None:
+            reader, writer = await asyncio.open_connection("127.0.0.1", self.get_http_port())
+            writer.write(b"POST /auth/check HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+            writer.write(b"POST /auth/check HTTP/1.0\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+            await reader.read()
+            writer.close()
+            await writer.wait_closed()
+
+        self.io_loop.run_sync(talk)
+        first, second = self.end()
+        self.assertNotEqual(first.trace_id, second.trace_id)
+        self.assertEqual((first.parent_span_id, second.parent_span_id), (b"", b""))
 
     def test_a_traceparent_is_taken_over(self) -> None:
         self.post("auth/check", {}, {"traceparent": f"00-{TRACE}-{PARENT}-01"})
