@@ -102,6 +102,12 @@ class BareTest(ServerTest):
             self.post("auth/check", {})
         self.assertRegex(logged.output[0], r"^INFO:indico:401 auth\.check \d+\.\d ms$")
 
+    def test_above_its_level_there_is_none(self) -> None:
+        with self.assertLogs("indico", logging.WARNING) as logged:
+            self.post("auth/check", {})
+            server.LOGGER.warning("nothing else")
+        self.assertEqual(logged.output, ["WARNING:indico:nothing else"])
+
 
 class StartTest(ProcessTest):
     def test_it_says_where_what_is_and_how_to_log_in(self) -> None:

@@ -114,11 +114,11 @@ class ErrorTest(SentryTest):
         )
 
     def test_an_error_that_is_only_logged_arrives_too(self) -> None:
-        self.fail_at("odd/complain", {"name": "Lovelace"})
+        self.fail_at("odd/complain", {"name": "Lovelace", "of": "Ada"})
         (event,) = self.end()
         self.assertEqual(event["transaction"], "odd.complain")
-        self.assertEqual(event["logentry"], {"message": 'odd b\'{"name": "[Filtered]"}\''})
-        self.assertEqual(event["extra"]["seen"], '{"name": "[Filtered]"}')
+        self.assertEqual(event["logentry"], {"message": 'odd b\'{"name": "[Filtered]", "of": "Ada"}\''})
+        self.assertEqual(event["extra"]["seen"], '{"name": "[Filtered]", "of": "Ada"}')
 
     def test_an_error_outside_of_a_request_arrives_without_a_name(self) -> None:
         async def complain() -> None:
