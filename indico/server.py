@@ -57,14 +57,14 @@ Route = tuple[str, type[RequestHandler]]
 
 ROUTES: list[Route] = [AuthRoute, UserRoute]
 BATTERIES = [  # modules, each with one install(application)
-    "indico.batteries.docs_page",
     "indico.batteries.cors",
+    "indico.batteries.docs_page",
     "indico.batteries.health",
     "indico.batteries.login_rate",
-    "indico.batteries.openapi",
-    "indico.batteries.openid",
     "indico.batteries.logs",
     "indico.batteries.metrics",
+    "indico.batteries.openapi",
+    "indico.batteries.openid",
     "indico.batteries.opentelemetry",
     "indico.batteries.sentry",
 ]

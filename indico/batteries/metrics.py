@@ -188,6 +188,8 @@ class _Children(dict[str, Any]):
 
 
 class MetricsHandler(PageHandler):
+    content_type = "text/plain; version=0.0.4; charset=utf-8"  # or OpenMetrics, for who asks for that
+
     def get(self) -> None:
         """All metrics, in the format of Prometheus that the client asks for."""
         from prometheus_client.exposition import choose_encoder
