@@ -374,7 +374,7 @@ class ProcessLogTest(ProcessTest):
         self.assertEqual(process.stop(), 0)
         lines = [json.loads(line) for line in process.output.splitlines() if line.startswith("{")]
         others = [line for line in process.output.splitlines() if not line.startswith("{")]
-        self.assertRegex("\n".join(others), r"\Aindico listens on \S+\nLog in with\n  curl .*\Z")
+        self.assertRegex("\n".join(others), r"\Aindico listens on \S+\n(  .*\n)+Log in with\n  curl .*\Z")
         self.assertTrue(all({"time", "level", "logger", "message"} <= set(line) for line in lines))
 
     def test_a_terminal_gets_colours(self) -> None:
