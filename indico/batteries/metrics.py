@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -60,13 +60,11 @@ async def lifespan(folder: str | None, application: Application) -> AsyncIterato
     watchers = settings.setdefault("watchers", [])
     watchers.append(metrics.watch)
     db.LISTENERS.append(metrics.commands)
-    lag = asyncio.create_task(metrics.measure_lag())
+    metrics.look_again()
     try:
         yield
     finally:
-        lag.cancel()
-        with suppress(asyncio.CancelledError):
-            await lag
+        metrics.timer.cancel()
         db.LISTENERS.remove(metrics.commands)
         watchers.remove(metrics.watch)
         if folder is not None and os.getppid() != parent:  # which can't remove it any more
@@ -137,12 +135,14 @@ class Metrics:
         count()
         observe(perf_counter() - began)
 
-    async def measure_lag(self) -> None:
-        """Sleep again and again, and see how late the loop wakes this up."""
-        while True:
-            began = perf_counter()
-            await asyncio.sleep(LAG_INTERVAL)
-            self._lag.observe(max(perf_counter() - began - LAG_INTERVAL, 0))
+    def look_again(self) -> None:
+        """See in a moment how late the loop is for it, and so on."""
+        loop = asyncio.get_running_loop()
+        self.timer = loop.call_at(loop.time() + LAG_INTERVAL, self._look)
+
+    def _look(self) -> None:
+        self._lag.observe(max(asyncio.get_running_loop().time() - self.timer.when(), 0))
+        self.look_again()
 
 
 class CommandMetrics(CommandListener):
