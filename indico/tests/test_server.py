@@ -40,6 +40,7 @@ from indico.tests.testutils.process import (
 )
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
+from indico.utils import LOGGER
 
 PRODUCTION = {
     "INDICO_ENV": "production",
@@ -105,7 +106,7 @@ class BareTest(ServerTest):
     def test_above_its_level_there_is_none(self) -> None:
         with self.assertLogs("indico", logging.WARNING) as logged:
             self.post("auth/check", {})
-            logging.getLogger("indico").warning("nothing else")
+            LOGGER.warning("nothing else")
         self.assertEqual(logged.output, ["WARNING:indico:nothing else"])
 
 

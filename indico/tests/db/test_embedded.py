@@ -240,7 +240,7 @@ server.main(debug=False, port=0)
         server = self.start(script=self.script)
         self.find_mongod()
         self.assertIn(
-            f"  database  {self.database.name} at 127.0.0.1:{self.mongodb_port}, started here, its data in"
+            f" {self.database.name} at 127.0.0.1:{self.mongodb_port}, started here, its data in"
             " .indico/mongodb\n",
             server.output,
         )
