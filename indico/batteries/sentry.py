@@ -104,7 +104,8 @@ def prepare(event: Any, hint: Any) -> Any:
     handler = _handler.get()()
     if handler is not None:
         event["transaction"] = describe(handler)
-        event.setdefault("tags", {})["request_id"] = handler._headers.get("X-Request-Id")
+        if "X-Request-Id" in handler._headers:  # which the logs have too
+            event.setdefault("tags", {})["request_id"] = handler._headers["X-Request-Id"]
     transaction = vars(handler).get("transaction") if handler is not None else None
     event.setdefault("contexts", {})["trace"] = (
         transaction.get_trace_context()
