@@ -56,7 +56,7 @@ sets all else, MONGODB for example: docs/settings.rst lists it.
 Route = tuple[str, type[RequestHandler]]
 
 ROUTES: list[Route] = [AuthRoute, UserRoute]
-BATTERIES = [  # modules, each with one install(application)
+BATTERIES: list[str] = [  # modules, each with one install(application)
     "indico.batteries.cors",
     "indico.batteries.docs_page",
     "indico.batteries.health",

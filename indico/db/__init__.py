@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, overload
 from urllib.parse import urlsplit
 
-from bson.errors import BSONError, InvalidDocument
+from bson.errors import BSONError, InvalidDocument, InvalidId
+from bson.objectid import ObjectId
 from pymongo import IndexModel
 from pymongo.errors import (
     ConfigurationError,
@@ -36,7 +37,7 @@ from pymongo.monitoring import CommandListener
 from pymongo.uri_parser import parse_uri
 
 from indico import config
-from indico.error import InvalidValue, MongoError, Unavailable
+from indico.error import InvalidValue, MongoError, Unavailable, shorten
 from indico.utils import LOGGER, check_shape, check_type, levels, spawn
 from indico.utils.types import compile_type, make_empty
 
@@ -83,6 +84,9 @@ MAX_FIELDS = 200  # of an update; MongoDB's time for them grows with their squar
 _waited: ContextVar[list[float] | None] = ContextVar("waited", default=None)  # seconds, of this request
 
 _operations: set[asyncio.Future[Any]] = set()  # those under way, also when nobody waits for them any more
+
+# What MongoDB says of an index whose name or fields another has.
+CONFLICTS = {85, 86}
 
 # What the server says of a document that has grown beyond 16 MB or is nested too deep.
 REFUSED_DOCUMENT = {15, 10334, 17260, 17419, 17420}
@@ -179,6 +183,10 @@ async def ensure_indexes() -> None:
         try:
             await _bounded(mongodb[collection].create_indexes([model]))
         except MongoError as error:
+            if getattr(error.__cause__, "code", None) in CONFLICTS:
+                place = f"{collection}.{model.document['name']}"
+                LOGGER.error("MongoDB has %s otherwise; see `python -m indico.migrate`", place)
+                continue
             fields = list(model.document["key"])
             LOGGER.error("No index on %s of %s: %s", ", ".join(fields), collection, _first_line(error))
             for double in await _find_doubles(collection, fields):
@@ -383,3 +391,18 @@ def check_fields(fields: Document, schema: Schema) -> None:
 def blank(schema: Schema) -> Document:
     """The required fields of a schema, each with its type's empty value."""
     return {field: make_empty(kind) for field, (kind, required) in schema.items() if required}
+
+
+def parse_id(text: str) -> ObjectId:
+    """The `_id` that a client sends as it got it, 24 hex digits. Raises InvalidValue."""
+    try:
+        return ObjectId(text)
+    except InvalidId as error:
+        raise InvalidValue(f"{shorten(text)} is no id: it should be 24 hex digits") from error
+
+
+def refuse_changes(update_dic: Document, fields: tuple[str, ...]) -> None:
+    """Raise InvalidValue when any operator of an update is about one of these fields."""
+    for field in fields:
+        if any(field in changes for changes in update_dic.values()):
+            raise InvalidValue(f"Field {field} can't be changed")

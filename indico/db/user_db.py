@@ -9,8 +9,17 @@ from typing import Annotated
 from pymongo import ReturnDocument
 
 from indico import db
-from indico.db import Document, Follows, Schema, blank, current_time, mongo, mongo_obj
-from indico.error import AuthError, InvalidValue
+from indico.db import (
+    Document,
+    Follows,
+    Schema,
+    blank,
+    current_time,
+    mongo,
+    mongo_obj,
+    refuse_changes,
+)
+from indico.error import AuthError
 from indico.utils.types import Described
 
 USER_SCHEMA: Schema = {
@@ -78,9 +87,7 @@ async def update(update_dic: Document, user_id: str) -> Document:
     InvalidValue for a field that only the server sets, and AuthError when the user is gone: an update
     never makes one.
     """
-    for field in OURS:
-        if any(field in fields for fields in update_dic.values()):
-            raise InvalidValue(f"Field {field} can't be changed")
+    refuse_changes(update_dic, OURS)
     user: Document | None = await db.mongodb.user.find_one_and_update(
         {"user_id": user_id}, update_dic, return_document=ReturnDocument.AFTER
     )

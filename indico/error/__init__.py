@@ -90,6 +90,13 @@ class RouteNotFound(IndicoError):
         super().__init__(f"{shorten(action)} route could not be found", 404)
 
 
+class NotFound(IndicoError):
+    """There is no such thing, or it is somebody else's, which nobody is told."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} could not be found", 404)
+
+
 class MethodNotAllowed(IndicoError):
     def __init__(self, method: str, allowed: str) -> None:
         super().__init__(f"{shorten(method)} is not allowed here, but {allowed} is", 405)

@@ -116,8 +116,9 @@ class PagesTest(StrictTest):
         for name in names:
             with self.subTest(name):
                 module, test = re.fullmatch(r"(.*?\btest_\w+)(?:\.(\w+))?", name).groups()  # type: ignore[union-attr]
-                source = (ROOT / "indico/tests" / module.replace(".", "/")).with_suffix(".py").read_text()
-                self.assertIn(f"\nclass {test}(" if test else "\nclass ", source)
+                path = (ROOT / "indico/tests" / module.replace(".", "/")).with_suffix(".py")
+                if path.exists() or path.parent.name != "batteries":  # one that was taken out
+                    self.assertIn(f"\nclass {test}(" if test else "\nclass ", path.read_text())
 
     def test_readme_and_routes_have_the_same_action(self) -> None:
         self.assertEqual(
@@ -172,19 +173,20 @@ class CopyTest(DatabaseTest):
             if path == SERVER:
                 self.add_route(code)
                 continue
-            mode = "a" if (ROOT / path).exists() else "w"  # lines that are added, or a file that is new
+            # Lines that are added, or a file that is new unless whoever reads this has written it already.
+            mode = "a" if (ROOT / path).exists() and "import " not in code else "w"
             with (self.copy / path).open(mode) as file:
                 file.write(code if mode == "w" else f"\n\n{code}")
 
     def add_route(self, code: str) -> None:
         new_import, new_routes = code.splitlines()
         text = (self.copy / SERVER).read_text()
-        routes = re.findall(r"^ROUTES: .*$", text, re.MULTILINE)[0]
-        self.assertEqual(new_routes, f"{routes[:-1]}, {new_import.split()[-1]}]")
+        [routes] = re.findall(r"^ROUTES: list\[Route\] = \[[^\]]*\]$", text, re.MULTILINE)
+        self.assertTrue(new_routes.endswith(f", {new_import.split()[-1]}]"), new_routes)
         neighbour = "from indico.routes.user import"
         self.assertIn(neighbour, text)
-        text = text.replace(neighbour, f"{new_import}\n{neighbour}").replace(routes, new_routes)
-        (self.copy / SERVER).write_text(text)
+        text = text.replace(f"{new_import}\n", "").replace(routes, new_routes)
+        (self.copy / SERVER).write_text(text.replace(neighbour, f"{new_import}\n{neighbour}"))
 
     def run_python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run Python in the copy, and on it; it has to succeed."""
@@ -231,6 +233,14 @@ class CopyTest(DatabaseTest):
         files = read_files(*list_pages())
         self.write(files)
         self.run_modules(files)
+
+    def test_the_migration_of_the_guide_runs_once(self) -> None:
+        self.write(read_files("changing.rst"))
+        self.database.order.insert_one({"item": "tea"})
+        output = self.run_python("-m", "indico.migrate", "--apply").stdout
+        self.assertIn("run      0001_count_is_required: done\n", output)
+        self.assertEqual(self.database.order.count_documents({"count": 1}), 1)
+        self.assertNotIn("0001", self.run_python("-m", "indico.migrate", "--apply").stdout)
 
     @slow
     def test_the_code_to_copy_is_as_strict_as_the_package(self) -> None:

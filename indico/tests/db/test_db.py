@@ -15,7 +15,7 @@ from tornado.testing import AsyncTestCase, bind_unused_port, gen_test
 
 import indico.db
 from indico import config
-from indico.db import current_time, index, mongo, mongo_obj, user_db
+from indico.db import current_time, index, mongo, mongo_obj, parse_id, user_db
 from indico.error import InvalidValue, MongoError, Unavailable, WrongFieldType
 from indico.tests.mocks import USER, USER_ID
 from indico.tests.testutils.mongo import DatabaseTest, MongoTest, start_mongodb
@@ -304,6 +304,15 @@ class IndexTest(MongoTest):
         self.assertIn("No index on a, b of things: ", log.output[0])
         self.assertIn("things has several documents with {'a': 1, 'b': 1}", log.output[1])
 
+    @gen_test
+    async def test_an_index_that_is_there_otherwise_is_named_with_what_helps(self) -> None:
+        self.database.things.drop_indexes()
+        self.database.things.create_index(["a", "b"])
+        with self.assertLogs("indico", "ERROR") as log:
+            await indico.db.ensure_indexes()
+        [line] = log.output
+        self.assertIn("MongoDB has things.a_1_b_1 otherwise; see `python -m indico.migrate`", line)
+
 
 class SchemaTest(MongoTest):
     @gen_test
@@ -361,6 +370,17 @@ class SchemaTest(MongoTest):
         checked({"$set": {"size": "1"}}, self.callback)
         with self.assertRaises(WrongFieldType):
             self.wait()
+
+
+class IdTest(StrictTest):
+    def test_an_id_is_what_a_client_got_of_it(self) -> None:
+        number = ObjectId()
+        self.assertEqual(parse_id(str(number)), number)
+
+    def test_what_is_no_id_is_refused(self) -> None:
+        for text in ("", "1", 24 * "x", 25 * "0", 24 * "\ud800", 24 * "\u0661"):
+            with self.assertRaisesRegex(InvalidValue, "is no id: it should be 24 hex digits"):
+                parse_id(text)
 
 
 class TimeTest(StrictTest):

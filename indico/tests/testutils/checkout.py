@@ -1,0 +1,70 @@
+"""
+Copies of this checkout, for tests of what is done to one.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+import indico
+from indico.tests.testutils.mongo import DatabaseTest
+from indico.tests.testutils.process import make_environment
+
+ROOT = Path(indico.__file__).parents[1]
+NOT_COPIED = (".git", ".indico", ".venv*", ".*_cache", "__pycache__", "_build", "build", "dist", "*.egg-info")
+# What the copies run is no part of this checkout's coverage.
+NOT_COVERED = {"COVERAGE_PROCESS_CONFIG": "", "COVERAGE_PROCESS_START": ""}
+
+
+def needs_checkout(test: unittest.TestCase) -> None:
+    if not (ROOT / "docs").is_dir():
+        test.skipTest("docs/ is not there: the package is installed, and not a checkout")
+
+
+def needs(test: unittest.TestCase, *modules: str) -> None:
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            test.skipTest(f"{module} is not installed")
+
+
+def copy_checkout(folder: Path) -> None:
+    """Copy what is in this checkout, committed or not, into a folder that is there."""
+    shutil.copytree(ROOT, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*NOT_COPIED))
+
+
+def run_python(test: unittest.TestCase, folder: Path, *arguments: str, **settings: str) -> str:
+    """Run Python in a copy, and on it; it has to succeed. What it wrote."""
+    result = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=make_environment({"PYTHONPATH": str(folder), **NOT_COVERED, **settings}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    test.assertEqual(result.returncode, 0, result.stdout)
+    return result.stdout
+
+
+class CheckoutTest(DatabaseTest):
+    """A test in a copy of this checkout, `self.copy`."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        needs_checkout(self)
+        folder = tempfile.TemporaryDirectory(prefix="indico-copy-")
+        self.addCleanup(folder.cleanup)
+        self.copy = Path(folder.name).resolve()
+        copy_checkout(self.copy)
+
+    def run_python(self, *arguments: str, **settings: str) -> str:
+        return run_python(self, self.copy, *arguments, **settings)
+
+    def needs(self, *modules: str) -> None:
+        needs(self, *modules)
