@@ -28,7 +28,7 @@ LEFT_BEHIND = (
 def add_command(commands: Any) -> None:
     parser = commands.add_parser(
         "project",
-        help="make a renamed copy of this boilerplate",
+        help="make a renamed copy of this boilerplate, --without some batteries",
         description="Make a renamed copy of this boilerplate, in a folder that is not there yet. The last"
         " part of FOLDER is the new name: of the package, the settings, the classes.",
     )

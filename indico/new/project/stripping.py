@@ -49,7 +49,9 @@ def leave_out(files: Files, battery: str) -> None:
 def drop_extra(files: Files, battery: str) -> None:
     """Drop the battery's extra, and from the lines of the extra `dev` what nothing else needs."""
     extra = battery.replace("_", "[_-]")
-    found = re.search(rf'^ +"{extra}": \[(.*?)\],\n', files["setup.py"].decode(), re.MULTILINE | re.DOTALL)
+    found = re.search(
+        rf'^ +"{extra}": \[(.*?)\],(?:  #[^\n]*)?\n', files["setup.py"].decode(), re.MULTILINE | re.DOTALL
+    )
     if found is not None:
         edit(files, "setup.py", re.escape(found[0]), "")
         for package in re.findall('"[^"]+"', found[1]):

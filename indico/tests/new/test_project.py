@@ -201,7 +201,7 @@ class StrippingTest(ProjectTest):
         files = self.make_files()
         leave_out(files, "horn")
         packages = re.findall(r"\w+", files["setup.py"].decode())
-        self.assertEqual(packages, ["extras", "dev", "rest", "both", "check", "ruff", "both"])
+        self.assertEqual(packages, ["extras", "dev", "rest", "both", "check", "ruff", "both", "last", "rest"])
 
     def test_a_setting_that_nothing_else_speaks_of_goes_too(self) -> None:
         files = self.make_files()
@@ -227,7 +227,8 @@ class StrippingTest(ProjectTest):
             "indico/config.py": "A = call(\n    0,\n)\nB = 1\nC = 2\nSUM = C + 1\n",
             "setup.py": "extras = {\n"
             '        "dev": [\n            "alone",\n            "rest",\n            "both",\n        ],\n'
-            '        "check": ["ruff", "both"],\n        "horn": ["alone", "both"],\n}\n',
+            '        "check": ["ruff", "both"],\n        "horn": ["alone", "both"],  # why\n'
+            '        "last": ["rest"],\n}\n',
             "docs/settings.rst": "".join(f"   * - ``{name}``\n     - {i}\n" for i, name in enumerate("ABC")),
             "docs/batteries.rst": "Batteries\n",
             "docs/batteries/horn.rst": "Horn\n",
