@@ -54,8 +54,10 @@ def edit(files: Files, path: str, pattern: str, new: str) -> None:
 
 
 def forget(files: Files, path: str) -> None:
-    """Remove one of the files and, if it is a page of the guide, what leads to it."""
+    """Remove one of the files, and what leads to it: from the README, or from page to page of the guide."""
     del files[path]
+    for other in {"README.md", "MANIFEST.in"} & set(files):
+        edit(files, other, rf"\[[^\]]+\]\({path}\)\. ?|^include {path}\n", "")
     if path.startswith("docs/") and path.endswith(".rst"):
         page = path[5:-4]
         name = page.rpartition("/")[2]

@@ -218,6 +218,15 @@ class StrippingTest(ProjectTest):
             files["docs/index.rst"].decode(), "See a page and ``horn``.\n\n.. toctree::\n\n   other\n"
         )
 
+    def test_what_leads_to_a_file_from_the_readme_goes_with_it(self) -> None:
+        readme, manifest = (
+            b"[Changes](CHANGELOG.md). [Licence](LICENSE).",
+            b"include CHANGELOG.md\ngraft docs\n",
+        )
+        files = {"CHANGELOG.md": b"", "README.md": readme, "MANIFEST.in": manifest}
+        checkout.forget(files, "CHANGELOG.md")
+        self.assertEqual(files, {"README.md": b"[Licence](LICENSE).", "MANIFEST.in": b"graft docs\n"})
+
     def make_files(self) -> checkout.Files:
         texts = {
             "indico/batteries/horn.py": "print(config.A, config.B, config.C)\n",
