@@ -1,0 +1,32 @@
+"""
+Our server with one more route, as its users write them: `python -m bench.ours`. Settings come from the
+environment, BATTERIES=none among them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from indico import config, server
+from indico.routes.handler import IndicoHandler
+from indico.utils import type_check, unpack
+
+
+class EchoHandler(IndicoHandler):
+    @unpack("message")
+    @type_check(str)
+    async def echo(self, message: str) -> dict[str, str]:
+        """Give the message back."""
+        return {"message": message}
+
+
+EchoRoute = (r"/echo/(?P<action>[a-zA-Z]+)?", EchoHandler)
+server.ROUTES.append(EchoRoute)
+
+if __name__ == "__main__":
+    if os.environ.get("BATTERIES") == "none":
+        server.BATTERIES.clear()
+    if not os.environ.get("REQUEST_LOG"):
+        logging.disable(logging.INFO)  # the peers write no line for each request either
+    server.main(debug=False, port=config.PORT)

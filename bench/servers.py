@@ -1,0 +1,75 @@
+"""
+Who is compared.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+
+from bench.machine import Server
+from indico import config, db
+
+# Ours, each line a way to run it: add one to have it measured. One whose settings this version does not know,
+# or whose driver is not installed, is left out, and that is said.
+OURS = [
+    Server("indico", "bench.ours"),
+    Server("indico/pymongo", "bench.ours", {"MONGODB_DRIVER": "pymongo"}),
+    Server("indico/mongojet", "bench.ours", {"MONGODB_DRIVER": "mongojet"}),
+    Server("indico/cache", "bench.ours", {"KEY_CACHE": "60"}),
+    Server("indico/uvicorn", "bench.ours", {"HTTP_SERVER": "uvicorn"}),
+    Server("indico/uvicorn/mongojet", "bench.ours", {"HTTP_SERVER": "uvicorn", "MONGODB_DRIVER": "mongojet"}),
+    Server(
+        "indico/uvicorn/mongojet/cache",
+        "bench.ours",
+        {"HTTP_SERVER": "uvicorn", "MONGODB_DRIVER": "mongojet", "KEY_CACHE": "60"},
+    ),
+]
+
+PEERS = [
+    Server(f"{name}/{driver}", f"bench.peers.{name}", {"MONGODB_DRIVER": driver})
+    for name in ("tornado", "aiohttp", "sanic", "starlette", "fastapi", "litestar", "blacksheep")
+    for driver in ("motor", "pymongo")
+] + [Server("beanie/pymongo", "bench.peers.beanie", {"MONGODB_DRIVER": "pymongo"})]
+
+
+def is_peer(name: str) -> bool:
+    return not name.startswith("indico")
+
+
+def find_obstacle(server: Server) -> str | None:
+    """What keeps a server from being measured here, or None."""
+    framework = server.module.rpartition(".")[2]
+    if framework != "ours" and importlib.util.find_spec(framework) is None:
+        return f"{framework} is not installed (pip install -r bench/req.txt)"
+    if framework != "ours":
+        return None
+    for name, value in server.settings.items():
+        if not hasattr(config, name):
+            return f"this version has no setting {name}"
+        if name == "MONGODB_DRIVER" and (
+            value not in db.DRIVERS or importlib.util.find_spec(db.DRIVERS[value][0]) is None
+        ):
+            return f"there is no driver {value}"
+        if name == "HTTP_SERVER" and importlib.util.find_spec(value) is None:
+            return f"{value} is not installed"
+    return None
+
+
+def choose(names: list[str], action: str) -> list[Server]:
+    """
+    Those whose name, or its beginning up to a slash, is among `names`, or all; and which have the action.
+    """
+    chosen = [
+        server
+        for server in OURS + PEERS
+        if not names or any(server.name == name or server.name.startswith(name + "/") for name in names)
+    ]
+    if action == "echo":  # the driver has no part in it
+        chosen = [
+            server
+            for server in chosen
+            if server.name in ("indico", "indico/uvicorn") or server.name.endswith("/motor")
+        ]
+    if action == "login":
+        chosen = [server for server in chosen if not server.name.startswith("beanie")]
+    return chosen
