@@ -1,5 +1,5 @@
 """
-The same action on every server, in turns: `python -m bench compare`.
+The same action on every server, in turns: `python -m bench`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from bench.machine import Failure, Load, Running, run_wrk
+from bench.findings import Finding, at_least
+from bench.machine import Failure, Load, Running, Server, run_wrk
 from bench.mongodb import TOKEN, make_key, make_users, start_mongod
-from bench.servers import choose, find_obstacle, is_peer
+from bench.servers import find_obstacle, is_peer
 
 ACTIONS = ["echo", "update", "check", "login"]
 USERS = 1000
@@ -24,18 +25,16 @@ Turns = dict[str, list[Load]]  # of each server
 
 
 def compare(
-    actions: Sequence[str],
-    names: list[str],
+    wanted: Mapping[str, Sequence[Server]],
     seconds: int,
     rounds: int,
     folder: Path,
     replica_set: bool = False,
 ) -> dict[str, Turns]:
-    """Every action on every server, `rounds` times, and what came of it. Raises Failure."""
-    wanted = {action: choose(names, action) for action in actions}
+    """Each action on its servers, `rounds` times, and what came of it. Raises Failure."""
     servers = {server.name: server for chosen in wanted.values() for server in chosen}
     if not servers:
-        raise Failure(f"there is no server {', '.join(names)}")
+        raise Failure("there is no server of that name")
     obstacles = {name: find_obstacle(server) for name, server in servers.items()}
     for name, obstacle in obstacles.items():
         if obstacle:
@@ -51,15 +50,16 @@ def compare(
         }
         for server in running.values():
             server.wait_ready()
-            for action in actions:
-                if any(server.name == chosen.name for chosen in wanted[action]):
+            for action, chosen in wanted.items():
+                if server.name in [other.name for other in chosen]:
                     verify(server, action)
         results: dict[str, Turns] = {}
-        for action in actions:
-            turns: Turns = {server.name: [] for server in wanted[action] if server.name in running}
+        for action, chosen in wanted.items():
+            turns: Turns = {server.name: [] for server in chosen if server.name in running}
             for number in range(rounds):
                 order = list(turns)
-                for name in order[number % len(order) :] + order[: number % len(order)]:
+                shift = number % max(1, len(order))  # so that none has always the same before it
+                for name in order[shift:] + order[:shift]:
                     arguments = (running[name], action, users)
                     if number == 0:
                         run_wrk(*arguments, seconds=WARM_UP, token=TOKEN)
@@ -67,8 +67,32 @@ def compare(
                         run_wrk(*arguments, seconds=seconds, token=TOKEN, mongod_pid=mongod.pid)
                     )
             results[action] = turns
-            print(render(action, turns), flush=True)
+            if turns:
+                print(render(action, turns), flush=True)
     return results
+
+
+def find_targets(results: dict[str, Turns]) -> list[Finding]:
+    """How our fastest lines compare with the fastest peer."""
+    findings = []
+    for action, names, goal in (
+        ("update", ("indico", "indico/pymongo"), None),
+        ("update", ("indico/uvicorn", "indico/uvicorn/pymongo"), 1.0),
+        ("update", ("indico/mongojet", "indico/uvicorn/mongojet"), 1.3),
+        ("update", ("indico/cache", "indico/uvicorn/cache", "indico/uvicorn/mongojet/cache"), 1.8),
+        ("check", ("indico/cache", "indico/uvicorn/cache", "indico/uvicorn/mongojet/cache"), 2.5),
+    ):
+        turns = results.get(action, {})
+        peer = find_fastest_peer(turns)
+        there = [name for name in names if name in turns]
+        if peer and there:
+            best = max(there, key=lambda name: ratio(turns, name, peer))
+            what = f"{action}: {best} against {peer}, times as many requests a second"
+            value = ratio(turns, best, peer)
+            findings.append(at_least(what, value, goal) if goal else Finding(what, f"{value:.2f}"))
+            what = f"{action}: {peer} against {best}, times the processor time for a request"
+            findings.append(Finding(what, f"{median(turns[peer], 'cpu') / median(turns[best], 'cpu'):.2f}"))
+    return findings
 
 
 # Whether they do the same

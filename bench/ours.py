@@ -5,6 +5,7 @@ environment, BATTERIES=none among them.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 
@@ -19,6 +20,13 @@ class EchoHandler(IndicoHandler):
     async def echo(self, message: str) -> dict[str, str]:
         """Give the message back."""
         return {"message": message}
+
+    @unpack("seconds")
+    @type_check(int)
+    async def wait(self, seconds: int) -> bool:
+        """Answer so many seconds later."""
+        await asyncio.sleep(seconds)
+        return True
 
 
 EchoRoute = (r"/echo/(?P<action>[a-zA-Z]+)?", EchoHandler)

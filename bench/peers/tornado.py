@@ -48,10 +48,18 @@ class LoginHandler(Handler):
         self.respond(await work.login(self.database, self.request.body))
 
 
+class WaitHandler(Handler):
+    async def post(self) -> None:
+        [seconds] = work.take(self.request.body, ("seconds", int))
+        await asyncio.sleep(seconds)
+        self.respond((200, work.envelope(True)))
+
+
 async def main() -> None:
     given = {"database": work.connect()}
     routes = [
         ("/echo/echo", EchoHandler, given),
+        ("/echo/wait", WaitHandler, given),
         ("/auth/check", CheckHandler, given),
         ("/user/update", UpdateHandler, given),
         ("/auth/login", LoginHandler, given),

@@ -1,0 +1,69 @@
+"""
+What docs/performance.rst shows: tables and a plot, from the last measurement of each kind.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from bench.compare import COLUMNS, Turns, find_fastest_peer, median, ratio, rows
+from bench.findings import Finding
+
+ACTIONS = ("echo", "check", "update", "login")
+
+
+def save_tables(results: dict[str, Turns], folder: Path) -> None:
+    """A table an action, `performance_<action>.csv`, and the plot, `performance.png`."""
+    for action, turns in results.items():
+        with (folder / f"performance_{action}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([["Server", *COLUMNS], *rows(turns)])
+    plot(results, folder / "performance.png")
+
+
+def save_findings(name: str, findings: list[Finding], folder: Path) -> None:
+    """The findings of one kind, `performance_<name>.csv`."""
+    met = {None: "", True: "yes", False: "no"}
+    with (folder / f"performance_{name}.csv").open("w", newline="") as file:
+        table = [[finding.what, finding.measured, finding.goal, met[finding.met]] for finding in findings]
+        csv.writer(file).writerows([["What", "Measured", "Goal", "Met"], *table])
+
+
+def plot(results: dict[str, Turns], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(results), figsize=(5.2 * len(results), 6.5), squeeze=False)
+    for axis, (action, turns) in zip(axes[0], results.items()):
+        best = find_fastest_peer(turns) or next(iter(turns))
+        names = sorted(turns, key=lambda name: median(turns[name], "rate"))
+        values = [ratio(turns, name, best) for name in names]
+        colors = ["#c0504d" if name.startswith("indico") else "#9aa5b1" for name in names]
+        low = [
+            value * (1 - min(t.rate for t in turns[n]) / median(turns[n], "rate"))
+            for n, value in zip(names, values)
+        ]
+        high = [
+            value * (max(t.rate for t in turns[n]) / median(turns[n], "rate") - 1)
+            for n, value in zip(names, values)
+        ]
+        axis.barh(names, values, color=colors, xerr=[low, high], error_kw={"ecolor": "#555", "capsize": 2})
+        axis.axvline(1, color="#333", linewidth=0.8)
+        axis.set_title(f"{action}: requests a second, {best} = 1", fontsize=10)
+        axis.tick_params(labelsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=90)
+    pyplot.close(figure)
+
+
+def save_raw(results: dict[str, Turns], path: Path) -> None:
+    """Every turn, for whoever wants to look closer."""
+    plain: dict[str, Any] = {
+        action: {name: [turn._asdict() for turn in of] for name, of in turns.items()}
+        for action, turns in results.items()
+    }
+    path.write_text(json.dumps(plain, indent=1))
