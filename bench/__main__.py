@@ -5,6 +5,7 @@ Measures our server beside others and beside what it should reach.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -53,6 +54,7 @@ def main() -> None:
         parser.error(f"there is no {', '.join(sorted(unknown))}")
     full = not (given.quick or given.servers or given.only != ",".join(ACTIONS))
     output = given.output or (ROOT / "docs" if full else None)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to stop"))  # and so stop what was started
     try:
         check_tools()
         for kind in kinds:
