@@ -15,7 +15,7 @@ from bench.findings import Finding, show
 from bench.machine import ROOT, Failure, check_tools, scratch
 from bench.servers import choose
 
-KINDS = {  # module, and whether its `measure` takes seconds and rounds
+KINDS = {  # module: whether its `measure` takes seconds and rounds, or just whether to be quick, or nothing
     "tax": True,
     "waiting": False,
     "growth": True,
@@ -94,7 +94,7 @@ def measure(kind: str, given: argparse.Namespace, folder: Path) -> list[Finding]
     elif timed:
         found = module.measure(folder, given.seconds, given.rounds)
     else:
-        found = module.measure(folder)
+        found = module.measure(folder, given.quick)
     return list(found)
 
 
