@@ -47,11 +47,9 @@ def find_obstacle(server: Server) -> str | None:
     for name, value in server.settings.items():
         if name != "BATTERIES" and not hasattr(config, name):  # that one is of bench.ours
             return f"this version has no setting {name}"
-        if name == "MONGODB_DRIVER" and (
-            value not in db.DRIVERS or importlib.util.find_spec(db.DRIVERS[value][0]) is None
-        ):
-            return f"there is no driver {value}"
-        if name == "HTTP_SERVER" and importlib.util.find_spec(value) is None:
+        if name == "MONGODB_DRIVER" and value not in db.DRIVERS:
+            return f"this version has no driver {value}"
+        if name in ("MONGODB_DRIVER", "HTTP_SERVER") and importlib.util.find_spec(value) is None:
             return f"{value} is not installed"
     return None
 
