@@ -157,6 +157,7 @@ PRODUCTION = INDICO_ENV == "production"
 
 PORT = environment.whole("PORT", 5000, 0, 65535)  # 0: any free one
 ADDRESS = environment.text("ADDRESS", "" if PRODUCTION else "127.0.0.1")  # empty: all interfaces
+HTTP_SERVER = environment.choice("HTTP_SERVER", "tornado", "uvicorn")
 WORKERS = environment.whole("WORKERS", 1, 1, 512)  # processes sharing the port
 
 MONGODB = environment.address("MONGODB", DEFAULT_MONGODB, "mongodb://", "mongodb+srv://")

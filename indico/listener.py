@@ -37,6 +37,7 @@ from indico import config
 
 RESERVED_FILES = 100  # for MongoDB, the log, and whatever else is no client
 LARGEST_HEADER = 64 * 1024  # bytes, all headers of a request together
+BACKLOG = 1024  # connections that wait to be accepted
 SWEEP = 1000  # milliseconds between looks at what takes too long
 LAST_CALL = 1  # seconds that connections have for a request that was on its way when the server stopped
 
@@ -94,7 +95,7 @@ class ListeningSocket(socket.socket):
 
 def listen(port: int, address: str) -> list[socket.socket]:
     """Sockets on this address, all if it is empty. Raises OSError."""
-    return [ListeningSocket(listening) for listening in bind_sockets(port, address or None)]
+    return [ListeningSocket(listening) for listening in bind_sockets(port, address or None, backlog=BACKLOG)]
 
 
 def is_trusted(address: str) -> bool:
@@ -117,15 +118,93 @@ def client_address(request: HTTPServerRequest) -> str:
     return address
 
 
-class Listener(HTTPServer):
+class Line:
     """
-    Tornado's server, with limits on what clients keep open.
+    A connection as the limits and the handlers see it, whichever server accepted it. Handlers find theirs in
+    `request.server_connection`.
+    """
+
+    deadline = 0.0  # by `time.monotonic`, until when something is to come from the client; 0 at first
+
+    def __init__(self, stream: IOStream) -> None:
+        self._stream = stream
+
+    def is_closed(self) -> bool:
+        """Whether the connection is gone."""
+        return self._stream.closed()
+
+    def shut_down_writing(self) -> None:
+        """Say that no more answers will come, and go on reading."""
+        with suppress(OSError, AttributeError):  # the client has left, and the socket with it
+            self._stream.socket.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Close the connection, now."""
+        self._stream.close()
+
+    def unsent(self) -> int:
+        """How many bytes wait to be read by the client."""
+        return len(self._stream._write_buffer or b"")  # None once it is closed
+
+
+class Crowd:
+    """
+    All lines of a process, and the limits on what clients keep open.
 
     A connection beyond MAX_CONNECTIONS or, unless it comes from a trusted proxy, MAX_CONNECTIONS_PER_ADDRESS
-    is closed as soon as it is made. So is one that has not sent its first headers within HEADER_TIMEOUT,
-    sends nothing for IDLE_TIMEOUT, has not sent a body within BODY_TIMEOUT, or has not read an answer within
-    WRITE_TIMEOUT; and, while more than MAX_UNSENT bytes wait to be read, who has let them wait longest.
+    is not let in. One that has not sent its first headers within HEADER_TIMEOUT, sends nothing for
+    IDLE_TIMEOUT, has not sent a body within BODY_TIMEOUT, or has not read an answer within WRITE_TIMEOUT is
+    closed; and, while more than MAX_UNSENT bytes wait to be read, who has let them wait longest.
     """
+
+    def __init__(self) -> None:
+        self._most = config.MAX_CONNECTIONS or count_connections(raise_file_limit())
+        self._most_of_a_peer = config.MAX_CONNECTIONS_PER_ADDRESS or -(-self._most // 2)
+        self._peers: Counter[str] = Counter()  # connections of each address
+        self._lines: dict[Any, str] = {}  # every one, with its address
+        self._writing: dict[Any, float] = {}  # those with an answer not read yet, and since when
+        self._sweeper = PeriodicCallback(self._sweep, SWEEP)
+        self._sweeper.start()
+
+    def let_in(self, line: Any, peer: str) -> bool:
+        """Whether there is room for another line, from this address; then it counts until it leaves."""
+        if len(self._lines) >= self._most:
+            return False
+        if self._peers[peer] >= self._most_of_a_peer and not is_trusted(peer):
+            return False
+        self._lines[line] = peer
+        self._peers[peer] += 1
+        return True
+
+    def leave(self, line: Any) -> None:
+        """The line has ended."""
+        peer = self._lines.pop(line, None)
+        if peer is not None:
+            self._peers[peer] -= 1
+            if not self._peers[peer]:
+                del self._peers[peer]
+
+    def stop(self) -> None:
+        self._sweeper.stop()
+
+    def _sweep(self) -> None:
+        now = time.monotonic()
+        unsent = {line: line.unsent() for line in self._lines}
+        self._writing = {line: self._writing.get(line, now) for line, size in unsent.items() if size}
+        late = [line for line in self._lines if 0 < line.deadline < now]
+        late += [line for line, since in self._writing.items() if now - since > config.WRITE_TIMEOUT]
+        # Of what is written and not read the server keeps all; beyond MAX_UNSENT, who is longest at it goes.
+        excess = sum(unsent.values()) - config.MAX_UNSENT
+        for line in sorted(self._writing, key=self._writing.__getitem__):
+            if excess > 0:
+                late.append(line)
+                excess -= unsent[line]
+        for line in late:
+            line.close()
+
+
+class Listener(HTTPServer):
+    """Tornado's server, with the limits of a Crowd."""
 
     def initialize(self, application: Application) -> None:  # type: ignore[override]
         super().initialize(application, max_header_size=LARGEST_HEADER)
@@ -135,37 +214,24 @@ class Listener(HTTPServer):
         self.conn_params.header_timeout = None
         gen_log.setLevel(logging.WARNING)  # below, it quotes whatever clients send, a key or 60 kB
         gen_log.addFilter(_is_no_assertion)
-        self._most = config.MAX_CONNECTIONS or count_connections(raise_file_limit())
-        self._most_of_a_peer = config.MAX_CONNECTIONS_PER_ADDRESS or -(-self._most // 2)
-        self._peers: Counter[str] = Counter()  # connections of each address
-        self._open: dict[IOStream, str] = {}  # every connection, with its address
-        self._deadlines: dict[IOStream, float] = {}  # of those that something is to come from, and until when
-        self._writing: dict[IOStream, float] = {}  # those with an answer not read yet, and since when
-        self._sweeper = PeriodicCallback(self._sweep, SWEEP)
-        self._sweeper.start()
+        self._crowd = Crowd()
+        self._lines: dict[IOStream, Line] = {}
 
     def handle_stream(self, stream: IOStream, address: Any) -> None:
-        peer = address[0]
-        busy = self._peers[peer] >= self._most_of_a_peer and not is_trusted(peer)
-        if busy or len(self._open) >= self._most:
+        line = Line(stream)
+        if not self._crowd.let_in(line, address[0]):
             return stream.close()
-        self._open[stream] = peer
-        self._peers[peer] += 1
+        self._lines[stream] = line
         return super().handle_stream(stream, address)
 
     def start_request(self, server_conn: Any, request_conn: HTTPConnection) -> HTTPMessageDelegate:
-        stream = server_conn.stream
-        timeout = config.IDLE_TIMEOUT if stream in self._deadlines else config.HEADER_TIMEOUT
-        self._deadlines[stream] = time.monotonic() + timeout
-        return _Request(super().start_request(server_conn, request_conn), stream, self._deadlines)
+        line = self._lines[server_conn.stream]
+        line.deadline = time.monotonic() + (config.IDLE_TIMEOUT if line.deadline else config.HEADER_TIMEOUT)
+        return _Request(super().start_request(line, request_conn), line)
 
     def on_close(self, server_conn: Any) -> None:
         super().on_close(server_conn)
-        self._deadlines.pop(server_conn.stream, None)
-        peer = self._open.pop(server_conn.stream)
-        self._peers[peer] -= 1
-        if not self._peers[peer]:
-            del self._peers[peer]
+        self._crowd.leave(self._lines.pop(server_conn.stream))
 
     def stop(self) -> None:
         """Listen no more. Who has connected already and waits to be accepted is served."""
@@ -179,28 +245,13 @@ class Listener(HTTPServer):
             for connection, address in accepted:
                 self._handle_connection(connection, address)
         super().stop()
-        self._sweeper.stop()
+        self._crowd.stop()
 
     async def take_leave(self) -> None:
         """Once stopped, wait for connections to end, as each does with its next answer: LAST_CALL at most."""
         deadline = time.monotonic() + LAST_CALL
-        while self._open and time.monotonic() < deadline:
+        while self._lines and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
-
-    def _sweep(self) -> None:
-        now = time.monotonic()
-        self._writing = {stream: self._writing.get(stream, now) for stream in self._open if stream.writing()}
-        late = [stream for stream, deadline in self._deadlines.items() if now > deadline]
-        late += [stream for stream, since in self._writing.items() if now - since > config.WRITE_TIMEOUT]
-        # Of what is written and not read Tornado keeps all; beyond MAX_UNSENT, who is longest at it goes.
-        unsent = {stream: len(stream._write_buffer) for stream in self._writing}
-        excess = sum(unsent.values()) - config.MAX_UNSENT
-        for stream in sorted(self._writing, key=self._writing.__getitem__):
-            if excess > 0:
-                late.append(stream)
-                excess -= unsent[stream]
-        for stream in late:
-            stream.close()
 
 
 def _is_no_assertion(record: logging.LogRecord) -> bool:
@@ -209,23 +260,20 @@ def _is_no_assertion(record: logging.LogRecord) -> bool:
 
 
 class _Request(HTTPMessageDelegate):
-    """A request on its way in: keeps its stream's deadline, which is endless once all of it is there."""
+    """A request on its way in: keeps its line's deadline, which is endless once all of it is there."""
 
-    def __init__(
-        self, delegate: HTTPMessageDelegate, stream: IOStream, deadlines: dict[IOStream, float]
-    ) -> None:
+    def __init__(self, delegate: HTTPMessageDelegate, line: Line) -> None:
         self._delegate = delegate
-        self._stream = stream
-        self._deadlines = deadlines
+        self._line = line
         self.data_received = delegate.data_received  # type: ignore[method-assign]
         self.on_connection_close = delegate.on_connection_close  # type: ignore[method-assign]
 
     def headers_received(
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> Awaitable[None] | None:
-        self._deadlines[self._stream] = time.monotonic() + config.BODY_TIMEOUT
+        self._line.deadline = time.monotonic() + config.BODY_TIMEOUT
         return self._delegate.headers_received(start_line, headers)
 
     def finish(self) -> None:
-        self._deadlines[self._stream] = math.inf
+        self._line.deadline = math.inf
         self._delegate.finish()

@@ -9,7 +9,7 @@ import asyncio
 import errno
 import faulthandler
 import gc
-import importlib
+import importlib.util
 import json
 import logging
 import os
@@ -17,8 +17,9 @@ import shlex
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import pymongo
 import tornado
@@ -169,7 +170,7 @@ async def serve(
     # A large body makes many objects, for which the collector would go through all there are again and again.
     gc.freeze()
     gc.set_threshold(100_000, 10, 10)
-    server = Listener(application)
+    server = make_listener(application)
     async with lifespan(application):
         server.add_sockets(sockets)
         if mongod is not None:
@@ -188,6 +189,15 @@ async def serve(
         await drain(application)
         await server.close_all_connections()
     faulthandler.cancel_dump_traceback_later()
+
+
+def make_listener(application: Application) -> Any:
+    """The server that HTTP_SERVER names, with a Listener's methods."""
+    if config.HTTP_SERVER == "tornado":
+        return Listener(application)
+    from indico.uvicorn_listener import UvicornListener  # which not everybody has installed
+
+    return UvicornListener(application)
 
 
 def print_welcome(application: Application, port: int) -> None:
@@ -215,7 +225,7 @@ def main(debug: bool = True, port: int = config.PORT) -> None:
     own; with `debug`, in a process that starts again when its source changes. What prevents the start is
     one sentence and exit status 1.
     """
-    logging.basicConfig(level=config.LOG_LEVEL, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    configure_logging()
     mongod = None
     try:
         application = make_app(debug)
@@ -226,12 +236,12 @@ def main(debug: bool = True, port: int = config.PORT) -> None:
             mongod.start()
             application.settings["mongod_folder"] = mongod.folder if mongod.pid is not None else None
         if config.WORKERS == 1:
-            asyncio.run(serve(application, sockets, debug, announce=True, mongod=mongod))
+            run(serve(application, sockets, debug, announce=True, mongod=mongod))
         else:
 
             def work(number: int) -> None:
                 application.settings["worker"] = number
-                asyncio.run(serve(application, sockets, debug=False, announce=number == 0))
+                run(serve(application, sockets, debug=False, announce=number == 0))
 
             supervisor.supervise(
                 config.WORKERS,
@@ -261,11 +271,26 @@ def make_mongod() -> Mongod | None:
     return Mongod(make_folder("mongodb"), DEFAULT_MONGODB_PORT)
 
 
+def configure_logging() -> None:
+    """The log goes to stderr, a line each."""
+    logging.basicConfig(level=config.LOG_LEVEL, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """`asyncio.run`, with uvloop for uvicorn if it is installed."""
+    if config.HTTP_SERVER == "uvicorn" and importlib.util.find_spec("uvloop"):
+        importlib.import_module("uvloop").run(main)
+    else:
+        asyncio.run(main)
+
+
 async def check_settings() -> None:
     """Raise SettingError unless the server can start with these: here, and not in each worker."""
     config.check()
     for sentence in config.environment.find_misspelt():
         LOGGER.warning(sentence)
+    if config.HTTP_SERVER == "uvicorn" and not all(map(importlib.util.find_spec, ("uvicorn", "httptools"))):
+        raise config.SettingError("HTTP_SERVER is uvicorn, which `pip install -e '.[uvicorn]'` installs.")
     db.connect()
     await db.close()
 
@@ -300,10 +325,12 @@ def run_command_line() -> None:
             "ADDRESS": "an address (default: 127.0.0.1; in production, all)",
         },
         "how many": {"WORKERS": "processes that share the port (default: 1)"},
+        "by what": {"HTTP_SERVER": "tornado, its own (default), or uvicorn"},
     }.items():
         arguments = parser.add_argument_group(group)
         for name, text in options.items():
-            arguments.add_argument(f"--{name.lower()}", metavar=name, dest=name, help=text)
+            option = f"--{name.lower().removesuffix('_server')}"
+            arguments.add_argument(option, metavar=name, dest=name, help=text)
     given = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
     os.environ.update(given)
     importlib.reload(config)

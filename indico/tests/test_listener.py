@@ -34,7 +34,7 @@ from indico.tests.mocks import HEADERS, LOGIN_DATA
 from indico.tests.test_hostile import LAST_REQUEST, Client, make_post, make_request
 from indico.tests.testutils import slow
 from indico.tests.testutils.process import ProcessTest, ServerProcess, linux, wait_until
-from indico.tests.testutils.server import ServerTest
+from indico.tests.testutils.server import ServerTest, tornado_only
 from indico.tests.testutils.strict import StrictTest
 
 PATIENCE = 30  # seconds; what takes longer will not happen
@@ -172,7 +172,8 @@ class IdleTimeoutTest(LimitTest):
         async with AsyncExitStack() as stack:
             client = await self.connect(stack)
             self.assertTrue(await self.ask(client))
-            dribble = asyncio.ensure_future(self.dribble(client, b"A"))
+            await client.send(b"POST /probe/echo HTTP/1.1\r\n")
+            dribble = asyncio.ensure_future(self.dribble(client, b"A: b\r\n"))
             stack.callback(dribble.cancel)
             self.assertEqual(await self.wait_for_end(client), b"")
 
@@ -242,6 +243,7 @@ class WriteTimeoutTest(LimitTest):
 
 
 class LogTest(LimitTest):
+    @tornado_only
     def test_what_tornado_asserts_of_a_client_is_not_logged_and_all_else_is(self) -> None:
         for error, count in ((AssertionError("no end of a chunk"), 0), (ValueError("a bug"), 1)):
             with self.assertLogs(level="ERROR") as logs:

@@ -1,0 +1,53 @@
+"""
+The server for ASGI: `uvicorn indico.asgi:application`, or granian, or hypercorn. It is the very application
+that `python -m indico.server` serves, in whatever process the ASGI server makes.
+"""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+
+from tornado.web import Application
+
+from indico import config
+from indico.adapter import Receive, Scope, Send, serve_request
+from indico.server import configure_logging, lifespan, make_app
+
+
+class ASGIApplication:
+    """An ASGI application that serves a Tornado one, which it makes at start unless it is given one."""
+
+    def __init__(self, served: Application | None = None) -> None:
+        self._served = served
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            if self._served is None:
+                self._served = make_app()
+            await serve_request(self._served, scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._live(receive, send)
+        elif scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1000})  # before it is open: a 403
+        else:
+            raise ValueError(f"{scope['type']} is no protocol that is spoken here")
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        """What surrounds serving: what prevents the start is a sentence for the server's log."""
+        await receive()
+        configure_logging()
+        async with AsyncExitStack() as stack:
+            try:
+                application = self._served = self._served or make_app()
+                await stack.enter_async_context(lifespan(application))
+            except config.SettingError as error:
+                await send({"type": "lifespan.startup.failed", "message": str(error)})
+                return
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            application.settings["draining"] = True
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+application = ASGIApplication()
