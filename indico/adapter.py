@@ -55,7 +55,8 @@ class Request(HTTPConnection):
         self._send = send
         self._line = (scope.get("extensions") or {}).get(LINE)
         self._close_callback: Callable[[], object] | None = None
-        self._start: Message | None = None  # of the answer, not sent yet
+        self._begun = False  # the answer
+        self._start: Message | None = None  # of it, not sent yet
         self._body = b""  # the part of it that is not sent yet
         self._sent: Future[None] | None = None  # when all that is written so far is sent
         self._finished = False  # the application has said all
@@ -115,7 +116,8 @@ class Request(HTTPConnection):
                     self._waiting = asyncio.get_running_loop().create_future()
                     await self._waiting
                     self._waiting = None
-                await self._send_written()
+                else:
+                    await self._send_written()
         except asyncio.CancelledError:  # the server gives up, and with it the client is lost
             self._lose()
             raise
@@ -151,7 +153,10 @@ class Request(HTTPConnection):
                     await taken
             more = message.get("more_body", False)
         else:
-            delegate.finish()
+            if more:  # of which nobody will hear
+                delegate.on_connection_close()
+            else:
+                delegate.finish()
         if timer is not None:
             timer.cancel()
 
@@ -168,6 +173,7 @@ class Request(HTTPConnection):
         chunk: bytes | None = None,
     ) -> Future[None]:
         assert isinstance(start_line, ResponseStartLine)
+        self._begun = True
         lines = [encode_header(name, value) for name, value in headers.get_all()]
         if self._scope["http_version"] not in ("1.0", "1.1"):
             lines = [line for line in lines if line[0] != b"connection"]  # HTTP/2 has no such thing
@@ -189,7 +195,7 @@ class Request(HTTPConnection):
 
     def refuse(self, error: IndicoError) -> None:
         """Answer, in place of the application, what it has not come to see, and end the connection."""
-        if self._start is None and not self._finished:
+        if not self._begun:
             body = json.dumps({"status": error.code, "data": error.message}).encode()
             headers = HTTPHeaders(
                 {

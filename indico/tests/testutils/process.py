@@ -220,6 +220,7 @@ def make_environment(settings: Mapping[str, str]) -> dict[str, str]:
         "LOGIN_RATE": os.environ["LOGIN_RATE"],
         "MONGODB": config.MONGODB,
         "MONGODB_DATABASE": config.MONGODB_DATABASE,
+        "HTTP_SERVER": config.HTTP_SERVER,
         "PORT": "0",
         **settings,
     }

@@ -4,9 +4,9 @@ A server for each test.
 
 from __future__ import annotations
 
+import functools
 import json
-import unittest
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from tornado.httpserver import HTTPServer
@@ -18,9 +18,17 @@ from indico.server import Route, lifespan, make_app, make_listener
 from indico.tests.mocks import HEADERS
 from indico.tests.testutils.mongo import DatabaseTest
 
-tornado_only = unittest.skipIf(
-    config.HTTP_SERVER == "uvicorn", "uvicorn's parser is of another opinion, see docs/asgi.rst"
-)
+
+def tornado_only(test: Callable[[Any], None]) -> Callable[[Any], None]:
+    """A test of what Tornado's own HTTP server does and uvicorn doesn't."""
+
+    @functools.wraps(test)
+    def skipping(self: Any) -> None:
+        if config.HTTP_SERVER == "uvicorn":
+            self.skipTest("uvicorn's parser is of another opinion, see docs/asgi.rst")
+        test(self)
+
+    return skipping
 
 
 class ServerTest(DatabaseTest, AsyncHTTPTestCase):
