@@ -187,6 +187,12 @@ class Crowd:
     def stop(self) -> None:
         self._sweeper.stop()
 
+    async def take_leave(self) -> None:
+        """Wait for the lines to end, as each does with its next answer: LAST_CALL at most."""
+        deadline = time.monotonic() + LAST_CALL
+        while self._lines and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+
     def _sweep(self) -> None:
         now = time.monotonic()
         unsent = {line: line.unsent() for line in self._lines}
@@ -248,10 +254,8 @@ class Listener(HTTPServer):
         self._crowd.stop()
 
     async def take_leave(self) -> None:
-        """Once stopped, wait for connections to end, as each does with its next answer: LAST_CALL at most."""
-        deadline = time.monotonic() + LAST_CALL
-        while self._lines and time.monotonic() < deadline:
-            await asyncio.sleep(0.02)
+        """Once stopped, wait for connections to end: see Crowd."""
+        await self._crowd.take_leave()
 
 
 def _is_no_assertion(record: logging.LogRecord) -> bool:

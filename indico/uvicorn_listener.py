@@ -11,6 +11,7 @@ import math
 import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import httptools
@@ -23,6 +24,7 @@ from uvicorn.server import ServerState
 from indico import config
 from indico.adapter import LINE, serve_request
 from indico.listener import BACKLOG, LARGEST_HEADER, Crowd
+from indico.utils import spawn
 
 
 class Signal:
@@ -265,21 +267,35 @@ class UvicornListener:
         self._starting += [loop.create_task(self._start(listening)) for listening in sockets]
 
     async def _start(self, listening: socket.socket) -> None:
-        make_protocol = functools.partial(
-            Protocol, self._crowd, config=self._config, server_state=self._state, app_state={}
-        )
         loop = asyncio.get_running_loop()
-        self._servers.append(await loop.create_server(make_protocol, sock=listening, backlog=BACKLOG))
+        self._servers.append(await loop.create_server(self._make_protocol, sock=listening, backlog=BACKLOG))
+
+    def _make_protocol(self) -> Protocol:
+        return Protocol(self._crowd, config=self._config, server_state=self._state, app_state={})
 
     def stop(self) -> None:
-        """Take no more connections."""
+        """Listen no more. Who has connected already and waits to be accepted is served."""
         for task in self._starting:
             task.cancel()
+        accepted = []
+        for listening in self._sockets:
+            # Closing is what follows the last one at once: who comes in between is cut off.
+            with suppress(OSError):
+                while True:
+                    accepted.append(listening.accept()[0])
         for server in self._servers:
             server.close()
         for listening in self._sockets:
             listening.close()
+        for connection in accepted:
+            connection.setblocking(False)
+            loop = asyncio.get_event_loop()
+            spawn(loop.connect_accepted_socket(self._make_protocol, connection))
         self._crowd.stop()
+
+    async def take_leave(self) -> None:
+        """Once stopped, wait for connections to end: see Crowd."""
+        await self._crowd.take_leave()
 
     async def close_all_connections(self) -> None:
         """Close all connections, when what is answered already has been sent."""
