@@ -162,6 +162,26 @@ class MostConnectionsTest(OnUvicorn, test_listener.MostConnectionsTest):
 
 
 class ListenerTest(StrictTest):
+    def test_who_waits_to_be_accepted_when_it_stops_is_served(self) -> None:
+        async def main() -> bytes:
+            listener = UvicornListener(server.make_app())
+            [listening] = listen(0, "127.0.0.1")
+            listener.add_sockets([listening])
+            client = Client(listening.getsockname()[1])
+            await client.connect()
+            await client.send(make_request("POST /nope HTTP/1.1", "Connection: close"))
+            listener.stop()
+            try:
+                received = await client.receive_all()
+                await listener.take_leave()
+                await listener.close_all_connections()
+            finally:
+                client.socket.close()
+            return received
+
+        [answer] = read_answers(asyncio.run(main()))
+        self.assertEqual(answer.status, 404)
+
     def test_one_that_is_stopped_before_it_starts_listens_to_nobody(self) -> None:
         async def main() -> None:
             listener = UvicornListener(server.make_app())
