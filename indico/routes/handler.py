@@ -32,7 +32,9 @@ from indico.error import (
     RouteNotFound,
     to_answer,
 )
+from indico.listener import Line
 from indico.utils import LATER, LOGGER, orjson
+from indico.utils.deadlines import call_within
 
 RETRY_AFTER = 1  # seconds, what a 503 tells the client to wait
 LINGER = 2  # seconds in which the rest of a body that is too large is read and dropped
@@ -91,8 +93,9 @@ class IndicoHandler(RequestHandler):
         self._context = copy_context()  # whose request it is, for what ends it from outside
 
     @property
-    def _line(self) -> Any:  # see indico.listener.Line
-        return self.request.server_connection
+    def _line(self) -> Any:
+        line: Any = self.request.server_connection
+        return line if hasattr(line, "shut_down_writing") else Line(line.stream)  # of a plain HTTPServer
 
     @property
     def request_timeout(self) -> float | None:
@@ -156,7 +159,8 @@ class IndicoHandler(RequestHandler):
         self.request.body = b"".join(self._chunks)
         begin_request()
         self._task = asyncio.current_task()
-        companions = self._set_deadline()
+        timeout = self.request_timeout
+        companions = set() if timeout is None else call_within(timeout, self._run_out)
         try:
             function = self.find_action(action)
             self.action = action
@@ -178,26 +182,10 @@ class IndicoHandler(RequestHandler):
             self.fail(error)
         finally:
             self._task = None
-            companions.discard(self)
+            companions.discard(self._run_out)
 
-    def _set_deadline(self) -> set[IndicoHandler]:
-        # A timer for each action would take a tenth of a short one's time: those whose time is up within the
-        # same tenth of a second share one. Returns them, for the action to leave when it ends.
-        if self.request_timeout is None:
-            return set()
-        loop = asyncio.get_running_loop()
-        groups: dict[float, set[IndicoHandler]] = self.settings.setdefault("deadlines", {})
-        deadline = math.ceil((loop.time() + self.request_timeout) * 10) / 10
-
-        def give_up() -> None:
-            for late in list(groups.pop(deadline)):
-                late.give_up(RequestTimeout())
-
-        if deadline not in groups:
-            groups[deadline] = set()
-            loop.call_at(deadline, give_up)
-        groups[deadline].add(self)
-        return groups[deadline]
+    def _run_out(self) -> None:
+        self.give_up(RequestTimeout())
 
     def find_action(self, action: str | None) -> Callable[..., Any]:
         """The action of that name. Raises RouteNotFound for any other name."""
