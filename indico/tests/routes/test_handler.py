@@ -22,8 +22,10 @@ from bson.datetime_ms import DatetimeMS
 from bson.int64 import Int64
 from bson.objectid import ObjectId
 from tornado.httpclient import HTTPResponse
+from tornado.httpserver import HTTPServer
 from tornado.iostream import IOStream
 from tornado.testing import gen_test
+from tornado.web import Application
 
 from indico import config
 from indico.error import IndicoError
@@ -540,6 +542,25 @@ class EndingTest(ProbeTest):
         stream.close()
         while self._app.settings["in_flight"]:
             await asyncio.sleep(0)
+
+
+class PlainServerTest(ProbeTest):
+    """On Tornado's own `HTTPServer`, without our limits on connections, as `AsyncHTTPTestCase` serves."""
+
+    def get_http_server(self) -> HTTPServer:
+        return HTTPServer(self._app)
+
+    def get_app(self) -> Application:
+        return Application(self.routes)
+
+    def test_it_answers_as_ever(self) -> None:
+        self.assert_answer(self.call("/probe/echo", body="a"), 200, "a")
+        self.assert_answer(self.call("/probe/nope"), 404, "nope route could not be found")
+
+    def test_a_body_that_is_too_large_is_refused(self) -> None:
+        body = "x" * (config.MAX_BODY_SIZE + 1)
+        message = f"The body is larger than {config.MAX_BODY_SIZE} bytes"
+        self.assert_answer(self.call("/probe/echo", body=body), 413, message)
 
 
 class HookTest(ProbeTest):

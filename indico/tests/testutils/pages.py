@@ -324,6 +324,12 @@ def check_docker(code: str) -> None:
         ), line
 
 
+def check_welcome(code: str) -> None:
+    """What the server prints when it is ready."""
+    for line in code.splitlines():
+        assert re.match("indico listens on http|  [a-z ]+  [a-z]|Log in with$|  curl http", line), line
+
+
 def check_javascript(code: str) -> None:
     if shutil.which("node"):
         with tempfile.NamedTemporaryFile("w", suffix=".mjs") as file:
@@ -362,6 +368,7 @@ def check_tree(code: str) -> None:
 CHECKS: dict[str, Callable[[str], object]] = {
     "sh": check_shell,
     "none": check_tree,
+    "text": check_welcome,
     "json": json.loads,
     "ini": check_ini,
     "yaml": check_yaml,
