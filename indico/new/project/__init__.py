@@ -55,6 +55,8 @@ def make_project(folder: Path, without: str = "") -> str:
         if any(path == left or path.startswith(f"{left}/") for left in LEFT_BEHIND):
             forget(files, path)
     edit(files, f"{OLD}/new/__main__.py", f'    "{OLD}.new.project",\n', "")
+    edit(files, "README.md", f"^`python -m {OLD}.new project.*\n", "")
+    edit(files, "README.md", "starts a project of your own, or a route$", "starts a route")
     files = rename_files(files, folder.name)
     try:
         write_files(folder, files)

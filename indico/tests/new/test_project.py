@@ -72,6 +72,11 @@ class CopyTest(ProjectTest):
         ):
             self.assertIn(text, (copy / "tea_shop" / name).read_text())
 
+    def test_a_copys_readme_says_nothing_of_what_was_left_behind(self) -> None:
+        readme = (self.make("shop") / "README.md").read_text()
+        self.assertNotIn("new project", readme)
+        self.assertNotIn("a project of your own", readme)
+
     def test_every_page_of_the_copys_guide_that_is_linked_is_there(self) -> None:
         docs = self.make("shop", ",".join(NAMES)) / "docs"
         pages = {path.relative_to(docs).with_suffix("").as_posix() for path in docs.rglob("*.rst")}
