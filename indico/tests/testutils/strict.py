@@ -20,6 +20,7 @@ class StrictTest(unittest.TestCase):
 
     def setUp(self) -> None:
         self._complaints: list[str] = []
+        gc.freeze()  # so that collecting, at the end, need not go through all that was there before
         handler = _Recorder(self._complaints)
         logging.getLogger().addHandler(handler)
         caught = warnings.catch_warnings()
