@@ -153,7 +153,7 @@ class Request(HTTPConnection):
                     await taken
             more = message.get("more_body", False)
         else:
-            if more:  # of which nobody will hear
+            if more or self._finished:  # its end means nothing to who has answered already
                 delegate.on_connection_close()
             else:
                 delegate.finish()

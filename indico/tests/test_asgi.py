@@ -246,6 +246,14 @@ class ASGITest(ServerTest):
             self.assertEqual(exchange.headers[b"connection"], b"close")
 
     @gen_test
+    async def test_no_action_runs_after_a_body_too_large_that_the_client_was_asked_for(self) -> None:
+        self.set(config, "MAX_BODY_SIZE", 100)
+        exchange = self.ask("POST /probe/waits", (b"expect", b"100-continue")).give(101 * b"a")
+        self.assertEqual((await exchange.finish())[0], 413)
+        await asyncio.sleep(0)
+        self.assertFalse(self.started.is_set())
+
+    @gen_test
     async def test_a_body_too_large_that_goes_on_is_answered_and_given_up(self) -> None:
         self.set(config, "MAX_BODY_SIZE", 100)
         self.set(handler_module, "LINGER", 0.01)
