@@ -8,9 +8,11 @@ thousands of requests a second a tenth of a short one's time.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections.abc import Callable
 
+LOGGER = logging.getLogger("indico")
 TICKS = 10  # a second; so a deadline is a tenth of a second late at most
 
 Group = set[Callable[[], object]]
@@ -40,4 +42,7 @@ def call_within(seconds: float, function: Callable[[], object]) -> Group:
 def _call(groups: dict[int, Group], tick: int) -> None:
     group = groups.pop(tick)
     while group:
-        group.pop()()
+        try:
+            group.pop()()
+        except Exception:  # which is no reason for the others to miss their time
+            LOGGER.exception("What was to be called at a deadline failed")
