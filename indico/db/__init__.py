@@ -135,8 +135,10 @@ def connect(uri: str | None = None, database: str | None = None) -> None:
         reason = hint if "@" in uri else str(error)
         raise config.SettingError(f"MONGODB can't be used: {reason}") from error
     mongodb = CLIENT[database or config.MONGODB_DATABASE]
+    shipped = dir(mongodb)  # a collection may have the name of something else there, such as "client"
     for collection, _ in INDEXES:  # or each access makes another object, a twelfth of an update's time
-        setattr(mongodb, collection, mongodb[collection])
+        if collection not in shipped:
+            setattr(mongodb, collection, mongodb[collection])
 
 
 def describe() -> str:

@@ -253,6 +253,15 @@ class ConnectionTest(DatabaseTest, AsyncTestCase):
             bases = [base.__name__ for base in type(indico.db.mongodb).__mro__]
             self.assertIn(database, bases)
 
+    @gen_test
+    async def test_a_collection_may_be_called_as_something_else_of_the_database(self) -> None:
+        index("client", "email")
+        self.addCleanup(indico.db.INDEXES.pop)
+        indico.db.connect()
+        await indico.db.ensure_indexes()
+        self.assertIn("email_1", self.database["client"].index_information())
+        self.assertIs(indico.db.mongodb.client, indico.db.CLIENT)
+
     def test_writes_are_for_the_majority_and_journalled_unless_the_uri_says_otherwise(self) -> None:
         indico.db.connect()
         self.assertEqual(indico.db.CLIENT.write_concern.document, {"w": "majority", "j": True})
