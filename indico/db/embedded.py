@@ -77,8 +77,11 @@ class Mongod:
             time.sleep(0.05 * 2**attempts)
 
     def tend(self) -> None:
-        """Start mongod again if it is gone. To be called every now and then; it does not wait."""
-        if self._is_gone() and not is_answering(self.port):
+        """
+        Start mongod again if it is gone, and there is one to be had. To be called every now and then; it does
+        not wait.
+        """
+        if self._is_gone() and not is_answering(self.port) and find_mongod() is not None:
             self._spawn()
 
     def stop(self) -> None:

@@ -114,6 +114,11 @@ class MongodTest(StrictTest):
         self.mongod.tend()
         return self.mongod.pid
 
+    def test_tend_leaves_alone_what_it_has_no_mongod_for(self) -> None:
+        with mock.patch.object(embedded, "find_mongod", return_value=None):
+            self.mongod.tend()
+        self.assertIsNone(self.mongod.pid)
+
     def test_another_process_finds_none_of_its_own_in_what_it_inherits(self) -> None:
         with mock.patch.dict(os.environ, {f"INDICO_MONGOD_{self.mongod.port}": "1 1"}):
             self.assertIsNone(self.mongod.pid)
