@@ -22,6 +22,7 @@ from indico.utils import LOGGER
 
 MOST_KEYS = 100_000  # some 80 MB
 LONGEST_SILENCE = 1  # seconds of the stream
+RETRY = 1  # seconds until a stream that ended is opened again
 HEARTBEAT = 250  # milliseconds after which the stream speaks, though nothing has happened
 # A login sets no other `secret`; all but logins and logouts is foreign, and then everything is forgotten.
 LOGOUTS = {
@@ -85,8 +86,9 @@ def forget_all() -> None:
 
 
 async def watch() -> None:
-    """Hear of what other processes end, until this is cancelled."""
+    """Hear of what other processes end, until this is cancelled or there is no hearing of it."""
     global _counts_until
+    heard = False
     while True:
         try:
             async for change in db.watch("auth", [{"$match": LOGOUTS}], HEARTBEAT):
@@ -94,11 +96,12 @@ async def watch() -> None:
                     forget(change["documentKey"]["_id"])
                 elif change is not None:
                     forget_all()
+                heard = True
                 _counts_until = time.monotonic() + LONGEST_SILENCE
-        except MongoError as error:
-            LOGGER.warning("KEY_CACHE: other processes' logouts are not heard of (%s)", error.__cause__)
-            _counts_until = math.inf
-            return
-        except Unavailable:
-            forget_all()
-            await asyncio.sleep(1)
+        except (MongoError, Unavailable) as error:
+            if isinstance(error, MongoError) and not heard:
+                LOGGER.warning("KEY_CACHE: other processes' logouts are not heard of (%s)", error.__cause__)
+                _counts_until = math.inf
+                return
+            forget_all()  # one that was heard may have lost its place, and another is opened
+            await asyncio.sleep(RETRY)

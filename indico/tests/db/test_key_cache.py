@@ -6,15 +6,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 from unittest import mock
 
 from bson.objectid import ObjectId
-from tornado.testing import gen_test
+from tornado.testing import AsyncTestCase, gen_test
 
 import indico.db.auth_db as AuthDB
-from indico import config
+from indico import config, db
 from indico.db import current_time, key_cache
+from indico.error import MongoError
 from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler
 from indico.routes.user import UserRoute
@@ -23,6 +25,7 @@ from indico.tests.testutils.mongo import start_mongodb
 from indico.tests.testutils.process import linux, wait_until
 from indico.tests.testutils.replica import ReplicaSet
 from indico.tests.testutils.server import ServerTest
+from indico.tests.testutils.strict import StrictTest
 from indico.utils.auth import auth_utils
 from indico.utils.auth.auth_utils import auth, user_hash
 
@@ -142,6 +145,35 @@ class ShortCacheTest(CacheTest):
         self.end_elsewhere()
         self.wait_until(lambda: key_cache.find(USER_KEY) is None)
         self.assertEqual(self.call("auth/check")[0], 401)
+
+
+class StreamTest(StrictTest, AsyncTestCase):
+    @gen_test
+    async def test_a_stream_that_loses_its_place_is_opened_again_and_nothing_counts_meanwhile(self) -> None:
+        opened = asyncio.Event()
+        streams = 0
+
+        async def watch(*_: Any) -> AsyncIterator[None]:
+            nonlocal streams
+            streams += 1
+            yield None
+            if streams == 1:
+                key_cache.remember("a", {"_id": 1, "login": current_time()}, key_cache.get_age())
+                self.assertIsNotNone(key_cache.find("a"))
+                raise MongoError("no resume token")
+            self.assertIsNone(key_cache.find("a"))
+            opened.set()
+            await asyncio.Event().wait()
+
+        self.addCleanup(key_cache.forget_all)
+        with (
+            mock.patch.object(db, "watch", watch),
+            mock.patch.object(config, "KEY_CACHE", 60),
+            mock.patch.object(key_cache, "RETRY", 0),
+        ):
+            watching = asyncio.ensure_future(key_cache.watch())
+            await opened.wait()
+            watching.cancel()
 
 
 @linux
