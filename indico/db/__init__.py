@@ -34,7 +34,7 @@ from pymongo.errors import (
     PyMongoError,
 )
 from pymongo.monitoring import CommandListener
-from pymongo.uri_parser import parse_uri
+from pymongo.uri_parser import parse_uri, split_options
 
 from indico import config
 from indico.error import InvalidValue, MongoError, Unavailable, shorten
@@ -121,7 +121,8 @@ def connect(uri: str | None = None, database: str | None = None) -> None:
     logging.getLogger("pymongo").setLevel(logging.INFO)  # below, it quotes whole documents
     try:
         make_client = getattr(importlib.import_module(module), name)
-        given = {} if uri.startswith("mongodb+srv") else parse_uri(uri)["options"]
+        query = uri.partition("?")[2]
+        given = split_options(query) if query else {}
         options = {key: value for key, value in options.items() if key not in given}
         CLIENT = make_client(uri, event_listeners=list(LISTENERS), **options)
     except ModuleNotFoundError as error:

@@ -265,9 +265,10 @@ class ConnectionTest(DatabaseTest, AsyncTestCase):
     def test_writes_are_for_the_majority_and_journalled_unless_the_uri_says_otherwise(self) -> None:
         indico.db.connect()
         self.assertEqual(indico.db.CLIENT.write_concern.document, {"w": "majority", "j": True})
-        self.io_loop.run_sync(indico.db.close)
-        indico.db.connect("mongodb://127.0.0.1:1/?w=1&journal=false")
-        self.assertEqual(indico.db.CLIENT.write_concern.document, {"w": 1, "j": False})
+        for scheme in ("mongodb", "mongodb+srv"):
+            self.io_loop.run_sync(indico.db.close)
+            indico.db.connect(f"{scheme}://cluster.example.com/?W=1&journal=false")
+            self.assertEqual(indico.db.CLIENT.write_concern.document, {"w": 1, "j": False})
 
     def test_a_uri_that_makes_no_sense_is_a_setting_error_without_its_password(self) -> None:
         uris = ["mongodb://user:p@ssw0rd@host", "mongodb://", "mongodb://host/?w=-3", "mongodb://a:x"]
