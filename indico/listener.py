@@ -100,7 +100,11 @@ def listen(port: int, address: str) -> list[socket.socket]:
 
 def is_trusted(address: str) -> bool:
     """Whether TRUSTED_PROXIES says so."""
-    return any(ipaddress.ip_address(address) in network for network in config.TRUSTED_PROXIES)
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:  # the other end of a Unix socket, which has none
+        return False
+    return any(parsed in network for network in config.TRUSTED_PROXIES)
 
 
 def client_address(request: HTTPServerRequest) -> str:

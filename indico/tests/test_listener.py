@@ -390,7 +390,7 @@ class FileLimitTest(StrictTest):
 
 
 class ClientAddressTest(StrictTest):
-    def address(self, remote_ip: str, *forwarded: str) -> str:
+    def address(self, remote_ip: str | None, *forwarded: str) -> str:
         headers = HTTPHeaders()
         for value in forwarded:
             headers.add("X-Forwarded-For", value)
@@ -404,6 +404,9 @@ class ClientAddressTest(StrictTest):
     def test_a_trusted_proxy_is_believed_and_nobody_before_it(self) -> None:
         self.assertEqual(self.address("10.0.0.1", "203.0.113.9, 198.51.100.7 , 10.1.1.1"), "198.51.100.7")
         self.assertEqual(self.address("::1", "203.0.113.9", "2001:DB8::0:7"), "2001:db8::7")
+
+    def test_who_has_no_address_is_not_believed(self) -> None:
+        self.assertEqual(self.address(None, "198.51.100.7"), "None")
 
     def test_what_is_no_address_is_not_believed(self) -> None:
         for hop in ("", "unknown", "198.51.100.7:80", "<script>", "10.0.0.256", "\xff", 9999 * "1,"):
