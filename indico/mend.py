@@ -7,7 +7,6 @@ is served as well as it can be; this puts it right, for good. It may run while s
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +24,6 @@ from indico.db import Document, blank
 from indico.db.auth_db import DIGEST
 from indico.db.user_db import USER_SCHEMA
 
-LOGGER = logging.getLogger("indico")
 LENIENT: CodecOptions[Document] = CodecOptions(unicode_decode_error_handler="replace")
 
 
