@@ -16,7 +16,7 @@ import pkgutil
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -126,10 +126,8 @@ def hold_lock(database: Database[Document]) -> Iterator[None]:
     """Raise NotMigrated when another process migrates this database, and keep others from it."""
     holder = ObjectId()
     lease = [{"$set": {"holder": holder, "until": {"$add": ["$$NOW", LEASE * 1000]}}}]
-    try:
+    with suppress(DuplicateKeyError):  # somebody holds it, or died with it
         database.migration.insert_one({"_id": "lock"})
-    except DuplicateKeyError:
-        pass  # somebody holds it, or died with it
     free = {"_id": "lock", "$expr": {"$lt": ["$until", "$$NOW"]}}  # what is missing is less than any time
     if not database.migration.update_one(free, lease).matched_count:
         raise NotMigrated(f"Another process is at it. If it died, try again in {LEASE} seconds.")
@@ -137,7 +135,8 @@ def hold_lock(database: Database[Document]) -> Iterator[None]:
 
     def renew() -> None:
         while not done.wait(LEASE / 5):
-            database.migration.update_one({"_id": "lock", "holder": holder}, lease)
+            with suppress(PyMongoError):  # MongoDB is away for a moment: there is another try before the end
+                database.migration.update_one({"_id": "lock", "holder": holder}, lease)
 
     renewer = threading.Thread(target=renew, daemon=True)
     renewer.start()

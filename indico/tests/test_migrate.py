@@ -10,12 +10,15 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 from pymongo import IndexModel
+from pymongo.collection import Collection
+from pymongo.errors import AutoReconnect
 
 from indico import db, migrate, migrations
 from indico.migrate import NotMigrated
@@ -177,6 +180,21 @@ class LockTest(MigrateTest):
 
     def test_the_lock_of_one_that_takes_long_does_not_end(self) -> None:
         with mock.patch.object(migrate, "LEASE", 0.2), migrate.hold_lock(self.database):
+            first = self.database.migration.find_one({"_id": "lock"})
+            wait_until(lambda: self.database.migration.find_one({"_id": "lock"}) != first, "a longer lease")
+
+    def test_the_lock_is_kept_although_mongodb_is_away_for_a_moment(self) -> None:
+        update_one = Collection.update_one
+        calls: Iterator[Any] = iter([update_one, mock.Mock(side_effect=AutoReconnect)])
+
+        def falter(*arguments: Any) -> Any:
+            return next(calls, update_one)(*arguments)
+
+        with (
+            mock.patch.object(migrate, "LEASE", 0.2),
+            mock.patch.object(Collection, "update_one", falter),
+            migrate.hold_lock(self.database),
+        ):
             first = self.database.migration.find_one({"_id": "lock"})
             wait_until(lambda: self.database.migration.find_one({"_id": "lock"}) != first, "a longer lease")
 
