@@ -34,3 +34,14 @@ class DeadlineTest(StrictTest, AsyncTestCase):
         call_within(0.2, called.set)
         await called.wait()
         call.assert_not_called()
+
+    @gen_test
+    async def test_those_far_off_share_timers_too_and_are_hardly_late(self) -> None:
+        loop = asyncio.get_running_loop()
+        timers: set[float] = set()
+        with mock.patch.object(loop, "call_at", side_effect=lambda when, *_: timers.add(when)):
+            for now in range(0, 3600, 10):
+                with mock.patch.object(loop, "time", return_value=now):
+                    call_within(24 * 3600, mock.Mock())
+                self.assertTrue(any(1 <= when / (now + 24 * 3600) < 1.01 for when in timers))
+        self.assertLess(len(timers), 50)
