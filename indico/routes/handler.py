@@ -138,7 +138,7 @@ class IndicoHandler(RequestHandler):
         self.set_header("Connection", "close")
         self._write_envelope(error.message, error.code)
         self.set_header("Content-Length", sum(map(len, self._write_buffer)))
-        if "Expect" in self.request.headers:  # this client sends nothing until it is told to
+        if not self._size and "Expect" in self.request.headers:  # this client sends only when it is told to
             self.finish()
             return
         self._linger = asyncio.get_running_loop().call_later(LINGER, self._hang_up)

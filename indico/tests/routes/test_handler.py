@@ -433,6 +433,13 @@ class BodySizeTest(ProbeTest):
         head = "POST /probe/echo HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 101"
         self.assert_too_large(self.send(head))
 
+    def test_a_client_that_was_told_to_go_on_gets_the_answer_although_it_still_sends(self) -> None:
+        head = "POST /probe/echo HTTP/1.1\r\nExpect: 100-continue\r\nTransfer-Encoding: chunked"
+        chunk = b"100000\r\n" + 0x100000 * b"a" + b"\r\n"
+        answer = self.send(head, *20 * [chunk], b"0\r\n\r\n")
+        self.assertTrue(answer.startswith(b"HTTP/1.1 100 "), answer)
+        self.assert_too_large(answer.partition(b"\r\n\r\n")[2])
+
     @gen_test
     async def test_a_client_that_goes_away_after_the_refusal_is_forgotten(self) -> None:
         stream = IOStream(socket.socket())
