@@ -194,6 +194,9 @@ class MetricsHandler(PageHandler):
         """All metrics, in the format of Prometheus that the client asks for."""
         from prometheus_client.exposition import choose_encoder
 
-        encode, content_type = choose_encoder(self.request.headers.get("Accept", ""))
+        try:
+            encode, content_type = choose_encoder(self.request.headers.get("Accept", ""))
+        except TypeError:  # of a version that is no number
+            encode, content_type = choose_encoder("")
         self.set_header("Content-Type", content_type)
         self.finish(encode(self.settings["metrics"]))

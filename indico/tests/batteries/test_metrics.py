@@ -79,6 +79,11 @@ class MetricsTest(ServerTest):
         self.assertRegex(response.headers["Content-Type"], "^application/openmetrics-text")
         self.assertTrue(response.body.endswith(b"# EOF\n"))
 
+    def test_who_asks_for_a_version_that_is_none_gets_text(self) -> None:
+        for accept in ("application/openmetrics-text; version=new", "text/plain; version=1.x"):
+            response = self.fetch("/metrics", headers={"Accept": accept})
+            self.assertEqual((response.code, response.headers["Content-Type"][:10]), (200, "text/plain"))
+
     def test_only_get_is_allowed(self) -> None:
         self.assertEqual(self.post("metrics", {})["status"], 405)
 
