@@ -160,5 +160,6 @@ def to_answer(error: BaseException) -> IndicoError:
     if answer.code == 500:
         LOGGER.error("A request failed unexpectedly", exc_info=error)
     elif answer.code > 500:
-        LOGGER.warning("%s (%r)", answer.message, error.__cause__)
+        cause = f" ({error.__cause__!r})" if error.__cause__ is not None else ""
+        LOGGER.warning("%s%s", answer.message, cause)
     return answer

@@ -103,6 +103,11 @@ class AnswerTest(StrictTest):
         self.assertIn("The database can't be reached", record.getMessage())
         self.assertIn("no route to host", record.getMessage())
 
+    def test_what_has_no_cause_is_logged_without_one(self) -> None:
+        with self.assertLogs("indico", logging.WARNING) as logs:
+            to_answer(Unavailable("The server is going down"))
+        self.assertEqual(logs.records[0].getMessage(), "The server is going down")
+
     def test_the_cause_is_not_told_to_the_client(self) -> None:
         error = MongoError("The database refused the operation")
         error.__cause__ = OSError("secret")
