@@ -111,7 +111,9 @@ class Protocol(HttpToolsProtocol):
         self._crowd = crowd
         self._extensions = {LINE: self}
         self._active: RequestResponseCycle | None = None  # the request whose turn it is
-        self._head = -1  # bytes of headers that are not complete yet; -1 between them
+        # Bytes of headers that came after the piece of data in which they began; below 0 in that one, and
+        # endlessly so when no headers are on their way.
+        self._head = -math.inf
         self._nonsense = False  # has come, and waits for the answers to what came before it
         self.deadline = time.monotonic() + config.HEADER_TIMEOUT
         self.on_lost: Callable[[], object] | None = None
@@ -137,19 +139,31 @@ class Protocol(HttpToolsProtocol):
         if self._nonsense:
             return
         self._received = len(data)
+        rest: bytes | memoryview = data
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:  # which is not taken: what follows is another request
-            self.parser = httptools.HttpRequestParser(self)
-            if rest := data[upgrade.args[0] :]:
-                self.data_received(rest)
+            while rest:
+                try:
+                    self.parser.feed_data(rest)
+                    break
+                except httptools.HttpParserUpgrade as upgrade:
+                    rest = memoryview(rest)[upgrade.args[0] :]
+                    self._decline_upgrade()
         except httptools.HttpParserError:
             self._refuse()
         else:
-            if self._head >= 0:
-                self._head += len(data)
-                if self._head > LARGEST_HEADER:
-                    self._refuse()
+            self._head += len(data)
+            if self._head > LARGEST_HEADER:
+                self._refuse()
+
+    def _decline_upgrade(self) -> None:
+        """Go on as if nobody had asked. The parser ends there, and would take a body for another request."""
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        head = [b"%s %s HTTP/%s\r\n" % (method, self.url, version)]
+        head += [b"%s: %s\r\n" % header for header in self.headers if header[0] != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        if method != b"CONNECT":  # which has no body, and is served already
+            self.parser.feed_data(b"".join(head) + b"\r\n")
 
     def _refuse(self) -> None:
         """Answer what is no HTTP, when what came before it has its answers."""
@@ -174,18 +188,23 @@ class Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope["extensions"] = self._extensions  # type: ignore[typeddict-item]
-        self._head = 0
+        self._head = -self._received
 
     def on_headers_complete(self) -> None:
         if self.parser.get_http_version() not in ("1.1", "1.0"):
             raise ValueError("no version that is spoken here")
-        if self._head + self._received > LARGEST_HEADER:
-            size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        if self._head >= 0 or self._received > LARGEST_HEADER:
+            size = len(self.url) + sum(len(name) + len(value) + 3 for name, value in self.headers)
             if size > LARGEST_HEADER:
                 raise ValueError("headers too large")
+        if self.parser.should_upgrade():
+            if self.parser.get_method() != b"CONNECT":
+                return  # it comes again, see `_decline_upgrade`
+            if any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers):
+                raise ValueError("to connect takes no body")
         super().on_headers_complete()
         self.cycle.message_event = Signal()  # type: ignore[assignment]
-        self._head = -1
+        self._head = -math.inf
         # Of a request that has to wait for its turn nothing more is read, so nothing can be late.
         self.deadline = math.inf if self.pipeline else time.monotonic() + config.BODY_TIMEOUT
 
@@ -194,6 +213,8 @@ class Protocol(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            return
         super().on_message_complete()
         idle = self.cycle.response_complete and not self.pipeline
         self.deadline = time.monotonic() + config.IDLE_TIMEOUT if idle else math.inf

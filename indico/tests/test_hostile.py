@@ -352,6 +352,20 @@ class VersionTest(HostileTest):
         headers = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Key: dGhlIHNhbXBsZQ==")
         self.assert_answers(make_request("GET /probe/echo HTTP/1.1", *headers), 405, LAST)
 
+    def test_the_body_of_a_request_for_an_upgrade_is_no_other_request(self) -> None:
+        headers = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__")
+        hidden = make_request("POST /nope HTTP/1.1").decode()
+        line = "POST /probe/echo HTTP/1.1"
+        declared = make_post(hidden.encode(), line, *headers)
+        chunk = f"{len(hidden):x}\r\n{hidden}\r\n0\r\n\r\n".encode()
+        chunked = make_request(line, "Transfer-Encoding: chunked", *headers, body=chunk)
+        for data in (declared, chunked):
+            self.assertEqual(self.assert_answers(data, 200, LAST)[0].data, hidden)
+
+    def test_thousands_of_requests_for_an_upgrade_at_once(self) -> None:
+        request = make_request("GET / HTTP/1.1", "Connection:Upgrade", "Upgrade:h", host="Host:a")
+        self.assert_answers(2000 * request, *2000 * [404], LAST)
+
     def test_a_tls_handshake_is_cut_off(self) -> None:
         hello = bytes.fromhex("16030100c8010000c40303") + bytes(range(256)) + b"\r\n\r\n"
         self.assert_answers(hello, BARE)

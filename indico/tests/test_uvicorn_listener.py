@@ -113,13 +113,38 @@ class VersionTest(OnUvicorn, test_hostile.VersionTest):
         answers = read_answers(self.run_client(talk))
         self.assertEqual([answer.status for answer in answers], [200, LAST])
 
+    def test_the_body_of_a_request_for_an_upgrade_comes_in_pieces(self) -> None:
+        async def talk(client: Client) -> bytes:
+            line = "POST /probe/echo HTTP/1.1"
+            for byte in make_post(b"body", line, "Connection: Upgrade, close", "Upgrade: h2c"):
+                await client.send(bytes([byte]))
+                await asyncio.sleep(0)
+            await client.send(LAST_REQUEST)
+            return await client.receive_all()
+
+        [answer] = read_answers(self.run_client(talk))
+        self.assertEqual(answer.data, "body")
+
+    def test_who_asks_for_a_tunnel_sends_no_body(self) -> None:
+        self.assert_answers(make_request("CONNECT /probe/echo HTTP/1.1"), 405, LAST)
+        self.assert_answers(make_post(b"body", "CONNECT /probe/echo HTTP/1.1"), BARE)
+
 
 class HostTest(OnUvicorn, test_hostile.HostTest):
     pass
 
 
 class HeaderTest(OnUvicorn, test_hostile.HeaderTest):
-    pass
+    def test_what_comes_before_headers_in_one_piece_is_not_counted_to_them(self) -> None:
+        async def talk(client: Client) -> bytes:
+            await client.send(make_post(500 * b"a") + LAST_REQUEST[:20])
+            received = await client.receive()
+            await client.send(LAST_REQUEST[20:])
+            return received + await client.receive_all()
+
+        with mock.patch.object(uvicorn_listener, "LARGEST_HEADER", 300):
+            answers = read_answers(self.run_client(talk))
+        self.assertEqual([answer.status for answer in answers], [200, LAST])
 
 
 class LeavingTest(OnUvicorn, test_hostile.LeavingTest):
