@@ -88,9 +88,9 @@ def rename(text: str, name: str) -> str:
     camel = "".join(part.capitalize() for part in name.split("_"))
     plural = re.sub("([^aeiou])y$", r"\1ie", name)
     plural += "es" if re.search("(s|x|z|ch|sh)$", plural) else "s"
-    for old, new in (("orders", plural), ("order", name), ("Orders", plural.capitalize()), ("Order", camel)):
-        text = text.replace(old, new)
-    return text.replace("ORDER", name.upper())
+    names = {"orders": plural, "order": name, "Orders": plural.capitalize(), "Order": camel}
+    names["ORDER"] = name.upper()
+    return re.sub("|".join(names), lambda old: names[old[0]], text)  # at once: a new name may hold an old one
 
 
 def render(template: str, name: str) -> str:

@@ -81,6 +81,10 @@ class AddedTest(RouteTest):
         for name, several in (("story", "stories"), ("toy", "toys"), ("box", "boxes"), ("tea", "teas")):
             self.assertEqual(route.rename("Orders, orders", name), f"{several.capitalize()}, {several}")
 
+    def test_a_name_may_hold_the_word_order(self) -> None:
+        renamed = route.rename("Orders, orders, Order, order, ORDER", "tea_order")
+        self.assertEqual(renamed, "Tea_orders, tea_orders, TeaOrder, tea_order, TEA_ORDER")
+
     def test_without_ruff_it_says_how_to_get_it(self) -> None:
         with mock.patch.object(importlib.util, "find_spec", return_value=None):
             self.assertIn("pip install -e '.[check]'", self.add("tea_party"))
