@@ -68,7 +68,7 @@ class Environment:
         except ValueError:
             pass
         self.problems.append(
-            f"{name} should be a number from {low:g} to {high:g}, but is {self.environ[name]!r}."
+            f"{name} should be a number from {low:.10g} to {high:.10g}, but is {self.environ[name]!r}."
         )
         return default
 
@@ -133,7 +133,7 @@ class Environment:
     def address(self, name: str, default: str, *schemes: str) -> str:
         """An address that begins with one of `schemes`. It may hold a password, so no sentence shows it."""
         value = self.text(name, default)
-        if not value.startswith(schemes):
+        if value != default and not value.startswith(schemes):
             self.problems.append(f"{name} should begin with {' or '.join(schemes)}.")
             return default
         return value
@@ -197,7 +197,9 @@ LOG_LEVEL = environment.choice("LOG_LEVEL", "INFO", "DEBUG", "WARNING", "ERROR",
 LOG_FORMAT = environment.choice("LOG_FORMAT", "auto", "json", "text")  # auto: text on a terminal
 SENTRY_DSN = environment.text("SENTRY_DSN")
 SENTRY_TRACES_SAMPLE_RATE = environment.number("SENTRY_TRACES_SAMPLE_RATE", 0, 0, 1)  # share of requests
-OTEL_EXPORTER_OTLP_ENDPOINT = environment.text("OTEL_EXPORTER_OTLP_ENDPOINT")  # its kin the SDK reads itself
+OTEL_EXPORTER_OTLP_ENDPOINT = environment.address(  # its kin the SDK reads itself
+    "OTEL_EXPORTER_OTLP_ENDPOINT", "", "https://", "http://"
+)
 
 
 def check() -> None:

@@ -263,7 +263,7 @@ class CheckTest(StrictTest):
             ("MONGODB", "localhost:27017", "should begin with mongodb:// or mongodb+srv://."),
             ("MONGODB_DRIVER", "redis", "should be motor or pymongo or mongojet, but is 'redis'."),
             ("MONGODB_TIMEOUT", "0", "should be a number from 0.01 to 3600, but is '0'."),
-            ("KEY_LIFETIME", "-1", "should be a number from 1 to 3.1536e+09, but is '-1'."),
+            ("KEY_LIFETIME", "-1", "should be a number from 1 to 3153600000, but is '-1'."),
             (
                 "CORS_ORIGINS",
                 "example.com",
@@ -271,7 +271,8 @@ class CheckTest(StrictTest):
                 " but is 'example.com'.",
             ),
             ("FACEBOOK_GRAPH_URL", "graph.facebook.com", "should begin with https:// or http://."),
-            ("REQUEST_TIMEOUT", "never", "should be a number from 0.01 to 3.1536e+07, but is 'never'."),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "127.0.0.1:4318", "should begin with https:// or http://."),
+            ("REQUEST_TIMEOUT", "never", "should be a number from 0.01 to 31536000, but is 'never'."),
             ("MAX_BODY_SIZE", "1MB", "should be a whole number from 1 to 2147483648, but is '1MB'."),
             ("SHUTDOWN_TIMEOUT", "inf", "should be a number from 0 to 3600, but is 'inf'."),
         ):
