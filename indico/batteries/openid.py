@@ -164,7 +164,10 @@ class OpenIDHandler(IndicoHandler):
             claims = jwt.decode(token, options={"verify_signature": False})
         except (jwt.PyJWTError, RecursionError) as error:
             raise OpenIDTokenError() from error
-        return f"{fields.get('provider')}:{claims.get('sub')}"
+        subject = claims.get("sub")
+        if not isinstance(subject, str) or not is_oauth_id(subject):
+            raise OpenIDTokenError()
+        return f"{fields.get('provider')}:{subject}"
 
     @unpack("provider", "id_token", "user")
     @type_check(str, str, LoginUser)

@@ -410,6 +410,12 @@ class LoginRateTest(OpenIDTest):
         self.assertEqual(statuses, [200, 200, 200, 429])
         self.assertEqual(self.login_from("10.0.0.9", self.issuer.make_token(sub="another")), 200)
 
+    def test_a_subject_that_is_none_counts_for_the_address_alone(self) -> None:
+        token = self.issuer.make_token(sub="\ud800")
+        self.assertEqual([self.login_from("10.0.0.1", token) for _ in range(4)], [401, 401, 401, 429])
+        token = self.issuer.make_token(make_key("another"), sub="\n")
+        self.assertEqual([self.login_from(f"10.0.1.{number}", token) for number in range(4)], 4 * [401])
+
     def test_an_address_is_limited_whatever_it_sends(self) -> None:
         self.assertEqual([self.login_from("10.0.0.1", "guess") for _ in range(4)], [401, 401, 401, 429])
 
