@@ -271,7 +271,6 @@ class CheckTest(StrictTest):
                 " but is 'example.com'.",
             ),
             ("FACEBOOK_GRAPH_URL", "graph.facebook.com", "should begin with https:// or http://."),
-            ("OTEL_EXPORTER_OTLP_ENDPOINT", "127.0.0.1:4318", "should begin with https:// or http://."),
             ("REQUEST_TIMEOUT", "never", "should be a number from 0.01 to 31536000, but is 'never'."),
             ("MAX_BODY_SIZE", "1MB", "should be a whole number from 1 to 2147483648, but is '1MB'."),
             ("SHUTDOWN_TIMEOUT", "inf", "should be a number from 0 to 3600, but is 'inf'."),

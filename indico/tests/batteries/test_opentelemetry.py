@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import subprocess
 import sys
 import time
 from typing import Any
@@ -24,7 +25,7 @@ from indico.routes.handler import IndicoHandler
 from indico.server import make_app
 from indico.tests.mocks import LOGIN_DATA, USER_ID, USER_KEY
 from indico.tests.testutils.collector import Collector
-from indico.tests.testutils.process import ProcessTest
+from indico.tests.testutils.process import ProcessTest, make_environment
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
 from indico.utils import mongo_callback
@@ -159,6 +160,18 @@ class OffTest(StrictTest):
             make_app()
         sentence = "OTEL_EXPORTER_OTLP_ENDPOINT needs an exporter: pip install -e '.[opentelemetry]'"
         self.assertEqual(logged.output, [f"WARNING:indico:{sentence}"])
+
+    def test_an_endpoint_that_is_no_address_stops_the_start(self) -> None:
+        process = subprocess.run(
+            [sys.executable, "-m", "indico.server"],
+            env=make_environment({"OTEL_EXPORTER_OTLP_ENDPOINT": "127.0.0.1:4318"}),
+            capture_output=True,
+            text=True,
+        )
+        self.assertEqual(process.returncode, 1)
+        self.assertEqual(
+            process.stderr, "OTEL_EXPORTER_OTLP_ENDPOINT should begin with https:// or http://.\n"
+        )
 
 
 class ProcessTraceTest(ProcessTest):
