@@ -14,6 +14,7 @@ import ast
 import asyncio
 import code
 import inspect
+import signal
 import sys
 import threading
 import traceback
@@ -150,6 +151,7 @@ def main() -> None:
         description="A Python prompt with the database at hand, as `db`, and `await` at the top level."
         " What is piped into it runs as a script. The settings are the server's: see docs/settings.rst.",
     ).parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # who started this may have none
     mongod = None
     loop = asyncio.new_event_loop()
     try:

@@ -260,6 +260,9 @@ class CopyTest(DatabaseTest):
             if blocks:
                 with self.subTest(page):
                     self.database.client.drop_database(self.database.name)
+                    self.database.user.insert_one(
+                        {"user_id": "facebook1", "name": "Ada", "location": "London"}
+                    )
                     run_python(blocks, self.copy)
 
     @slow

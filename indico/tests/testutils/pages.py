@@ -98,6 +98,7 @@ RUN_PAGE = """
 import ast, asyncio, doctest, inspect, io, json, logging, sys
 from contextlib import redirect_stdout
 from indico import db
+from indico.shell import NAMES
 
 class Strict(logging.Handler):
     def emit(self, record):
@@ -114,7 +115,7 @@ async def execute(place, code, mode, space):
 
 async def main():
     db.connect()
-    space = {"__name__": "page", "db": db}
+    space = {**NAMES, "__name__": "page"}
     for place, language, _, code in json.load(sys.stdin):
         if language == "python":
             await execute(place, code, "exec", space)
