@@ -383,8 +383,10 @@ class LifespanTest(DatabaseTest, AsyncTestCase):
         await life.task
         types = [message["type"] for message in life.sent]
         self.assertEqual(types, ["lifespan.startup.complete", "lifespan.shutdown.complete"])
-        ready = Exchange(application, "GET /health/ready").give()
-        self.assertEqual(await ready.finish(), (503, "The server is going down"))
+        # What comes all the same is told to go elsewhere next time.
+        late = Exchange(application, "POST /auth/nope").give()
+        self.assertEqual((await late.finish())[0], 404)
+        self.assertEqual(late.headers[b"connection"], b"close")
 
     @gen_test
     async def test_what_prevents_the_start_is_a_sentence(self) -> None:

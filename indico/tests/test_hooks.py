@@ -5,11 +5,13 @@ What batteries hook on to, shown with one that is only here: no battery needs to
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from tornado.web import Application
 
 from indico.error import TooManyRequests
-from indico.routes.auth import AuthRoute
+from indico.routes.auth import AuthHandler, AuthRoute
 from indico.routes.handler import IndicoHandler, PageHandler
 from indico.tests.mocks import LOGIN_DATA
 from indico.tests.testutils.server import ServerTest
@@ -20,14 +22,29 @@ class HornHandler(PageHandler):
         self.respond("honk")
 
 
+class TuneHandler(PageHandler):
+    content_type = "audio/mpeg"
+
+    def get(self) -> None:
+        self.send(b"toot")
+
+
 async def check(handler: IndicoHandler) -> None:
     if handler.action == "logout":
         raise TooManyRequests(7)
 
 
+@asynccontextmanager
+async def live(application: Application) -> AsyncIterator[None]:
+    application.settings["alive"] = True
+    yield
+    application.settings["alive"] = False
+
+
 def install(application: Application) -> None:
-    application.add_handlers(".*", [("/horn", HornHandler)])
+    application.add_handlers(".*", [("/horn", HornHandler), ("/tune", TuneHandler)])
     application.settings.setdefault("checks", []).append(check)
+    application.settings.setdefault("lifespans", []).append(live)
 
 
 class HooksTest(ServerTest):
@@ -41,6 +58,25 @@ class HooksTest(ServerTest):
     def test_a_page_is_read_by_get(self) -> None:
         answer = self.fetch("/horn")
         self.assertEqual((answer.code, json.loads(answer.body)), (200, {"status": 200, "data": "honk"}))
+
+    def test_a_page_may_be_no_envelope(self) -> None:
+        answer = self.fetch("/tune")
+        self.assertEqual((answer.body, answer.headers["Content-Type"]), (b"toot", "audio/mpeg"))
+
+    def test_a_lifespan_surrounds_serving(self) -> None:
+        settings = self._app.settings
+        self.assertIs(settings["alive"], True)
+        self.addCleanup(lambda: self.assertIs(settings["alive"], False))
+
+    def test_a_login_says_whom_it_is_for(self) -> None:
+        subjects: list[str] = []
+
+        async def note(handler: AuthHandler) -> None:
+            subjects.append(handler.subject)
+
+        self._app.settings["checks"].append(note)
+        self.post("auth/login", LOGIN_DATA)
+        self.assertEqual(subjects, [f"oauth_id {LOGIN_DATA['oauth_id']}"])
 
     def test_a_page_is_read_by_nothing_else(self) -> None:
         answer = self.fetch("/horn", method="POST", body="{}")
