@@ -77,6 +77,7 @@ def find_targets(results: dict[str, Turns]) -> list[Finding]:
     findings = []
     for action, names, goal in (
         ("update", ("indico", "indico/pymongo"), None),
+        ("update", ("indico/batteries", "indico/uvicorn/batteries"), None),
         ("update", ("indico/uvicorn", "indico/uvicorn/pymongo"), 1.0),
         ("update", ("indico/mongojet", "indico/uvicorn/mongojet"), 1.3),
         ("update", ("indico/cache", "indico/uvicorn/cache", "indico/uvicorn/mongojet/cache"), 1.8),

@@ -11,19 +11,21 @@ from indico import config, db
 
 # Ours, each line a way to run it: add one to have it measured. One whose settings this version does not know,
 # or whose driver is not installed, is left out, and that is said.
+BARE = {"BATTERIES": "none"}  # the peers have none either
+UVICORN = {"HTTP_SERVER": "uvicorn"}
+MONGOJET = {"MONGODB_DRIVER": "mongojet"}
+CACHE = {"KEY_CACHE": "60"}
 OURS = [
-    Server("indico", "bench.ours"),
-    Server("indico/pymongo", "bench.ours", {"MONGODB_DRIVER": "pymongo"}),
-    Server("indico/mongojet", "bench.ours", {"MONGODB_DRIVER": "mongojet"}),
-    Server("indico/cache", "bench.ours", {"KEY_CACHE": "60"}),
-    Server("indico/uvicorn", "bench.ours", {"HTTP_SERVER": "uvicorn"}),
-    Server("indico/uvicorn/cache", "bench.ours", {"HTTP_SERVER": "uvicorn", "KEY_CACHE": "60"}),
-    Server("indico/uvicorn/mongojet", "bench.ours", {"HTTP_SERVER": "uvicorn", "MONGODB_DRIVER": "mongojet"}),
-    Server(
-        "indico/uvicorn/mongojet/cache",
-        "bench.ours",
-        {"HTTP_SERVER": "uvicorn", "MONGODB_DRIVER": "mongojet", "KEY_CACHE": "60"},
-    ),
+    Server("indico", "bench.ours", BARE),
+    Server("indico/batteries", "bench.ours"),
+    Server("indico/pymongo", "bench.ours", BARE | {"MONGODB_DRIVER": "pymongo"}),
+    Server("indico/mongojet", "bench.ours", BARE | MONGOJET),
+    Server("indico/cache", "bench.ours", BARE | CACHE),
+    Server("indico/uvicorn", "bench.ours", BARE | UVICORN),
+    Server("indico/uvicorn/batteries", "bench.ours", UVICORN),
+    Server("indico/uvicorn/cache", "bench.ours", BARE | UVICORN | CACHE),
+    Server("indico/uvicorn/mongojet", "bench.ours", BARE | UVICORN | MONGOJET),
+    Server("indico/uvicorn/mongojet/cache", "bench.ours", BARE | UVICORN | MONGOJET | CACHE),
 ]
 
 PEERS = [

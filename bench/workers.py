@@ -22,7 +22,7 @@ def measure(folder: Path, seconds: int, rounds: int) -> list[Finding]:
         two = Server("two workers", "bench.ours", {"WORKERS": "2"})
         three = Server("three workers", "bench.ours", {"WORKERS": "3"})
         with (
-            Running(one, mongod.settings(), folder, core=0) as single,
+            Running(one, mongod.settings(), folder, core=None) as single,
             Running(two, mongod.settings(), folder, core=None) as double,
             Running(three, mongod.settings(), folder, core=None) as triple,
         ):
