@@ -92,7 +92,7 @@ class Transport:
         elif self._held:
             held, self._held = self._held, b""
             self._transport.write(held + data)
-        else:
+        elif data:  # the last of an answer may be nothing, and come when writing has been shut down
             self._transport.write(data)
 
 
