@@ -46,7 +46,11 @@ async def _call_heard(
         problem = translate(error)
         duration = timedelta(seconds=time.monotonic() - began)
         for listener in database.client.listeners:
-            listener.failed(CommandFailedEvent(duration, {"errmsg": str(problem)}, *about))
+            listener.failed(
+                CommandFailedEvent(
+                    duration, getattr(problem, "details", None) or {"errmsg": str(problem)}, *about
+                )
+            )
         raise problem from None
     duration = timedelta(seconds=time.monotonic() - began)
     for listener in database.client.listeners:

@@ -66,14 +66,16 @@ def translate(error: Exception) -> Exception:
         return errors.AutoReconnect(kind)
     if reply is not None and UNREAD.match(kind):
         return UnreadReply(bytes.fromhex(reply))
-    code = re.match(r'[^"]*?\bcode:? ([0-9]+)', kind)
-    if code is None:
+    found = re.match(r'[^"]*?\bcode:? ([0-9]+)(?: \((\w+)\))?', kind)
+    if found is None:
         return errors.PyMongoError(kind)
-    return _translate_code(int(code[1]), kind, re.findall("[A-Za-z]+", labels))
+    details = {"errmsg": kind, "errorLabels": re.findall("[A-Za-z]+", labels)}
+    if found[2]:
+        details["codeName"] = found[2]
+    return _translate_code(int(found[1]), kind, {"code": int(found[1]), **details})
 
 
-def _translate_code(code: int, kind: str, labels: list[str]) -> Exception:
-    details = {"code": code, "errmsg": kind, "errorLabels": labels}
+def _translate_code(code: int, kind: str, details: dict[str, Any]) -> Exception:
     if code in NOT_PRIMARY:
         return errors.NotPrimaryError(kind, details)
     if code in DUPLICATE_KEY:
