@@ -25,7 +25,7 @@ from indico.tests.test_hostile import BARE, LAST, LAST_REQUEST, Client, make_pos
 from indico.tests.testutils import slow
 from indico.tests.testutils.process import ProcessTest
 from indico.tests.testutils.strict import StrictTest
-from indico.uvicorn_listener import UvicornListener
+from indico.uvicorn_listener import Transport, UvicornListener
 
 
 class OnUvicorn(StrictTest):
@@ -272,3 +272,11 @@ class SignalTest(StrictTest):
                 await asyncio.wait_for(signal.wait(), 0.001)
 
         asyncio.run(main())
+
+
+class TransportTest(StrictTest):
+    def test_the_end_of_an_answer_that_is_nothing_is_not_written(self) -> None:
+        # After an answer that refuses a body writing is shut down, and asyncio fails even on nothing.
+        transport = mock.Mock()
+        Transport(transport).write(b"")
+        transport.write.assert_not_called()
