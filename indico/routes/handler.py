@@ -40,19 +40,33 @@ RETRY_AFTER = 1  # seconds, what a 503 tells the client to wait
 LINGER = 2  # seconds in which the rest of a body that is too large is read and dropped
 
 
+def _to_milliseconds(date: datetime.datetime) -> int:
+    if date.tzinfo is None:  # as MongoDB's are: UTC
+        date = date.replace(tzinfo=datetime.timezone.utc)
+    return round(date.timestamp() * 1000)
+
+
+# By type first, for a list of documents has thousands of them.
+_ENCODERS: dict[type, Callable[[Any], Any]] = {
+    ObjectId: str,
+    datetime.datetime: _to_milliseconds,
+    DatetimeMS: int,  # a date beyond Python's years
+    uuid.UUID: str,
+}
+
+
 class JSONEncoder(json.JSONEncoder):
     """JSON for documents: an ObjectId or UUID is its text, a date its UTC milliseconds, an Enum its value."""
 
     def default(self, o: Any) -> Any:
-        if isinstance(o, (ObjectId, uuid.UUID)):
-            return str(o)
+        encoder = _ENCODERS.get(type(o))
+        if encoder is not None:
+            return encoder(o)
+        for kind, encoder in _ENCODERS.items():
+            if isinstance(o, kind):
+                return encoder(o)
         if isinstance(o, enum.Enum):
             return o.value
-        if isinstance(o, DatetimeMS):  # a date beyond Python's years
-            return int(o)
-        if isinstance(o, datetime.datetime):
-            utc = o.replace(tzinfo=o.tzinfo or datetime.timezone.utc)
-            return round(utc.timestamp() * 1000)
         return super().default(o)
 
 

@@ -649,6 +649,10 @@ class Point:
     x: int = 1
 
 
+class Day(datetime.datetime):
+    """A date, and yet another type."""
+
+
 class Text(str):
     """A str, and yet another type."""
 
@@ -665,7 +669,11 @@ class EncodeTest(StrictTest):
     def test_documents_are_encoded_alike(self) -> None:
         value = {
             "_id": ObjectId(),
-            "dates": [datetime.datetime(1969, 1, 2), datetime.datetime.now(datetime.timezone.utc)],
+            "dates": [
+                Day(2000, 1, 1),
+                datetime.datetime(1969, 1, 2),
+                datetime.datetime.now(datetime.timezone.utc),
+            ],
             "far": DatetimeMS(2**62),
             "others": [uuid.uuid4(), Colour.RED, Int64(2**60), Text("text"), (1, None, True), 2**64],
             "floats": [1.5, 1e300, -0.0, float("nan"), float("inf")],
