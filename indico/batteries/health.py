@@ -40,10 +40,10 @@ class ReadyHandler(PageHandler):
 
         503: MongoDB does not answer within a second, or the server is going down.
         """
-        if self.settings.get("draining"):
-            raise Unavailable("The server is going down")
         try:
             await asyncio.wait_for(ping(), PATIENCE)
         except asyncio.TimeoutError as error:
             raise Unavailable("The database did not answer in time") from error
+        if self.settings.get("draining"):  # by now, which it may not have been before
+            raise Unavailable("The server is going down")
         self.respond(True)

@@ -33,7 +33,7 @@ from indico.error import (
     to_answer,
 )
 from indico.listener import Line
-from indico.utils import LATER, LOGGER, orjson
+from indico.utils import LATER, LOGGER, orjson, settle
 from indico.utils.deadlines import call_within
 
 RETRY_AFTER = 1  # seconds, what a 503 tells the client to wait
@@ -180,11 +180,7 @@ class IndicoHandler(RequestHandler):
             self.action = action
             for check in self.settings.get("checks", ()):
                 await check(self)
-            outcome = function(self, self.request.body)
-            if inspect.isawaitable(outcome):
-                outcome = await outcome
-            elif outcome is None:
-                outcome = LATER
+            outcome = await settle(function(self, self.request.body))
             if outcome is LATER:
                 await self._wait_for_answer()
             elif not (outcome is None and self._answered):

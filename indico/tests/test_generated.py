@@ -345,7 +345,9 @@ class RequestTest(GeneratedTest):
             right = [bool(RIGHT.fullmatch(line)) for line in lines if not line.startswith("Indico-Key")]
             answer = self.request(path, [line.replace("@", key) for line in lines], b"{}")
             if right != [True]:
-                self.assertIn(answer.status, (401, BARE, 400), lines)
+                self.assertIn(
+                    answer.status, (401, BARE, 400) if config.HTTP_SERVER == "uvicorn" else (401, BARE), lines
+                )
 
         run()
 
