@@ -53,8 +53,11 @@ class Console(code.InteractiveConsole):
 
     def raw_input(self, prompt: object = "") -> str:
         thread = threading.Thread(target=self.loop.run_forever)
+        # Ctrl-C waits until the thread is sure to be stopped again, and never reaches it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         thread.start()
         try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
             return super().raw_input(str(prompt))
         finally:
             self.loop.call_soon_threadsafe(self.loop.stop)
@@ -151,9 +154,12 @@ def main() -> None:
         description="A Python prompt with the database at hand, as `db`, and `await` at the top level."
         " What is piped into it runs as a script. The settings are the server's: see docs/settings.rst.",
     ).parse_args()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # who started this may have none
     mongod = None
     loop = asyncio.new_event_loop()
+    # A signal that the loop knows wakes it, even one that comes in the moment before it sleeps; what the
+    # signal then does is raise KeyboardInterrupt, even if who started this ignores it.
+    loop.add_signal_handler(signal.SIGINT, int)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         loop.run_until_complete(check_settings())
         mongod = make_mongod()

@@ -416,6 +416,8 @@ def is_refused(port: int) -> bool:
         socket.create_connection(("127.0.0.1", port), timeout=5).close()
     except ConnectionRefusedError:
         return True
+    except ConnectionResetError:  # the listening ended while this waited in its queue
+        pass
     return False
 
 

@@ -106,6 +106,21 @@ class ScriptTest(ProcessTest):
         self.assertEqual(self.run_script("print(1)", PORT="x"), (1, "", sentence))
 
     def test_ctrl_c_ends_it_without_a_traceback(self) -> None:
+        self.interrupt("print('here', flush=True)\nawait asyncio.sleep(1000)\n")
+
+    def test_ctrl_c_ends_it_in_the_moment_before_the_loop_sleeps(self) -> None:
+        # Python notes the signal in another thread, as it does in this one just before it sleeps, and the
+        # system call that sleeps is not interrupted.
+        self.interrupt(
+            "import signal, threading\n"
+            "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+            "_ = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])\n"
+            "print('here', flush=True)\n"
+            "await asyncio.sleep(1000)\n"
+        )
+
+    def interrupt(self, source: str) -> None:
+        """Ctrl-C after the script has written `here`."""
         process = subprocess.Popen(
             COMMAND,
             cwd=self.folder,
@@ -115,7 +130,7 @@ class ScriptTest(ProcessTest):
             stderr=subprocess.STDOUT,
         )
         assert process.stdin is not None and process.stdout is not None
-        process.stdin.write(b"print('here', flush=True)\nawait asyncio.sleep(1000)\n")
+        process.stdin.write(source.encode())
         process.stdin.close()
         self.assertEqual(process.stdout.readline(), b"here\n")
         process.send_signal(signal.SIGINT)
