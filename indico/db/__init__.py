@@ -9,6 +9,7 @@ never imports `mongodb` itself.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import functools
 import importlib
 import inspect
@@ -34,6 +35,7 @@ from pymongo.errors import (
     PyMongoError,
 )
 from pymongo.monitoring import CommandListener
+from pymongo.synchronous import monitor
 from pymongo.uri_parser import parse_uri, split_options
 
 from indico import config
@@ -170,6 +172,9 @@ async def close() -> None:
         task.cancel()
     if _operations:
         await asyncio.wait(_operations, timeout=1)
+    # PyMongo would have the process wait, at its end, for half a second: until the threads of Motor's client
+    # wake and see that it is closed.
+    atexit.unregister(getattr(monitor, "_shutdown_resources", close))
 
 
 def index(collection: str, *fields: str, **options: Any) -> None:
