@@ -7,9 +7,11 @@ from __future__ import annotations
 import asyncio
 import datetime
 import enum
+import functools
 import inspect
 import json
 import math
+import time
 import uuid
 from asyncio import Future
 from collections.abc import Awaitable, Callable
@@ -19,6 +21,7 @@ from typing import Any
 
 from bson.datetime_ms import DatetimeMS
 from bson.objectid import ObjectId
+from tornado.httputil import HTTPHeaders, format_timestamp
 from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
@@ -37,7 +40,15 @@ from indico.utils import LATER, LOGGER, orjson, settle
 from indico.utils.deadlines import call_within
 
 RETRY_AFTER = 1  # seconds, what a 503 tells the client to wait
+HEADERS = {
+    "Content-Type": "application/json; charset=UTF-8",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+}
 LINGER = 2  # seconds in which the rest of a body that is too large is read and dropped
+
+
+_write_date = functools.lru_cache(1)(format_timestamp)
 
 
 def _to_milliseconds(date: datetime.datetime) -> int:
@@ -116,11 +127,15 @@ class IndicoHandler(RequestHandler):
         """Seconds an action may take. A handler sets its own by `request_timeout = 300`, None for ever."""
         return config.REQUEST_TIMEOUT
 
+    def clear(self) -> None:
+        # What Tornado's does, with the headers of an envelope from the start: for a short request the other
+        # way, and a date that is written anew, take a tenth of its time.
+        self._headers = HTTPHeaders({**HEADERS, "Date": _write_date(int(time.time()))})
+        self._write_buffer = []
+        self.set_status(200)
+        self.set_default_headers()
+
     def set_default_headers(self) -> None:
-        self.clear_header("Server")
-        self.set_header("Content-Type", "application/json; charset=UTF-8")
-        self.set_header("X-Content-Type-Options", "nosniff")
-        self.set_header("Cache-Control", "no-store")
         for add_headers in self.settings.get("headers", ()):
             add_headers(self)
 
