@@ -221,8 +221,9 @@ class IndicoHandler(RequestHandler):
 
     @classmethod
     def get_action(cls, name: str) -> Callable[..., Any] | None:
-        """The function of that name that this handler has beyond what IndicoHandler brings as shipped."""
-        function = getattr(cls, name, None)
+        """The method of that name that this handler has beyond what IndicoHandler brings as shipped."""
+        # As the class has it: what getattr gives of a static method looks like a method.
+        function = next((vars(kind)[name] for kind in cls.__mro__ if name in vars(kind)), None)
         if name in _SHIPPED or name.startswith("_") or not inspect.isfunction(function):
             return None
         return function

@@ -50,6 +50,14 @@ class ProbeHandler(IndicoHandler):
     def _hidden(self, data: bytes) -> str:
         raise AssertionError("never called")
 
+    @staticmethod
+    def static(*whatever: Any) -> str:
+        raise AssertionError("never called")
+
+    @classmethod
+    def ofClass(cls, data: bytes) -> str:
+        raise AssertionError("never called")
+
     def echo(self, data: bytes) -> str:
         return data.decode()
 
@@ -302,8 +310,8 @@ class FindingTest(ProbeTest):
             if name.isalpha():
                 self.assert_answer(self.call(f"/probe/{name}"), 404, f"{name} route could not be found")
 
-    def test_what_is_no_function_is_no_action(self) -> None:
-        for name in ("attribute", "Nested", "test", "settings"):
+    def test_what_is_no_method_is_no_action(self) -> None:
+        for name in ("attribute", "Nested", "test", "settings", "static", "ofClass"):
             self.assert_answer(self.call(f"/probe/{name}"), 404, f"{name} route could not be found")
 
     def test_a_private_name_is_no_action(self) -> None:
