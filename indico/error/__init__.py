@@ -99,7 +99,9 @@ class NotFound(IndicoError):
 
 class MethodNotAllowed(IndicoError):
     def __init__(self, method: str, allowed: str) -> None:
-        super().__init__(f"{shorten(method)} is not allowed here, but {allowed} is", 405)
+        super().__init__(
+            f"{shorten(method)} is not allowed here, but {allowed.replace(', ', ' or ')} is", 405
+        )
 
 
 class BodyTooLarge(IndicoError):

@@ -94,7 +94,7 @@ class IndicoHandler(RequestHandler):
     """
 
     SUPPORTED_METHODS = (*RequestHandler.SUPPORTED_METHODS, "REFUSED")
-    allowed = "POST"  # the method that requests may have
+    allowed = "POST"  # the methods that requests may have, with commas between
     user_id: str  # set by @auth, as is
     key: str
 
@@ -373,13 +373,17 @@ class PageHandler(IndicoHandler):
     whose answers are no envelopes sets `content_type`, and calls `send` instead; its errors are envelopes.
     """
 
-    allowed = "GET"
+    allowed = "GET, HEAD"
     content_type = ""
 
     def send(self, body: str | bytes) -> None:
         """Answer with this body as it is."""
         self.set_header("Content-Type", self.content_type)
         self.finish(body)
+
+    def head(self, *args: Any, **kwargs: Any) -> Any:
+        # The same, of which Tornado leaves out the body: many an uptime monitor asks like this.
+        return self.get(*args, **kwargs)
 
     async def post(self, action: str | None = None) -> None:
         raise HTTPError(405)

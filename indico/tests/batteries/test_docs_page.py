@@ -51,7 +51,7 @@ class PageTest(ServerTest):
     def test_only_get_is_allowed(self) -> None:
         for path in ("/docs", "/docs/page.js"):
             response = self.fetch(path, method="POST", body="")
-            self.assertEqual((response.code, response.headers["Allow"]), (405, "GET"))
+            self.assertEqual((response.code, response.headers["Allow"]), (405, "GET, HEAD"))
             self.assertEqual(json.loads(response.body)["status"], 405)
 
     def test_development_names_it_at_start(self) -> None:

@@ -50,12 +50,20 @@ class HealthTest(ServerTest):
             self.get("/health/ready"), {"status": 503, "data": "The database did not answer in time"}
         )
 
-    def test_only_get_is_allowed(self) -> None:
+    def test_head_is_answered_like_get_without_the_body(self) -> None:
+        for path in ("/health", "/health/ready"):
+            answers = [self.fetch(path), self.fetch(path, method="HEAD")]
+            self.assertEqual([answer.code for answer in answers], [200, 200])
+            self.assertEqual(*[{**answer.headers, "Date": None, "X-Request-Id": None} for answer in answers])
+            self.assertEqual((len(answers[0].body), answers[1].body), (26, b""))
+
+    def test_only_get_and_head_are_allowed(self) -> None:
         for path in ("/health", "/health/ready"):
             response = self.fetch(path, method="POST", body="")
-            self.assertEqual(response.headers["Allow"], "GET")
+            self.assertEqual(response.headers["Allow"], "GET, HEAD")
             self.assertEqual(
-                json.loads(response.body), {"status": 405, "data": "POST is not allowed here, but GET is"}
+                json.loads(response.body),
+                {"status": 405, "data": "POST is not allowed here, but GET or HEAD is"},
             )
 
 

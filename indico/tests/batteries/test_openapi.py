@@ -295,7 +295,7 @@ class ServedTest(ServerTest):
 
     def test_only_get_is_allowed(self) -> None:
         response = self.fetch("/openapi.json", method="POST", body="")
-        self.assertEqual((response.code, response.headers["Allow"]), (405, "GET"))
+        self.assertEqual((response.code, response.headers["Allow"]), (405, "GET, HEAD"))
 
 
 class OffTest(ServerTest):
