@@ -15,13 +15,17 @@ from pathlib import Path
 from bench.findings import Finding, at_most
 from bench.machine import OTHER_CORE, ROOT, Failure, Running, Server, family, memory, pinned
 from bench.mongodb import Mongod, start_mongod
-from bench.servers import find_obstacle
+from bench.servers import BARE, UVICORN, find_obstacle
 
 SETTINGS = {"MAX_CONNECTIONS_PER_ADDRESS": "30000"}
-TORNADO = Server("indico", "bench.ours", SETTINGS)
-ASGI = Server("indico/uvicorn", "bench.ours", {**SETTINGS, "HTTP_SERVER": "uvicorn"})
-WORKERS = Server("indico, two workers", "bench.ours", {**SETTINGS, "WORKERS": "2"})
-BARE = Server("bare Tornado", "bench.peers.tornado")
+SERVERS = (  # and the most KiB for each request
+    (Server("indico", "bench.ours", BARE | SETTINGS), 16),
+    (Server("indico/batteries", "bench.ours", SETTINGS), 16),
+    (Server("indico/uvicorn", "bench.ours", BARE | UVICORN | SETTINGS), 12),
+    (Server("indico/uvicorn/batteries", "bench.ours", UVICORN | SETTINGS), 12),
+    (Server("bare Tornado", "bench.peers.tornado"), None),
+)
+WORKERS = Server("indico/batteries, two workers", "bench.ours", {**SETTINGS, "WORKERS": "2"})
 SECONDS = 20  # that each request takes; all of them have to be there before the first is answered
 PROBES = 2000
 
@@ -30,7 +34,7 @@ def measure(folder: Path, quick: bool = False) -> list[Finding]:
     count = 1500 if quick else 15_000
     findings = []
     with start_mongod(folder) as mongod:
-        for server, limit in ((TORNADO, 16), (ASGI, 12), (BARE, None)):
+        for server, limit in SERVERS:
             if not find_obstacle(server):
                 findings += measure_server(server, mongod, folder, count, limit)
         findings += measure_server(WORKERS, mongod, folder, 2 * count, None, crowds=2)
@@ -61,8 +65,7 @@ def measure_server(
         lines = [process.stdout.readline() for process in processes if process.stdout]
         if not all(line.startswith("waiting") for line in lines):
             raise Failure(f"{server.name} does not take {count} connections: {lines}\n{running.log[-2000:]}")
-        time.sleep(0.5)
-        after = [memory(pid) for pid in family(running.pid)]
+        after = settle(running)
         busy = probe(running)
         outcomes = [json.loads(process.communicate()[0]) for process in processes]
     answered = sum(outcome.pop("200", 0) for outcome in outcomes)
@@ -84,6 +87,15 @@ def measure_server(
             1.5,
         ),
     ]
+
+
+def settle(running: Running) -> list[float]:
+    """The memory of the server's processes, once it grows no more: what is connected is not read yet."""
+    before, after = [0.0], [memory(pid) for pid in family(running.pid)]
+    while sum(after) - sum(before) > 0.1:
+        time.sleep(0.5)
+        before, after = after, [memory(pid) for pid in family(running.pid)]
+    return after
 
 
 def probe(running: Running, count: int = PROBES) -> float:

@@ -128,10 +128,13 @@ class Line:
     `request.server_connection`.
     """
 
-    deadline = 0.0  # by `time.monotonic`, until when something is to come from the client; 0 at first
+    __slots__ = ("_stream", "deadline")  # there are as many as connections
 
     def __init__(self, stream: IOStream) -> None:
         self._stream = stream
+        self.deadline = (
+            0.0  # by `time.monotonic`, until when something is to come from the client; 0 at first
+        )
 
     def is_closed(self) -> bool:
         """Whether the connection is gone."""
@@ -269,6 +272,8 @@ def _is_no_assertion(record: logging.LogRecord) -> bool:
 
 class _Request(HTTPMessageDelegate):
     """A request on its way in: keeps its line's deadline, which is endless once all of it is there."""
+
+    __slots__ = ("_delegate", "_line", "data_received", "on_connection_close")
 
     def __init__(self, delegate: HTTPMessageDelegate, line: Line) -> None:
         self._delegate = delegate

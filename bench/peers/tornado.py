@@ -64,7 +64,7 @@ async def main() -> None:
         ("/user/update", UpdateHandler, given),
         ("/auth/login", LoginHandler, given),
     ]
-    Application(routes).listen(work.PORT, "127.0.0.1")
+    Application(routes).listen(work.PORT, "127.0.0.1", backlog=1024)  # for thousands of clients at once
     await asyncio.Event().wait()
 
 

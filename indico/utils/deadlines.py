@@ -11,10 +11,11 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable
+from contextvars import Context
 
 LOGGER = logging.getLogger("indico")
 TICKS = 10  # a second; so a deadline is a tenth of a second late at most
-FINE = 60  # seconds; a longer time may be late by a 300th of it, as each tick in use takes half a kilobyte
+FINE = 10  # seconds; a longer time may be late by a fiftieth of it, as each tick in use takes some kilobytes
 
 Group = set[Callable[[], object]]
 
@@ -36,7 +37,8 @@ def call_within(seconds: float, function: Callable[[], object]) -> Group:
     group = _groups.get(tick)
     if group is None:
         group = _groups[tick] = set()
-        loop.call_at(tick / TICKS, _call, _groups, tick)
+        # In no context, which would be kept until then, with all that belongs to the request that is first.
+        loop.call_at(tick / TICKS, _call, _groups, tick, context=Context())
     group.add(function)
     return group
 
