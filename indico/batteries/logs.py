@@ -23,7 +23,7 @@ from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStart
 from tornado.web import Application, RequestHandler
 
 from indico import config, db
-from indico.routes.handler import IndicoHandler, describe
+from indico.routes.handler import IndicoHandler, describe, name_route
 from indico.utils import LOGGER
 
 SANE_ID = re.compile("[A-Za-z0-9._-]{1,48}")  # shorter than a key, should somebody put one there
@@ -62,6 +62,9 @@ def make_formatter(stream: Any) -> logging.Formatter:
 # Requests
 
 
+Identity = tuple[str, str | None, str | None]  # route, action and user_id
+
+
 class Request:
     """What lines say of their request. Contexts keep this, so it lets go of the handler in the end."""
 
@@ -69,24 +72,22 @@ class Request:
         given = handler.request.headers.get("X-Request-Id", "")
         self.id = given if SANE_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
         self._handler: RequestHandler | None = handler
-        self._fields: dict[str, Any] = {}
+        self._end: Identity = ("", None, None)
 
     @property
     def fields(self) -> dict[str, Any]:
         handler = self._handler  # which another thread may be about to remove
-        if handler is None:
-            return self._fields
-        route, _, action = describe(handler).partition(".")
-        fields = {
-            "request_id": self.id,
-            "route": route,
-            "action": action,
-            "user_id": getattr(handler, "user_id", None),
-        }
+        route, action, user_id = self._end if handler is None else _identify(handler)
+        fields = {"request_id": self.id, "route": route, "action": action, "user_id": user_id}
         return {name: value for name, value in fields.items() if value}
 
     def end(self) -> None:
-        self._fields, self._handler = self.fields, None
+        assert self._handler is not None  # a request ends once
+        self._end, self._handler = _identify(self._handler), None
+
+
+def _identify(handler: RequestHandler) -> Identity:
+    return name_route(type(handler)), getattr(handler, "action", None), getattr(handler, "user_id", None)
 
 
 _request: ContextVar[Request | None] = ContextVar("request", default=None)
