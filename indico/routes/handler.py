@@ -48,13 +48,15 @@ HEADERS = {
 LINGER = 2  # seconds in which the rest of a body that is too large is read and dropped
 
 
+_EPOCH = datetime.datetime(1970, 1, 1)
+_UTC_EPOCH = _EPOCH.replace(tzinfo=datetime.timezone.utc)
+_MILLISECOND = datetime.timedelta(milliseconds=1)
 _write_date = functools.lru_cache(1)(format_timestamp)
 
 
 def _to_milliseconds(date: datetime.datetime) -> int:
-    if date.tzinfo is None:  # as MongoDB's are: UTC
-        date = date.replace(tzinfo=datetime.timezone.utc)
-    return round(date.timestamp() * 1000)
+    # Of those without a time zone, as MongoDB's are, UTC. `timestamp` would take four times as long.
+    return round((date - (_UTC_EPOCH if date.tzinfo else _EPOCH)) / _MILLISECOND)
 
 
 # By type first, for a list of documents has thousands of them.
