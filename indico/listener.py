@@ -61,16 +61,25 @@ class ListeningSocket(socket.socket):
     """
     A socket that turns clients away when the process has run out of files, where Tornado would try to accept
     them again and again. It keeps a file in reserve for that.
+
+    Workers that share one take turns: each accepts one client at a time, where Tornado would accept all who
+    wait, and leave the other workers without.
     """
 
     def __init__(self, listening: socket.socket) -> None:
         super().__init__(fileno=listening.detach())
         self._reserve = open(os.devnull)  # noqa: SIM115 - `close` closes it
+        self._had_its_turn = False
 
     def accept(self) -> tuple[socket.socket, Any]:
+        if self._had_its_turn:
+            self._had_its_turn = False
+            raise BlockingIOError("another worker's turn")
         self._fill_reserve()
         try:
-            return super().accept()
+            accepted = super().accept()
+            self._had_its_turn = config.WORKERS > 1
+            return accepted
         except OSError as error:
             if error.errno not in (errno.EMFILE, errno.ENFILE):
                 raise
@@ -96,6 +105,15 @@ class ListeningSocket(socket.socket):
 def listen(port: int, address: str) -> list[socket.socket]:
     """Sockets on this address, all if it is empty. Raises OSError."""
     return [ListeningSocket(listening) for listening in bind_sockets(port, address or None, backlog=BACKLOG)]
+
+
+def accept_rest(listening: socket.socket) -> list[tuple[socket.socket, Any]]:
+    """All who wait to be accepted, whoever's turn it is; which is for the end."""
+    accepted = []
+    with suppress(OSError):
+        while True:
+            accepted.append(socket.socket.accept(listening))
+    return accepted
 
 
 def is_trusted(address: str) -> bool:
@@ -250,11 +268,9 @@ class Listener(HTTPServer):
         """Listen no more. Who has connected already and waits to be accepted is served."""
         for number in list(self._sockets):
             self._handlers.pop(number)()
-            accepted = []
             # Closing is what follows the last one at once: who comes in between is cut off.
-            with self._sockets.pop(number) as listening, suppress(OSError):
-                while True:
-                    accepted.append(listening.accept())
+            with self._sockets.pop(number) as listening:
+                accepted = accept_rest(listening)
             for connection, address in accepted:
                 self._handle_connection(connection, address)
         super().stop()

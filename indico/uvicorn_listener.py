@@ -11,7 +11,6 @@ import math
 import socket
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any
 
 import httptools
@@ -23,7 +22,7 @@ from uvicorn.server import ServerState
 
 from indico import config
 from indico.adapter import LINE, serve_request
-from indico.listener import BACKLOG, LARGEST_HEADER, Crowd
+from indico.listener import BACKLOG, LARGEST_HEADER, Crowd, accept_rest
 from indico.utils import spawn
 
 
@@ -298,12 +297,8 @@ class UvicornListener:
         """Listen no more. Who has connected already and waits to be accepted is served."""
         for task in self._starting:
             task.cancel()
-        accepted = []
-        for listening in self._sockets:
-            # Closing is what follows the last one at once: who comes in between is cut off.
-            with suppress(OSError):
-                while True:
-                    accepted.append(listening.accept()[0])
+        # Closing is what follows the last one at once: who comes in between is cut off.
+        accepted = [connection for listening in self._sockets for connection, _ in accept_rest(listening)]
         for server in self._servers:
             server.close()
         for listening in self._sockets:

@@ -474,6 +474,16 @@ class ListeningSocketTest(StrictTest):
         with self.assertRaises(BlockingIOError):
             self.listening.accept()
 
+    def test_workers_take_turns(self) -> None:
+        for _ in range(3):
+            self.connect()
+        with mock.patch.object(config, "WORKERS", 2):
+            for _ in range(2):
+                self.listening.accept()[0].close()
+                with self.assertRaisesRegex(BlockingIOError, "turn"):
+                    self.listening.accept()
+            self.listening.accept()[0].close()
+
     def test_without_files_each_client_is_turned_away(self) -> None:
         clients = [self.connect() for _ in range(20)]
         accepted: list[socket.socket] = []  # with files that other threads of this process gave back
