@@ -91,6 +91,9 @@ _operations: set[asyncio.Future[Any]] = set()  # those under way, also when nobo
 # What MongoDB says of an index whose name or fields another has.
 CONFLICTS = {85, 86}
 
+# By these a server says that it is not, or no longer, the one to ask: it steps down, or ends.
+NOT_PRIMARY = {91, 189, 10058, 10107, 11600, 11602, 13435, 13436}
+
 # What the server says of a document that has grown beyond 16 MB or is nested too deep.
 REFUSED_DOCUMENT = {15, 10334, 17260, 17419, 17420}
 
@@ -302,7 +305,8 @@ async def _bounded(operation: Awaitable[T]) -> T:
     except OperationFailure as error:
         if error.code in REFUSED_DOCUMENT:
             raise InvalidValue("The document can't be stored: it is too large or too deep") from error
-        if error.timeout or error.has_error_label("RetryableWriteError"):
+        # PyMongo reads the code of an operation, but not that of its write concern.
+        if error.timeout or error.has_error_label("RetryableWriteError") or error.code in NOT_PRIMARY:
             raise Unavailable("The database can't take this at the moment") from error
         raise MongoError("The database refused the operation") from error
     except ConnectionFailure as error:

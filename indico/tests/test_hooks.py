@@ -63,6 +63,10 @@ class HooksTest(ServerTest):
         answer = self.fetch("/tune")
         self.assertEqual((answer.body, answer.headers["Content-Type"]), (b"toot", "audio/mpeg"))
 
+    def test_of_a_page_that_is_asked_for_by_head_the_body_is_left_out(self) -> None:
+        answer = self.fetch("/tune", method="HEAD")
+        self.assertEqual((answer.code, answer.body, answer.headers["Content-Length"]), (200, b"", "4"))
+
     def test_a_lifespan_surrounds_serving(self) -> None:
         settings = self._app.settings
         self.assertIs(settings["alive"], True)

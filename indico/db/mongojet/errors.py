@@ -19,8 +19,8 @@ import mongojet
 from bson.codec_options import CodecOptions
 from pymongo import errors
 
-# The codes by which a server says that it is not, or no longer, the one to ask.
-NOT_PRIMARY = {91, 189, 10058, 10107, 11600, 11602, 13435, 13436}
+from indico.db import NOT_PRIMARY
+
 DUPLICATE_KEY = {11000, 11001, 12582}
 MAX_TIME_EXPIRED = 50
 CURSOR_NOT_FOUND = 43

@@ -11,6 +11,7 @@ from typing import Any
 from unittest import mock
 
 from bson.objectid import ObjectId
+from pymongo.errors import WriteConcernError
 from tornado.testing import AsyncTestCase, bind_unused_port, gen_test
 
 import indico.db
@@ -190,6 +191,15 @@ class ErrorTest(MongoTest):
         await insert({"a": 1})
         with self.assertRaises(Unavailable):
             await sleep()
+
+    @gen_test
+    async def test_a_write_that_a_mongodb_on_its_way_out_does_not_confirm_is_unavailable(self) -> None:
+        @mongo
+        async def write() -> None:
+            raise WriteConcernError("The storage catalog is being closed.", 91)
+
+        with self.assertRaises(Unavailable):
+            await write()
 
     def test_an_unreachable_mongodb_is_unavailable(self) -> None:
         # It takes connections and says nothing: of one that is refused just when the client is closed,
