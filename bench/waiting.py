@@ -25,7 +25,7 @@ SERVERS = (  # and the most KiB for each request
     (Server("indico/uvicorn/batteries", "bench.ours", UVICORN | SETTINGS), 12),
     (Server("bare Tornado", "bench.peers.tornado"), None),
 )
-WORKERS = Server("indico/batteries, two workers", "bench.ours", {**SETTINGS, "WORKERS": "2"})
+WORKERS = Server("indico/batteries, two workers", "bench.ours", SETTINGS | {"WORKERS": "2"})
 SECONDS = 20  # that each request takes; all of them have to be there before the first is answered
 PROBES = 2000
 
@@ -48,7 +48,7 @@ def measure_server(
         running.wait_ready()
         probe(running, 500)
         idle = probe(running)
-        before = [memory(pid) for pid in family(running.pid)]
+        before = measure_memory(running)
         processes = [
             subprocess.Popen(
                 pinned(
@@ -71,7 +71,7 @@ def measure_server(
     answered = sum(outcome.pop("200", 0) for outcome in outcomes)
     errors = {kind: number for outcome in outcomes for kind, number in outcome.items()}
     name = f"{server.name}, {count:,} waiting requests"
-    each = (sum(after) - sum(before)) * 1024 / count
+    each = (after - before) * 1024 / count
     what = f"{name}: memory of each"
     return [
         Finding(
@@ -89,12 +89,17 @@ def measure_server(
     ]
 
 
-def settle(running: Running) -> list[float]:
-    """The memory of the server's processes, once it grows no more: what is connected is not read yet."""
-    before, after = [0.0], [memory(pid) for pid in family(running.pid)]
-    while sum(after) - sum(before) > 0.1:
+def measure_memory(running: Running) -> float:
+    """MB of the server's processes."""
+    return sum(memory(pid) for pid in family(running.pid))
+
+
+def settle(running: Running) -> float:
+    """The same, once it grows no more: what is connected is not read yet."""
+    before, after = 0.0, measure_memory(running)
+    while after - before > 0.1:
         time.sleep(0.5)
-        before, after = after, [memory(pid) for pid in family(running.pid)]
+        before, after = after, measure_memory(running)
     return after
 
 

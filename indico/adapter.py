@@ -26,6 +26,7 @@ from tornado.web import Application
 
 from indico import config
 from indico.error import IndicoError
+from indico.routes.handler import HEADERS
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -197,15 +198,7 @@ class Request(HTTPConnection):
         """Answer, in place of the application, what it has not come to see, and end the connection."""
         if not self._begun:
             body = json.dumps({"status": error.code, "data": error.message}).encode()
-            headers = HTTPHeaders(
-                {
-                    "Content-Type": "application/json; charset=UTF-8",
-                    "X-Content-Type-Options": "nosniff",
-                    "Cache-Control": "no-store",
-                    "Content-Length": str(len(body)),
-                    "Connection": "close",
-                }
-            )
+            headers = HTTPHeaders({**HEADERS, "Content-Length": str(len(body)), "Connection": "close"})
             self.write_headers(ResponseStartLine("HTTP/1.1", error.code, error.message), headers, body)
             self.finish()
 

@@ -150,9 +150,8 @@ class Line:
 
     def __init__(self, stream: IOStream) -> None:
         self._stream = stream
-        self.deadline = (
-            0.0  # by `time.monotonic`, until when something is to come from the client; 0 at first
-        )
+        # By `time.monotonic`, until when something is to come from the client; 0 at first.
+        self.deadline = 0.0
 
     def is_closed(self) -> bool:
         """Whether the connection is gone."""

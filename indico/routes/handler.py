@@ -40,13 +40,12 @@ from indico.utils import LATER, LOGGER, orjson, settle
 from indico.utils.deadlines import call_within
 
 RETRY_AFTER = 1  # seconds, what a 503 tells the client to wait
-HEADERS = {
+HEADERS = {  # of every envelope
     "Content-Type": "application/json; charset=UTF-8",
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
 }
 LINGER = 2  # seconds in which the rest of a body that is too large is read and dropped
-
 
 _EPOCH = datetime.datetime(1970, 1, 1)
 _UTC_EPOCH = _EPOCH.replace(tzinfo=datetime.timezone.utc)

@@ -401,9 +401,8 @@ class HostTest(HostileTest):
 class TargetTest(HostileTest):
     def assert_not_found(self, target: str) -> None:
         refused = None if target.isascii() else (BARE,)
-        answer = self.assert_answers(make_request(f"POST {target} HTTP/1.1"), 404, LAST, on_uvicorn=refused)[
-            0
-        ]
+        request = make_request(f"POST {target} HTTP/1.1")
+        answer = self.assert_answers(request, 404, LAST, on_uvicorn=refused)[0]
         self.assertLess(len(str(answer.data)), 200)
 
     @tornado_only

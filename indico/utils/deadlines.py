@@ -15,7 +15,7 @@ from contextvars import Context
 
 LOGGER = logging.getLogger("indico")
 TICKS = 10  # a second; so a deadline is a tenth of a second late at most
-FINE = 10  # seconds; a longer time may be late by a fiftieth of it, as each tick in use takes some kilobytes
+FINE = 20  # seconds; a longer time may be late by a hundredth of it, as each tick in use takes some kilobytes
 
 Group = set[Callable[[], object]]
 

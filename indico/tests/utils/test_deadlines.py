@@ -55,5 +55,5 @@ class DeadlineTest(StrictTest, AsyncTestCase):
             for now in range(0, 3600, 10):
                 with mock.patch.object(loop, "time", return_value=now):
                     call_within(24 * 3600, mock.Mock())
-                self.assertTrue(any(1 <= when / (now + 24 * 3600) < 1.02 for when in timers))
+                self.assertTrue(any(1 <= when / (now + 24 * 3600) < 1.01 for when in timers))
         self.assertLess(len(timers), 50)
