@@ -184,7 +184,11 @@ class ReplicaSetTest(CacheTest):
     def setUpClass(cls) -> None:
         super().setUpClass()
         cls.replica = ReplicaSet(count=1).start()
-        cls.addClassCleanup(cls.replica.close)
+
+    @classmethod
+    def tearDownClass(cls) -> None:  # nosetests runs no class cleanups
+        cls.replica.close()
+        super().tearDownClass()
 
     def setUp(self) -> None:
         start_mongodb()
