@@ -50,6 +50,24 @@ class Request(HTTPConnection):
     the server lends a real one.
     """
 
+    __slots__ = (
+        "_begun",
+        "_body",
+        "_body_read",
+        "_close_callback",
+        "_closed",
+        "_complete",
+        "_finished",
+        "_line",
+        "_receive",
+        "_scope",
+        "_send",
+        "_sender",
+        "_sent",
+        "_start",
+        "_waiting",
+    )
+
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._scope = scope
         self._receive = receive
@@ -97,6 +115,8 @@ class Request(HTTPConnection):
                 headers.add(name, value)
             else:
                 headers[name] = value  # whose characters the server has checked
+        if self._line is not None:
+            scope["headers"].clear()  # half a kilobyte, which a request that waits would keep
         return RequestStartLine(scope["method"], path, f"HTTP/{scope['http_version']}"), headers
 
     async def serve(self, application: Application) -> None:

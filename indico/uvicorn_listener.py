@@ -101,8 +101,19 @@ class Protocol(HttpToolsProtocol):
     the requests that come by it.
     """
 
-    # Python shares the names of thirty attributes among instances, and uvicorn's own are almost as many.
-    __slots__ = ("_active", "_crowd", "_extensions", "_head", "_nonsense", "_received", "deadline", "on_lost")
+    # Python shares the names of thirty attributes among instances, and uvicorn's own are almost as many; it
+    # sets `url` late.
+    __slots__ = (
+        "_active",
+        "_crowd",
+        "_extensions",
+        "_head",
+        "_nonsense",
+        "_received",
+        "deadline",
+        "on_lost",
+        "url",
+    )
 
     def __init__(self, crowd: Crowd, **options: Any) -> None:
         super().__init__(**options)

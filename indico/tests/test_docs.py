@@ -65,6 +65,7 @@ class PagesTest(StrictTest):
         for block in blocks:
             self.assertIn(block.language, {*CHECKS, *RUN}, f"{block.place}: see docs/testing.rst")
 
+    @slow
     def test_every_block_that_is_looked_at_is_as_it_should_be(self) -> None:
         for page in list_pages():
             for block in read_blocks(page, *CHECKS):
@@ -90,6 +91,7 @@ class PagesTest(StrictTest):
         self.assertFalse(matches('{"a": 1, "b": 2}', '{"b": 2, "a": 1}'))
         self.assertFalse(matches("[1]", "[1, 1]"))
 
+    @slow
     def test_a_command_with_a_setting_an_option_or_a_module_that_there_is_not_is_found(self) -> None:
         for command in (
             "PORT=eighty python -m indico.server",
@@ -212,11 +214,13 @@ class CopyTest(DatabaseTest):
             if importlib.util.find_spec(module) is None:
                 self.skipTest(f"{module} is not installed")
 
+    @slow
     def test_the_first_route_passes_its_tests(self) -> None:
         files = read_files("first_route.rst")
         self.write(files)
         self.run_modules(files)
 
+    @slow
     def test_the_first_route_is_covered_whole(self) -> None:
         self.needs("coverage")
         files = read_files("first_route.rst")
@@ -229,11 +233,13 @@ class CopyTest(DatabaseTest):
         for path in paths:
             self.assertIn(path, output)
 
+    @slow
     def test_the_examples_of_the_guide_pass_their_tests(self) -> None:
         files = read_files(*list_pages())
         self.write(files)
         self.run_modules(files)
 
+    @slow
     def test_the_migration_of_the_guide_runs_once(self) -> None:
         self.write(read_files("changing.rst"))
         self.database.order.insert_one({"item": "tea"})

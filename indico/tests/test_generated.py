@@ -26,6 +26,7 @@ from indico import config
 from indico.db.user_db import USER_SCHEMA
 from indico.tests.mocks import OAUTH_ID, USER_KEY
 from indico.tests.test_hostile import BARE, PATIENCE, Answer, Client, HostileTest, make_request, read_answers
+from indico.tests.testutils import slow
 from indico.utils.auth.auth_utils import user_hash
 
 EXAMPLES = 300 if os.environ.get("SLOW_TESTS") else 60
@@ -313,6 +314,7 @@ class RequestTest(GeneratedTest):
             if answer.status != BARE and path in ACTIONS[6:]:
                 self.assertEqual(answer.status, 404)
 
+    @slow
     def test_no_body_is_the_servers_fault_with_a_key(self) -> None:
         @generated
         @given(st.lists(st.tuples(actions, right_key, bodies), min_size=1, max_size=5))
@@ -321,6 +323,7 @@ class RequestTest(GeneratedTest):
 
         run()
 
+    @slow
     def test_no_login_is_the_servers_fault(self) -> None:
         @generated
         @given(st.lists(st.tuples(st.just("/auth/login"), st.just([]), bodies), min_size=1, max_size=5))
@@ -329,6 +332,7 @@ class RequestTest(GeneratedTest):
 
         run()
 
+    @slow
     def test_no_header_is_the_servers_fault(self) -> None:
         @generated
         @given(st.lists(st.tuples(actions, headers, st.just(b"{}")), min_size=1, max_size=5))
@@ -337,6 +341,7 @@ class RequestTest(GeneratedTest):
 
         run()
 
+    @slow
     def test_a_key_that_is_not_the_users_opens_nothing(self) -> None:
         @generated
         @given(st.sampled_from(ACTIONS[1:6]), st.lists(key_headers, max_size=3))
@@ -361,6 +366,7 @@ class RequestTest(GeneratedTest):
         run()
 
 
+@slow
 class FailedTest(GeneratedTest):
     """What failed once."""
 
@@ -376,6 +382,7 @@ class FailedTest(GeneratedTest):
         self.assertIn(self.login(OAUTH_ID, user).status, (200, 400))
 
 
+@slow
 class LifeTest(GeneratedTest):
     """Whatever users do, in whatever order."""
 

@@ -24,6 +24,7 @@ from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler
 from indico.routes.user import UserRoute
 from indico.tests.mocks import USER_KEY
+from indico.tests.testutils import slow
 from indico.tests.testutils.server import ServerTest, tornado_only
 
 PATIENCE = 30  # seconds; what takes longer will not happen
@@ -359,6 +360,7 @@ class VersionTest(HostileTest):
         for data in (declared, chunked):
             self.assertEqual(self.assert_answers(data, 200, LAST)[0].data, hidden)
 
+    @slow
     def test_thousands_of_requests_for_an_upgrade_at_once(self) -> None:
         request = make_request("GET / HTTP/1.1", "Connection:Upgrade", "Upgrade:h", host="Host:a")
         self.assert_answers(2000 * request, *2000 * [404], LAST)
@@ -846,6 +848,7 @@ class PipelineTest(HostileTest):
         answers = read_answers(self.run_client(talk))
         self.assertEqual([answer.status for answer in answers], [200, LAST])
 
+    @slow
     def test_a_thousand_requests_are_answered_one_by_one(self) -> None:
         answers = self.exchange(1000 * make_request("POST /nope HTTP/1.1") + LAST_REQUEST)
         self.assertEqual([answer.status for answer in answers], [*(1000 * [404]), LAST])
@@ -877,6 +880,7 @@ class LeavingTest(HostileTest):
             make_request("POST /nope HTTP/1.1", "Transfer-Encoding: chunked", body=b"2\r\nab\r\n0\r\n\r\n")
         )
 
+    @slow
     def test_a_client_may_leave_while_its_body_is_refused(self) -> None:
         self.set(config, "MAX_BODY_SIZE", 100)
         self.leave_everywhere(make_post(150 * b"a")[-150:])

@@ -125,6 +125,7 @@ class LimitTest(ServerTest):
             self.assertEqual(await self.wait_for_end(client), b"")
 
 
+@slow
 class HeaderTimeoutTest(LimitTest):
     limits = {"HEADER_TIMEOUT": SHORT}
 
@@ -156,6 +157,7 @@ class HeaderTimeoutTest(LimitTest):
             self.assertTrue(await self.ask(client))
 
 
+@slow
 class IdleTimeoutTest(LimitTest):
     limits = {"IDLE_TIMEOUT": SHORT}
 
@@ -189,6 +191,7 @@ class IdleTimeoutTest(LimitTest):
             self.assertIn(b"at last", await client.receive())
 
 
+@slow
 class BodyTimeoutTest(LimitTest):
     limits = {"BODY_TIMEOUT": SHORT}
 
@@ -216,6 +219,7 @@ class BodyTimeoutTest(LimitTest):
 class WriteTimeoutTest(LimitTest):
     limits = {"WRITE_TIMEOUT": SHORT, "MAX_CONNECTIONS_PER_ADDRESS": 1}
 
+    @slow
     @gen_test(timeout=PATIENCE)
     async def test_a_client_that_never_reads_is_cut_off(self) -> None:
         async with AsyncExitStack() as stack:
@@ -228,6 +232,7 @@ class WriteTimeoutTest(LimitTest):
         self.assertTrue(answer.startswith(b"HTTP/1.1 200 OK\r\n"))
         self.assertLess(len(answer), LARGE)
 
+    @slow
     @gen_test(timeout=PATIENCE)
     async def test_a_client_that_pipelines_and_never_reads_is_cut_off(self) -> None:
         async with AsyncExitStack() as stack:
@@ -302,6 +307,7 @@ class StopTest(LimitTest):
             self.assertFalse(leave.done())
         await leave
 
+    @slow
     @gen_test(timeout=PATIENCE)
     async def test_connections_that_idle_on_do_not_hold_up_the_end_for_long(self) -> None:
         async with AsyncExitStack() as stack:

@@ -7,15 +7,18 @@ from __future__ import annotations
 import subprocess
 import sys
 from typing import Any
+from unittest import mock
 
 import bson
 from bson.raw_bson import RawBSONDocument
+from pymongo.database import Database
 
-from indico import mend
+from indico import config, mend
 from indico.tests.mocks import LOGIN_DATA, USER, USER_ID, USER_KEY
 from indico.tests.routes.test_auth import NOT_AUTHENTICATED, TRUE, AccountTest
+from indico.tests.testutils import slow
 from indico.tests.testutils.mongo import DatabaseTest
-from indico.tests.testutils.process import ProcessTest, make_environment
+from indico.tests.testutils.process import ProcessTest, make_environment, run_main
 
 LONE_SURROGATE = b"\xed\xa0\x80"  # how the original stored "\ud800"
 
@@ -53,6 +56,37 @@ class ServedTest(AccountTest):
         self.assertEqual(self.post("auth/check", {}), TRUE)
 
 
+def insert_what_needs_mending(database: Database[dict[str, Any]]) -> None:
+    database.user.insert_many([{"user_id": "a"}, {"user_id": "a"}])
+    database.user.insert_one(with_lone_surrogate({"user_id": "b", "name": "XXX"}))
+    database.auth.insert_one({"key": USER_KEY, "user_id": USER_ID})
+
+
+def read_counts(output: str) -> list[int]:
+    return [int(line.split()[0]) for line in output.splitlines()]
+
+
+class CommandTest(DatabaseTest):
+    def test_it_mends_everything_and_finds_nothing_the_second_time(self) -> None:
+        insert_what_needs_mending(self.database)
+        self.assertEqual(read_counts(run_main(mend)), [1, 1, 1, 9])
+        self.assertEqual(read_counts(run_main(mend)), [0, 0, 0, 0])
+
+    def test_a_setting_that_makes_no_sense_keeps_it_from_its_work(self) -> None:
+        with (
+            mock.patch.object(config.environment, "problems", ["PORT should be a number."]),
+            self.assertRaisesRegex(SystemExit, r"^Not mended: PORT should be a number\.$"),
+        ):
+            run_main(mend)
+
+    def test_so_does_a_mongodb_that_is_away(self) -> None:
+        with (
+            mock.patch.object(config, "MONGODB", "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=1"),
+            self.assertRaisesRegex(SystemExit, "^Not mended: MONGODB can't be used, ServerSelectionTimeout"),
+        ):
+            run_main(mend)
+
+
 class NamedTest(ProcessTest):
     def test_the_start_names_what_needs_mending_and_serves(self) -> None:
         self.database.user.insert_many([{"user_id": name} for name in ("a", "a", "b", "c", "c", "c")])
@@ -66,10 +100,9 @@ class NamedTest(ProcessTest):
         self.assertEqual(server.post("auth/login", LOGIN_DATA)["status"], 200)
         self.assertEqual(server.stop(), 0)
 
+    @slow
     def test_the_command_mends_everything_and_finds_nothing_the_second_time(self) -> None:
-        self.database.user.insert_many([{"user_id": "a"}, {"user_id": "a"}])
-        self.database.user.insert_one(with_lone_surrogate({"user_id": "b", "name": "XXX"}))
-        self.database.auth.insert_one({"key": USER_KEY, "user_id": USER_ID})
+        insert_what_needs_mending(self.database)
         self.assertEqual(self.mend(), [1, 1, 1, 9])
         self.assertEqual(self.mend(), [0, 0, 0, 0])
         server = self.start()
@@ -80,7 +113,7 @@ class NamedTest(ProcessTest):
     def mend(self) -> list[int]:
         process = self.run_mend()
         self.assertEqual((process.returncode, process.stderr), (0, ""))
-        return [int(line.split()[0]) for line in process.stdout.splitlines()]
+        return read_counts(process.stdout)
 
     def run_mend(self, **settings: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -93,6 +126,7 @@ class NamedTest(ProcessTest):
             check=False,
         )
 
+    @slow
     def test_what_keeps_the_command_from_its_work_is_a_sentence_and_status_1(self) -> None:
         for setting, value in (
             ("PORT", "x"),

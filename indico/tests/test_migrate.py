@@ -20,10 +20,11 @@ from pymongo import IndexModel
 from pymongo.collection import Collection
 from pymongo.errors import AutoReconnect
 
-from indico import db, migrate, migrations
+from indico import config, db, migrate, migrations
 from indico.migrate import NotMigrated
+from indico.tests.testutils import slow
 from indico.tests.testutils.mongo import DatabaseTest
-from indico.tests.testutils.process import make_environment, wait_until
+from indico.tests.testutils.process import make_environment, run_main, wait_until
 
 NO_LOCK = {"_id": {"$ne": "lock"}}
 
@@ -200,6 +201,30 @@ class LockTest(MigrateTest):
 
 
 class CommandTest(DatabaseTest):
+    def test_it_makes_all_that_the_routes_and_the_batteries_declare(self) -> None:
+        output = run_main(migrate, "--apply")
+        self.assertIn("build    auth.key_1: done\nbuild    user.user_id_1: done\n", output)
+        self.assertIn("user_id_1", self.database.user.index_information())
+        self.assertEqual(run_main(migrate), "")
+
+    def test_a_setting_that_makes_no_sense_keeps_it_from_its_work(self) -> None:
+        with (
+            mock.patch.object(config.environment, "problems", ["PORT should be a number."]),
+            self.assertRaisesRegex(SystemExit, r"^Not migrated: PORT should be a number\.$"),
+        ):
+            run_main(migrate)
+
+    def test_so_does_a_mongodb_that_is_away(self) -> None:
+        with (
+            mock.patch.object(config, "MONGODB", "mongodb://127.0.0.1:1"),
+            mock.patch.object(config, "MONGODB_TIMEOUT", 0.01),
+            self.assertRaisesRegex(SystemExit, "^Not migrated: MONGODB can't be used, ServerSelection"),
+        ):
+            run_main(migrate)
+
+
+@slow
+class ProcessTest(DatabaseTest):
     def run_command(self, *words: str, **settings: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "indico.migrate", *words],

@@ -126,6 +126,7 @@ class OutageTest(ProcessTest):
 class AwayTest(OutageTest):
     """In the middle: the server has served before."""
 
+    @slow
     def test_refused_it_answers_503_and_resumes(self) -> None:
         server = self.start_server(MONGODB_TIMEOUT="0.3")
         self.proxy.refuse()

@@ -9,6 +9,7 @@ from itertools import cycle
 from typing import Any
 
 from indico.tests.mocks import LOGIN_DATA, USER_KEY
+from indico.tests.testutils import slow
 from indico.tests.testutils.process import ProcessTest, ServerProcess
 
 NOT_AUTHENTICATED = {"status": 401, "data": "User not authenticated"}
@@ -18,6 +19,7 @@ THREADS = 8
 ROUNDS = 12  # for each thread
 
 
+@slow
 class RaceTest(ProcessTest):
     def setUp(self) -> None:
         super().setUp()

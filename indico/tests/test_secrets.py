@@ -11,6 +11,7 @@ from urllib.parse import quote, urlsplit
 
 from indico import config
 from indico.tests.mocks import LOGIN_DATA
+from indico.tests.testutils import slow
 from indico.tests.testutils.graph import APP_SECRET, BROKEN, REFUSED, VALID, graph_in_thread
 from indico.tests.testutils.mongo import start_mongodb
 from indico.tests.testutils.process import ProcessTest, make_environment
@@ -70,6 +71,7 @@ class SecretsTest(ProcessTest):
         children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
         return [parent, *map(int, children)]
 
+    @slow
     def test_no_secret_is_in_the_help_or_in_what_refuses_the_start(self) -> None:
         uris = (
             self.settings["MONGODB"].replace("mongodb:", "mongo:"),
@@ -89,6 +91,7 @@ class SecretsTest(ProcessTest):
                 for secret in (SALT, PASSWORD, WRONG, APP_SECRET):
                     self.assertNotIn(secret, output)
 
+    @slow
     def test_no_secret_is_in_the_help(self) -> None:
         output = self.run_server("--help", FACEBOOK_APP_SECRET=APP_SECRET)
         self.assertIn("--port", output)

@@ -112,6 +112,7 @@ class BareTest(ServerTest):
 
 
 class StartTest(ProcessTest):
+    @slow
     def test_it_says_where_what_is_and_how_to_log_in(self) -> None:
         process = self.start(
             script="from indico import server\n"
@@ -140,6 +141,7 @@ class StartTest(ProcessTest):
         self.assertEqual("".join(texts[1:]), "\n")
         self.assertIn("page      http://127.0.0.1:80/page\nLog in with\n", texts[0])
 
+    @slow
     def test_the_login_that_it_prints_works_as_printed(self) -> None:
         process = self.start(DEV_TOKEN="""a 'token' "of" $tests \\ é""")
         command = process.output.splitlines()[-1]
@@ -156,10 +158,12 @@ class StartTest(ProcessTest):
         self.assertIn(f'"access_token": "{token}"', second.output)
         self.assertEqual(second.post("auth/check", None, {"indico_key": key})["status"], 200)
 
+    @slow
     def test_with_salt_and_token_it_makes_no_folder(self) -> None:
         self.start()
         self.assertEqual(os.listdir(self.folder), [])
 
+    @slow
     def test_the_address_of_ipv6_stands_in_brackets(self) -> None:
         with socket.socket(socket.AF_INET6) as probe:
             try:
@@ -170,10 +174,12 @@ class StartTest(ProcessTest):
         self.assertRegex(process.url, r"^http://\[::1\]:[1-9][0-9]+$")
         self.assertEqual(process.post("auth/check")["status"], 401)
 
+    @slow
     def test_the_command_line_goes_before_the_environment(self) -> None:
         process = self.start("--address", "localhost", "--workers", "1", ADDRESS="127.0.0.1", WORKERS="none")
         self.assertRegex(process.url, "^http://localhost:[1-9][0-9]+$")
 
+    @slow
     def test_requests_are_logged_without_path_and_key(self) -> None:
         process = self.start()
         process.post("auth/login", LOGIN_DATA)
@@ -208,6 +214,7 @@ class StartTest(ProcessTest):
 
 
 class HelpTest(StrictTest):
+    @slow
     def test_help_names_what_can_be_overridden_in_80_columns_and_no_value(self) -> None:
         environment = make_environment({"MONGODB": "mongodb://ada:secret@localhost", "COLUMNS": "80"})
         command = [sys.executable, "-m", "indico.server", "--help"]
@@ -249,6 +256,7 @@ class PythonTest(StrictTest):
             "import sys; sys.modules['tornado'] = None; import indico",
         )
 
+    @slow
     def test_the_oldest_can_read_the_sentence(self) -> None:
         versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
         found = [path for path in versions.glob("*/bin/python") if re.match("2|3[.][6-9][.]", path.parts[-3])]
@@ -286,19 +294,23 @@ class RefusalTest(ProcessTest):
             ADDRESS="192.0.2.1",
         )
 
+    @slow
     def test_an_address_that_is_none_is_one_sentence_and_status_1(self) -> None:
         self.assert_refuses(
             "ADDRESS a..b and PORT 0 can't be listened on: no host can have such a name.", ADDRESS="a..b"
         )
 
+    @slow
     def test_a_value_that_makes_no_sense_is_one_sentence_and_status_1(self) -> None:
         self.assert_refuses(
             "WORKERS should be a whole number from 1 to 512, but is 'many'.", "--workers", "many"
         )
 
+    @slow
     def test_bytes_that_are_no_utf_8_are_one_sentence_and_status_1(self) -> None:
         self.assert_refuses("USER_SALT should be UTF-8.", USER_SALT=os.fsdecode(b"\xff"))
 
+    @slow
     def test_production_without_salt_and_with_dev_token_is_a_sentence_each(self) -> None:
         self.assert_refuses(
             "USER_SALT should be a secret of at least 16 characters in production.\n"
@@ -307,6 +319,7 @@ class RefusalTest(ProcessTest):
             USER_SALT="",
         )
 
+    @slow
     def test_a_mongodb_that_is_no_uri_is_one_sentence_without_its_password(self) -> None:
         self.assert_refuses(
             "MONGODB should begin with mongodb:// or mongodb+srv://.", MONGODB="ada:secret@localhost"
@@ -318,6 +331,7 @@ class RefusalTest(ProcessTest):
         self.assertRegex(process.output, r"\AMONGODB can't be used: .+\n\Z")
         self.assertNotIn("secret", process.output)
 
+    @slow
     def test_with_workers_it_is_the_same_sentence(self) -> None:
         process = self.launch(MONGODB="mongodb://ada:secret@localhost:port", WORKERS="2")
         self.assertEqual(process.wait(), 1)
@@ -335,11 +349,13 @@ class ProductionTest(ProcessTest):
         self.assertEqual((answer.status, answer.headers["Retry-After"]), (503, "1"))
         self.assertEqual(process.stop(), 0)
 
+    @slow
     def test_it_prints_no_login_and_makes_no_folder(self) -> None:
         process = self.start(**PRODUCTION, FACEBOOK_APP_ID="1", FACEBOOK_APP_SECRET="secret of the app")
         self.assertEqual(process.output, f"indico listens on {process.url}\n")
         self.assertEqual(os.listdir(self.folder), [])
 
+    @slow
     def test_it_listens_on_all_interfaces(self) -> None:
         process = self.start(**{**PRODUCTION, "ADDRESS": ""})
         self.assertEqual(process.url, f"http://127.0.0.1:{process.port}")
@@ -357,6 +373,7 @@ class AwayTest(ProcessTest):
         probe.close()
         self.uri = f"mongodb://ada:secret@127.0.0.1:{self.mongodb_port}"
 
+    @slow
     def test_it_starts_and_says_so_and_what_needs_mongodb_answers_503_in_time(self) -> None:
         process = self.start(MONGODB=self.uri, MONGODB_TIMEOUT="0.2")
         process.wait_for("requests that need it answer 503 until it can")
@@ -437,11 +454,13 @@ class StopTest(ProcessTest):
         """Nobody listens there any more."""
         wait_until(lambda: is_refused(process.port), "the end of listening")
 
+    @slow
     def test_sigterm_ends_it_with_status_0(self) -> None:
         process = self.start()
         self.assertEqual(process.stop(signal.SIGTERM), 0)
         self.assert_refused(process)
 
+    @slow
     def test_sigint_ends_it_with_status_0(self) -> None:
         process = self.start()
         self.assertEqual(process.stop(signal.SIGINT), 0)
@@ -456,6 +475,7 @@ class StopTest(ProcessTest):
         self.assertEqual(json.loads(idle.getresponse().read())["status"], 401)
         self.assertEqual(process.stop(), 0)
 
+    @slow
     def test_a_request_in_flight_is_answered_and_no_other_is_taken(self) -> None:
         process = self.start(script=SLOW_SERVER)
         answer = self.request(process, "slow/wait", "waiting")
@@ -465,6 +485,7 @@ class StopTest(ProcessTest):
         self.assertEqual(answer.result().data, "done")
         self.assertEqual(process.wait(), 0)
 
+    @slow
     def test_a_connection_that_is_open_may_bring_one_more_request(self) -> None:
         process = self.start(script=PATIENT_SERVER)
         process.post("auth/login", LOGIN_DATA)
@@ -482,6 +503,7 @@ class StopTest(ProcessTest):
         self.assertEqual(response.read(), b'{"status":200,"data":true}')
         return response
 
+    @slow
     def test_a_request_that_outlives_shutdown_timeout_is_answered_503(self) -> None:
         process = self.start(script=SLOW_SERVER, SHUTDOWN_TIMEOUT="0.1")
         answer = self.request(process, "slow/stay", "staying")
@@ -499,6 +521,7 @@ class StopTest(ProcessTest):
         )
         self.assertEqual((process.wait(), process.output), (130, ""))
 
+    @slow
     def test_a_second_signal_ends_it_at_once(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             with self.subTest(signal=number):
@@ -541,6 +564,7 @@ server.ROUTES.append((r"/worker/(?P<action>[a-zA-Z]+)?", WorkerHandler))
         wait_until(ask, "answers from two workers")
         return found
 
+    @slow
     def test_both_serve_and_sigterm_ends_all_with_status_0(self) -> None:
         process = self.start_two()
         self.assertNotIn(process.pid, self.find_workers(process))
@@ -550,6 +574,7 @@ server.ROUTES.append((r"/worker/(?P<action>[a-zA-Z]+)?", WorkerHandler))
         self.assertEqual(processes_in(self.folder), [])
         self.assertNotIn("Traceback", process.output)
 
+    @slow
     def test_told_to_stop_they_listen_no_more_though_one_goes_on_working(self) -> None:
         process = self.start_two()
         with ThreadPoolExecutor(1) as pool:
@@ -561,6 +586,7 @@ server.ROUTES.append((r"/worker/(?P<action>[a-zA-Z]+)?", WorkerHandler))
             self.assertEqual(answer.result().data, "done")
         self.assertEqual(process.wait(), 0)
 
+    @slow
     def test_ctrl_c_which_reaches_all_lets_requests_in_flight_finish(self) -> None:
         process = self.start_two()
         with ThreadPoolExecutor(1) as pool:
@@ -572,6 +598,7 @@ server.ROUTES.append((r"/worker/(?P<action>[a-zA-Z]+)?", WorkerHandler))
             self.assertEqual(answer.result().data, "done")
         self.assertEqual(process.wait(), 0)
 
+    @slow
     def test_a_worker_that_is_killed_is_replaced_and_service_goes_on(self) -> None:
         process = self.start_two()
         killed = self.find_workers(process).pop()
@@ -581,6 +608,7 @@ server.ROUTES.append((r"/worker/(?P<action>[a-zA-Z]+)?", WorkerHandler))
         self.assertNotIn(killed, self.find_workers(process))
         self.assertEqual(process.stop(), 0)
 
+    @slow
     @linux
     def test_kill_9_of_the_parent_takes_the_workers_down(self) -> None:
         process = self.start_two()
@@ -603,6 +631,7 @@ server.ROUTES.append((r"/worker/(?P<action>[a-zA-Z]+)?", WorkerHandler))
         )
 
 
+@slow
 class ServerProcessTest(ProcessTest):
     def test_what_the_server_left_running_ends_with_its_folder(self) -> None:
         with ServerProcess(WORKERS="2") as process:

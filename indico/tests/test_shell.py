@@ -19,6 +19,7 @@ from tornado.testing import bind_unused_port
 from indico import shell
 from indico.tests.test_docs import needs_docs
 from indico.tests.test_server import PRODUCTION
+from indico.tests.testutils import slow
 from indico.tests.testutils.pages import read_blocks
 from indico.tests.testutils.process import (
     PATIENCE,
@@ -70,6 +71,7 @@ class ScriptTest(ProcessTest):
         self.assertEqual((status, complaints), (0, ""))
         self.assertEqual(written, output)
 
+    @slow
     def test_the_session_of_the_guide_runs_as_printed(self) -> None:
         needs_docs(self)
         self.database.user.insert_one({"user_id": "facebook1", "name": "Ada", "location": "London"})
@@ -78,6 +80,7 @@ class ScriptTest(ProcessTest):
         output = "".join(line + "\n" for line in lines if not line.startswith(">>> "))
         self.assertEqual(self.run_script(source), (0, output, ""))
 
+    @slow
     def test_it_ends_at_the_first_error_with_its_traceback_and_status_1(self) -> None:
         source = (
             "def fail():\n    raise ValueError('oops')\n\n"
@@ -98,6 +101,7 @@ class ScriptTest(ProcessTest):
         self.assertEqual((status, written), (1, ""))
         self.assertIn("SyntaxError", complaints)
 
+    @slow
     def test_it_exits_with_the_status_that_it_is_told(self) -> None:
         self.assertEqual(self.run_script("exit(3)\n"), (3, "", ""))
 
@@ -108,6 +112,7 @@ class ScriptTest(ProcessTest):
     def test_ctrl_c_ends_it_without_a_traceback(self) -> None:
         self.interrupt("print('here', flush=True)\nawait asyncio.sleep(1000)\n")
 
+    @slow
     def test_ctrl_c_ends_it_in_the_moment_before_the_loop_sleeps(self) -> None:
         # Python notes the signal in another thread, as it does in this one just before it sleeps, and the
         # system call that sleeps is not interrupted.

@@ -133,6 +133,7 @@ def work(number):
         self.assertEqual(parent.stop(), 0)
         self.assertEqual(parent.output.count("the second"), 2)
 
+    @slow
     def test_workers_that_end_by_themselves_are_started_again(self) -> None:
         parent = self.supervise()
         parent.wait_for("worker ", 2)
@@ -144,6 +145,7 @@ def work(number):
         self.assertIn(f"Worker 1 (process {first}) died; another takes its place", parent.output)
         self.assertEqual(parent.stop(), 0)
 
+    @slow
     def test_workers_that_die_at_once_again_and_again_stop_the_parent(self) -> None:
         parent = self.supervise(
             """

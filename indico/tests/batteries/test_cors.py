@@ -125,6 +125,7 @@ class ListTest(CorsTest):
                 self.assertEqual(response.headers.get_list(ALLOW_ORIGIN), [PAGE])
                 self.assertEqual(response.headers.get_list("Vary"), ["Origin"])
 
+    @slow
     def test_a_page_of_another_origin_gets_what_it_would_get_without(self) -> None:
         for origin in (STRANGER, "null", PAGE + ".evil.com", PAGE.upper(), f"{PAGE}, {PAGE}"):
             with self.subTest(origin):

@@ -14,6 +14,7 @@ from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler
 from indico.server import make_app
 from indico.tests.mocks import LOGIN_DATA
+from indico.tests.testutils import slow
 from indico.tests.testutils.process import ProcessTest
 from indico.tests.testutils.server import ServerTest
 
@@ -97,6 +98,7 @@ class LoginRateTest(ServerTest):
         self.assertTrue(indexes["key_1"]["unique"])
 
 
+@slow
 class SharedRateTest(ProcessTest):
     def test_two_servers_share_the_count_and_off_means_off(self) -> None:
         servers = [self.start(LOGIN_RATE="2/day") for _ in range(2)]

@@ -29,6 +29,7 @@ from indico.routes.handler import IndicoHandler
 from indico.routes.user import UserRoute
 from indico.server import drain
 from indico.tests.mocks import HEADERS, LOGIN_DATA, USER_ID, USER_KEY
+from indico.tests.testutils import slow
 from indico.tests.testutils.process import ProcessTest, linux, processes_in, wait_until
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
@@ -364,6 +365,7 @@ class FormatTest(StrictTest):
 
 
 class ProcessLogTest(ProcessTest):
+    @slow
     @linux
     def test_every_line_to_a_file_is_a_json_object_also_the_parents(self) -> None:
         process = self.start(WORKERS="2", LOG_LEVEL="DEBUG")
@@ -377,6 +379,7 @@ class ProcessLogTest(ProcessTest):
         self.assertRegex("\n".join(others), r"\Aindico listens on \S+\n(  .*\n)+Log in with\n  curl .*\Z")
         self.assertTrue(all({"time", "level", "logger", "message"} <= set(line) for line in lines))
 
+    @slow
     def test_a_terminal_gets_colours(self) -> None:
         terminal, inner = pty.openpty()
         self.addCleanup(os.close, terminal)

@@ -27,6 +27,7 @@ from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler
 from indico.server import make_app
 from indico.tests.mocks import HEADERS, LOGIN_DATA
+from indico.tests.testutils import slow
 from indico.tests.testutils.process import ProcessTest, linux, wait_until
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
@@ -96,6 +97,7 @@ class MetricsTest(ServerTest):
         self.assertEqual(series["http_requests_total", "auth", "check", "200"], 2)
         self.assertEqual(series["http_requests_total", "auth", "check", "401"], 1)
 
+    @slow
     def test_latencies_count_by_route_and_action(self) -> None:
         self.post("odd/block", {})
         series = self.scrape()
@@ -147,6 +149,7 @@ class MetricsTest(ServerTest):
         self.assertEqual(series["mongodb_command_failures_total", "noSuchCommand"], 1)
         self.assertEqual(series["mongodb_command_duration_seconds_count", "noSuchCommand"], 1)
 
+    @slow
     def test_a_call_that_blocks_the_loop_is_a_lag(self) -> None:
         def lags() -> float:
             series = self.scrape()
@@ -238,6 +241,7 @@ server.main(debug=False, port=0)
             self.assertEqual(series["http_requests_total", "worker", "pid", "200"], self.asked)
             self.assertEqual(series["http_request_duration_seconds_count", "worker", "pid"], self.asked)
 
+    @slow
     def test_a_scrape_is_the_sum_and_a_worker_that_died_is_neither_lost_nor_doubled(self) -> None:
         first = self.ask()
         wait_until(lambda: self.ask() != first, "an answer from the other worker")

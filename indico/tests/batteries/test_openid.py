@@ -25,6 +25,7 @@ from indico.routes.auth import AuthRoute
 from indico.routes.user import UserRoute
 from indico.server import BATTERIES, make_app
 from indico.tests.mocks import USER
+from indico.tests.testutils import slow
 from indico.tests.testutils.issuer import (
     CLIENT_ID,
     DISCOVERY,
@@ -423,6 +424,7 @@ class LoginRateTest(OpenIDTest):
 
 
 class InstallTest(StrictTest):
+    @slow
     def test_without_providers_there_is_no_route_and_no_import(self) -> None:
         script = (
             "import sys; from indico.server import make_app; application = make_app();"

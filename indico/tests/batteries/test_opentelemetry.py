@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import subprocess
 import sys
 import time
@@ -19,11 +20,13 @@ from tornado.web import Application
 
 import indico.db.user_db as UserDB
 from indico import config, db
+from indico.batteries.opentelemetry import make_provider
 from indico.db import mongo
 from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler
 from indico.server import make_app
 from indico.tests.mocks import LOGIN_DATA, USER_ID, USER_KEY
+from indico.tests.testutils import slow
 from indico.tests.testutils.collector import Collector
 from indico.tests.testutils.process import ProcessTest, make_environment
 from indico.tests.testutils.server import ServerTest
@@ -161,6 +164,7 @@ class OffTest(StrictTest):
         sentence = "OTEL_EXPORTER_OTLP_ENDPOINT needs an exporter: pip install -e '.[opentelemetry]'"
         self.assertEqual(logged.output, [f"WARNING:indico:{sentence}"])
 
+    @slow
     def test_an_endpoint_that_is_no_address_stops_the_start(self) -> None:
         process = subprocess.run(
             [sys.executable, "-m", "indico.server"],
@@ -174,6 +178,20 @@ class OffTest(StrictTest):
         )
 
 
+class NameTest(StrictTest):
+    def test_the_service_is_indico_unless_the_sdks_own_variable_names_it(self) -> None:
+        for environment, name in (({}, "indico"), ({"OTEL_SERVICE_NAME": "shop"}, "shop")):
+            with (
+                self.subTest(environment),
+                mock.patch.dict(os.environ, environment),
+                mock.patch.object(config, "OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318"),
+            ):
+                provider = make_provider()
+                self.addCleanup(provider.shutdown)
+                self.assertEqual(provider.resource.attributes["service.name"], name)
+
+
+@slow
 class ProcessTraceTest(ProcessTest):
     script = (
         "import sys\n"

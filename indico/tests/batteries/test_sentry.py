@@ -17,6 +17,7 @@ from indico import config
 from indico.routes.handler import IndicoHandler
 from indico.server import make_app
 from indico.tests.mocks import HEADERS, USER_KEY
+from indico.tests.testutils import slow
 from indico.tests.testutils.collector import Collector
 from indico.tests.testutils.process import ProcessTest
 from indico.tests.testutils.server import ServerTest
@@ -179,6 +180,7 @@ class ProcessSentryTest(ProcessTest):
     def test_a_dsn_that_is_none_is_one_sentence_without_it(self) -> None:
         self.assert_refuses("SENTRY_DSN should be like https://key@example.com/1.", SENTRY_DSN="secret")
 
+    @slow
     def test_without_a_dsn_nothing_of_it_is_imported(self) -> None:
         server = self.start(
             script="import sys\nfrom indico import server\nserver.make_app()\n"
@@ -186,6 +188,7 @@ class ProcessSentryTest(ProcessTest):
         )
         self.assertTrue(server.output.startswith("False\n"))
 
+    @slow
     def test_workers_send_what_they_have_before_they_end_and_a_silent_sentry_holds_nobody_up(self) -> None:
         script = (
             "from indico import server\n"

@@ -58,11 +58,13 @@ class MongodTest(StrictTest):
         self.addCleanup(client.close)
         return client
 
+    @slow
     def test_it_answers_when_start_returns(self) -> None:
         self.mongod.start()
         self.assertTrue(embedded.is_answering(self.mongod.port))
         self.assertEqual(self.connect().admin.command("ping"), {"ok": 1})
 
+    @slow
     def test_it_keeps_its_data_between_runs(self) -> None:
         self.mongod.start()
         client = self.connect()
@@ -73,6 +75,7 @@ class MongodTest(StrictTest):
         self.mongod.start()
         self.assertEqual(self.connect().test.user.find_one(), {"_id": 1})
 
+    @slow
     def test_what_answers_already_is_used(self) -> None:
         self.mongod.start()
         other = Mongod(make_folder(), self.mongod.port)
@@ -88,6 +91,7 @@ class MongodTest(StrictTest):
         self.mongod.stop()
         self.assertIsNone(self.mongod.pid)
 
+    @slow
     def test_stop_after_its_end_is_nothing(self) -> None:
         self.mongod.start()
         assert self.mongod.pid is not None
@@ -96,6 +100,7 @@ class MongodTest(StrictTest):
         self.mongod.stop()
         self.assertIsNone(self.mongod.pid)
 
+    @slow
     def test_tend_leaves_alone_what_runs(self) -> None:
         self.mongod.start()
         pid = self.mongod.pid
@@ -141,6 +146,7 @@ class MongodTest(StrictTest):
         ):
             self.mongod.start()
 
+    @slow
     def test_two_that_start_at_once_share_one(self) -> None:
         script = f"""
 import signal
@@ -277,6 +283,7 @@ server.main(debug=False, port=0)
         server = self.start(script=self.script)
         self.assert_killed_mongod_is_replaced(server)
 
+    @slow
     def test_workers_share_one(self) -> None:
         server = self.start(script=self.script, WORKERS="2")
         self.assert_serves(server)
@@ -334,6 +341,7 @@ server.main(debug=False, port=0)
             script=self.script,
         )
 
+    @slow
     def test_in_production_it_is_never_started(self) -> None:
         server = self.start(script=self.script, INDICO_ENV="production", DEV_TOKEN="", MONGODB_TIMEOUT="0.2")
         self.assertEqual(server.fetch("auth/check").status, 503)

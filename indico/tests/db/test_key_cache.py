@@ -21,6 +21,7 @@ from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler
 from indico.routes.user import UserRoute
 from indico.tests.mocks import LOGIN_DATA, USER_ID, USER_KEY
+from indico.tests.testutils import slow
 from indico.tests.testutils.mongo import start_mongodb
 from indico.tests.testutils.process import linux, wait_until
 from indico.tests.testutils.replica import ReplicaSet
@@ -208,6 +209,7 @@ class ReplicaSetTest(CacheTest):
         self.assertLess(time.monotonic() - ended, 1)
         self.assertEqual(self.call("auth/check")[0], 401)
 
+    @slow
     def test_a_login_elsewhere_changes_nothing(self) -> None:
         self.call("auth/check")
         collection = self.elsewhere()[config.MONGODB_DATABASE].auth
@@ -223,6 +225,7 @@ class ReplicaSetTest(CacheTest):
         self.wait_until(lambda: key_cache.find(USER_KEY) is None)
         self.wait_until(lambda: key_cache._counts_until > time.monotonic())  # it listens again
 
+    @slow
     @gen_test
     async def test_nothing_counts_while_the_stream_is_silent(self) -> None:
         [member] = self.replica.members

@@ -50,6 +50,7 @@ class ProjectTest(StrictTest):
 
 
 class CopyTest(ProjectTest):
+    @slow
     def test_a_copy_has_all_but_what_is_about_the_boilerplate_and_no_trace_of_its_name(self) -> None:
         copy = self.make("tea_shop")
         paths = {path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file()}
@@ -72,6 +73,7 @@ class CopyTest(ProjectTest):
         ):
             self.assertIn(text, (copy / "tea_shop" / name).read_text())
 
+    @slow
     def test_a_copys_readme_says_nothing_of_what_was_left_behind(self) -> None:
         readme = (self.make("shop") / "README.md").read_text()
         self.assertNotIn("new project", readme)
@@ -86,6 +88,7 @@ class CopyTest(ProjectTest):
             linked = {*"".join(toctree).split(), *re.findall(r":doc:`(?:[^`<]+ <)?([\w/]+)>?`", text)}
             self.assertLessEqual(linked, pages, page)
 
+    @slow
     def test_the_command_says_what_it_made_and_what_it_refuses(self) -> None:
         command = [sys.executable, "-m", "indico.new", "project", str(self.folder / "shop")]
         first, second = (subprocess.run(command, cwd=ROOT, capture_output=True, text=True) for _ in range(2))
@@ -94,6 +97,7 @@ class CopyTest(ProjectTest):
         refusal = f"{self.folder / 'shop'} is there already, and stays as it is.\n"
         self.assertEqual((second.returncode, second.stderr), (1, refusal))
 
+    @slow
     def test_without_ruff_it_says_how_to_get_it(self) -> None:
         with mock.patch.object(importlib.util, "find_spec", return_value=None):
             self.assertIn("pip install -e '.[check]'", make_project(self.folder / "shop"))
@@ -187,6 +191,7 @@ class RefusedTest(ProjectTest):
 
 
 class StrippingTest(ProjectTest):
+    @slow
     def test_each_battery_can_be_left_out(self) -> None:
         for name in NAMES:
             with self.subTest(name):

@@ -50,6 +50,7 @@ class RouteTest(CheckoutTest):
 
 
 class AddedTest(RouteTest):
+    @slow
     def test_the_tests_of_a_new_route_pass(self) -> None:
         output = self.add("tea_party")
         for path in MADE:
@@ -57,11 +58,13 @@ class AddedTest(RouteTest):
         modules = [path[:-3].replace("/", ".") for path in MADE if "/tests/" in path]
         self.assertIn("OK", self.run_python("-m", "unittest", *modules))
 
+    @slow
     def test_the_server_serves_a_new_route(self) -> None:
         self.add("tea_party")
         script = "from indico.server import ROUTES; print(ROUTES[-1][0])"
         self.assertEqual(self.run_python("-c", script), "/tea_party/(?P<action>[a-zA-Z]+)?\n")
 
+    @slow
     def test_its_import_stands_where_it_belongs(self) -> None:
         for name in ("apple", "zebra"):
             self.add(name)

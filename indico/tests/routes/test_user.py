@@ -9,6 +9,7 @@ from typing import Any
 from indico.db.user_db import USER_SCHEMA
 from indico.tests.mocks import HEADERS, USER_ID
 from indico.tests.routes.test_auth import NOT_AUTHENTICATED, TRUE, AccountTest
+from indico.tests.testutils import slow
 
 
 class UserTest(AccountTest):
@@ -100,6 +101,7 @@ class UpdateTest(UserTest):
         self.assertEqual(self.update({"deep": value})["data"]["deep"], value)
         self.assertEqual(self.post("user/find", {})["data"]["deep"], value)
 
+    @slow
     def test_a_document_that_outgrows_mongodb_by_many_small_updates_is_refused(self) -> None:
         filler = 900 * 1024 * "a"
         for number in range(18):

@@ -5,6 +5,19 @@ What tests are built on: `server.ServerTest` for routes, `mongo.MongoTest` for d
 
 import os
 import unittest
+from typing import Any, TypeVar
 
-# Slow tests run when SLOW_TESTS is set, as .ci/run does.
-slow = unittest.skipUnless(os.environ.get("SLOW_TESTS"), "slow: set SLOW_TESTS to run it")
+Test = TypeVar("Test", bound=Any)
+
+
+def slow(test: Test) -> Test:
+    """
+    A test, or a class of tests, that takes more than a third of a second and shows nothing that the 100 % of
+    coverage need. It runs when SLOW_TESTS is set, as .ci/run does.
+    """
+    if os.environ.get("SLOW_TESTS"):
+        return test
+    if isinstance(test, type):
+        setattr(test, "setUpClass", classmethod(lambda cls: None))  # noqa: B010 - nose would run it
+        setattr(test, "tearDownClass", classmethod(lambda cls: None))  # noqa: B010
+    return unittest.skip("slow: set SLOW_TESTS to run it")(test)

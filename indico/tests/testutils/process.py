@@ -8,6 +8,7 @@ import http.client
 import json
 import os
 import re
+import runpy
 import shutil
 import signal
 import subprocess
@@ -16,10 +17,12 @@ import tempfile
 import time
 import unittest
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
+from io import StringIO
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Any, NamedTuple
+from unittest import mock
 
 import indico
 from indico import config
@@ -224,6 +227,16 @@ def make_environment(settings: Mapping[str, str]) -> dict[str, str]:
         "PORT": "0",
         **settings,
     }
+
+
+def run_main(module: ModuleType, *words: str) -> str:
+    """What `python -m <module> <words>` prints, here in this process. Raises SystemExit as it does."""
+    with (
+        mock.patch.object(sys, "argv", [str(module.__file__), *words]),
+        redirect_stdout(StringIO()) as output,
+    ):
+        runpy.run_path(str(module.__file__), run_name="__main__")
+    return output.getvalue()
 
 
 class ProcessTest(DatabaseTest):

@@ -17,6 +17,7 @@ from indico import config
 from indico.db import current_time, mongo
 from indico.error import InvalidValue
 from indico.tests.mocks import USER, USER_ID, USER_KEY
+from indico.tests.testutils import slow
 from indico.tests.testutils.mongo import DatabaseTest, MongoTest, start_mongodb
 from indico.tests.testutils.strict import StrictTest
 
@@ -151,6 +152,7 @@ class DatabaseOfATestTest(StrictTest):
         self.run_inner(name="test_the_roof")
         self.assertIn("test_the_roof", self.names[0])
 
+    @slow
     def test_it_is_made_on_the_mongodb_of_the_environment_if_there_is_one(self) -> None:
         host, port = self.client.address or ("", 0)
         environment = {

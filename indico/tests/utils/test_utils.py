@@ -23,6 +23,7 @@ from indico import utils
 from indico.error import IndicoError, InvalidJSON, InvalidValue, MissingField, MongoError, WrongFieldType
 from indico.tests.mocks import USER_ID, USER_KEY
 from indico.tests.mocks.request_mock import RequestHandler
+from indico.tests.testutils import slow
 from indico.tests.testutils.mongo import MongoTest
 from indico.tests.testutils.strict import StrictTest
 from indico.utils import (
@@ -282,6 +283,7 @@ class LargeBodyTest(BodyTest):
         """A body of a mebibyte, filled with as many pieces as it takes."""
         return (start + piece * ((MEBIBYTE - len(start + end)) // len(piece.encode())) + end).encode()
 
+    @slow
     def test_a_mebibyte_is_parsed_within_a_second(self) -> None:
         for start, piece, end in (
             ('{"a": "', "x", '"}'),
@@ -305,6 +307,7 @@ class LargeBodyTest(BodyTest):
             with self.subTest(start + piece), self.assert_quick():
                 self.assertEqual(list(smart_parse(body)), ["a"])
 
+    @slow
     def test_a_mebibyte_is_refused_within_a_second(self) -> None:
         for start, piece, end in (
             ("", "[", ""),

@@ -19,7 +19,7 @@ from indico import config
 from indico.error import FacebookTokenError, Unavailable
 from indico.routes.auth import AuthRoute
 from indico.tests.mocks import HEADERS, LOGIN_DATA, OAUTH_ID, USER_ID, USER_KEY
-from indico.tests.testutils import graph
+from indico.tests.testutils import graph, slow
 from indico.tests.testutils.graph import Graph, graph_in_thread
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
@@ -289,6 +289,7 @@ class LoginWithFacebookTest(GraphTest, ServerTest):
         await self.graph.left.wait()
         self.assert_nothing_stored()
 
+    @slow
     def test_no_log_line_holds_a_token_a_key_or_a_secret(self) -> None:
         lines = self.record_all_logs()
         self.set(facebook_utils, "TIMEOUT", 0.2)
