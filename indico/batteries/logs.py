@@ -98,10 +98,11 @@ def begin(handler: RequestHandler) -> Request:
     The request, which begins with the first call of this. Tornado then still is in the context that it copies
     for the handler's task, so that whatever the request starts knows it from here on.
     """
-    if "logged" not in vars(handler):
-        vars(handler)["logged"] = Request(handler)
-        _request.set(vars(handler)["logged"])
-    request: Request = vars(handler)["logged"]
+    request: Request | None = getattr(handler, "logged", None)
+    if request is None:
+        request = Request(handler)
+        handler.logged = request  # type: ignore[attr-defined]
+        _request.set(request)
     return request
 
 
@@ -123,7 +124,7 @@ def log_request(handler: RequestHandler) -> None:
     status = handler.get_status()
     extra = {"status": status, "duration_ms": milliseconds}
     # Whoever ends a request may be another, or the connection's last one, if this handler is plain Tornado's.
-    token = _request.set(vars(handler).get("logged"))
+    token = _request.set(getattr(handler, "logged", None))
     LOGGER.info("%d %s %.1f ms", status, describe(handler), milliseconds, extra=extra)
     _request.reset(token)
 

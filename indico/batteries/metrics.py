@@ -51,11 +51,12 @@ async def lifespan(folder: str | None, application: Application) -> AsyncIterato
     from prometheus_client import CollectorRegistry
 
     settings = application.settings
-    registry = settings["metrics"] = CollectorRegistry()
+    registry = settings["registry"] = CollectorRegistry()
     if folder is not None:
         # Files are named after the worker's number. The one that takes a dead one's place counts on in them.
         share(folder, settings.get("worker", os.getpid()), registry)
-    metrics = Metrics(registry if folder is None else None)
+    in_flight = settings.setdefault("in_flight", set())
+    metrics = settings["metrics"] = Metrics(registry if folder is None else None, in_flight)
     parent = os.getppid()
     watchers = settings.setdefault("watchers", [])
     watchers.append(metrics.watch)
@@ -82,12 +83,16 @@ def share(folder: str, worker: int, registry: CollectorRegistry) -> None:
 
 
 class Metrics:
-    """What is measured. The labels' children are kept at hand: to look one up takes longer than to count."""
+    """
+    What is measured. The labels' children are kept at hand: to look one up takes longer than to count. The
+    requests in progress are counted every LAG_INTERVAL, which costs less than at each of them.
+    """
 
-    def __init__(self, registry: CollectorRegistry | None) -> None:
+    def __init__(self, registry: CollectorRegistry | None, in_flight: set[Any]) -> None:
         from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
         disable_created_metrics()  # type: ignore[no-untyped-call] # they double the series for nothing
+        self._in_flight = in_flight
         self._answers = Counter(
             "http_requests",
             "Requests by route, action and status",
@@ -107,7 +112,7 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livesum",
         )
-        self._in_progress.set(0)  # of a dead worker's none is
+        self.count_in_flight()  # of a dead worker's none is
         self._lag = Histogram(
             "event_loop_lag_seconds",
             "How late the event loop was for what it should have done",
@@ -118,12 +123,10 @@ class Metrics:
         self.commands = CommandMetrics(registry)
 
     def watch(self, handler: IndicoHandler) -> Callable[[], None]:
-        """Count a request now, and measure it when it ends."""
-        self._in_progress.set(len(handler.settings["in_flight"]))
+        """Count a request, and measure it, when it ends."""
         return partial(self._end, handler, perf_counter())
 
     def _end(self, handler: IndicoHandler, began: float) -> None:
-        self._in_progress.set(len(handler.settings["in_flight"]))
         key = type(handler), handler.action, handler.get_status()
         if key not in self._children:
             route, _, action = describe(handler).partition(".")
@@ -142,7 +145,12 @@ class Metrics:
 
     def _look(self) -> None:
         self._lag.observe(max(asyncio.get_running_loop().time() - self.timer.when(), 0))
+        self.count_in_flight()
         self.look_again()
+
+    def count_in_flight(self) -> None:
+        """Count the requests in progress, as they are now."""
+        self._in_progress.set(len(self._in_flight))
 
 
 class CommandMetrics(CommandListener):
@@ -199,4 +207,7 @@ class MetricsHandler(PageHandler):
         except TypeError:  # of a version that is no number
             encode, content_type = choose_encoder("")
         self.set_header("Content-Type", content_type)
-        self.finish(encode(self.settings["metrics"]))
+        metrics = self.settings["metrics"]
+        metrics.count_in_flight()
+        self.finish(encode(self.settings["registry"]))
+        metrics.count_in_flight()  # this one is none any more

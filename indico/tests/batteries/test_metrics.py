@@ -249,7 +249,9 @@ server.main(debug=False, port=0)
         with socket.create_connection(("127.0.0.1", self.server.port), timeout=30) as left:
             left.sendall(b"POST /worker/stay HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
             self.server.wait_for("staying in ")
-            self.assertEqual(self.scrape()["http_requests_in_progress",], 2)
+            wait_until(
+                lambda: self.scrape()["http_requests_in_progress",] == 2, "its count, and the scrape's own"
+            )
             killed = int(re.findall(r"staying in (\d+)\.", self.server.output)[0])
             survivor = self.connect_to_another(killed)
             os.kill(killed, signal.SIGKILL)
