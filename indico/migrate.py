@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from bson.objectid import ObjectId
 from pymongo import MongoClient
 from pymongo.database import Database
-from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
+from pymongo.errors import ConnectionFailure, DuplicateKeyError, OperationFailure, PyMongoError
 
 from indico import config, db, migrations, server
 from indico.db import Document
@@ -186,6 +186,10 @@ def main(words: Sequence[str] | None = None) -> None:
             migrate(database, arguments.apply, arguments.drop)
     except (config.SettingError, NotMigrated) as error:
         sys.exit(f"Not migrated: {error}")
+    except ConnectionFailure as error:
+        sys.exit(
+            f"Not migrated to the end: MONGODB has gone, {type(error).__name__}. What is done stays done."
+        )
 
 
 @contextmanager

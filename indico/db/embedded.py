@@ -4,6 +4,7 @@ A real mongod for development and tests, which lives as long as the process that
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 from indico import supervisor
 
 PATIENCE = 60  # seconds in which mongod may start, which takes a quarter unless it has data to mend
+GRACE = 15  # seconds that a MongoDB which is none of ours has to start again by itself
 MOST_ATTEMPTS = 6  # each waits twice as long, six seconds in all: another may have the folder
 
 
@@ -48,14 +50,16 @@ class Mongod:
     A mongod on 127.0.0.1 with its data in `folder`.
 
     Of several processes that use the same port and folder one runs it, and when that one ends another
-    takes over (`tend`). A process that replaces itself by `execv` finds its mongod again, by a variable of
-    the environment.
+    takes over (`tend`). One that has another folder, or was started otherwise, has GRACE to come back before.
+    A process that replaces itself by `execv` finds its mongod again, by a variable of the environment.
     """
 
     def __init__(self, folder: Path, port: int) -> None:
         self.folder = folder
         self.port = port
         self._variable = f"INDICO_MONGOD_{port}"
+        self._is_foreign = False
+        self._silent_since = math.inf
 
     @property
     def pid(self) -> int | None:
@@ -67,6 +71,8 @@ class Mongod:
         """Return when mongod answers. Raises MongodError when it doesn't, or there is none."""
         deadline = time.monotonic() + PATIENCE
         attempts = 0
+        lock = self.folder / "mongod.lock"  # where mongod writes its pid, and removes it at its end
+        self._is_foreign = is_answering(self.port) and not (lock.exists() and lock.stat().st_size)
         while not is_answering(self.port):
             is_gone = self._is_gone()
             if (is_gone and attempts == MOST_ATTEMPTS) or time.monotonic() > deadline:
@@ -81,7 +87,12 @@ class Mongod:
         Start mongod again if it is gone, and there is one to be had. To be called every now and then; it does
         not wait.
         """
-        if self._is_gone() and not is_answering(self.port) and find_mongod() is not None:
+        if not self._is_gone() or is_answering(self.port):
+            self._silent_since = math.inf
+            return
+        self._silent_since = min(self._silent_since, time.monotonic())
+        may_come_back = self._is_foreign and time.monotonic() < self._silent_since + GRACE
+        if not may_come_back and find_mongod() is not None:
             self._spawn()
 
     def stop(self) -> None:

@@ -222,6 +222,15 @@ class CommandTest(DatabaseTest):
         ):
             run_main(migrate)
 
+    def test_a_mongodb_that_goes_meanwhile_is_a_sentence_too(self) -> None:
+        with (
+            mock.patch.object(migrate, "find_indexes", side_effect=AutoReconnect),
+            self.assertRaisesRegex(
+                SystemExit, r"^Not migrated to the end: MONGODB has gone, AutoReconnect\."
+            ),
+        ):
+            migrate.main(["--apply"])
+
 
 @slow
 class ProcessTest(DatabaseTest):

@@ -119,6 +119,25 @@ class MongodTest(StrictTest):
         self.mongod.tend()
         return self.mongod.pid
 
+    def tend_after_another(self) -> mock.Mock:
+        """Something answers at the start and does not any more: what came of `tend`."""
+        with (
+            mock.patch.object(embedded, "is_answering", side_effect=(True, True, False)),
+            mock.patch.object(Mongod, "_spawn") as spawn,
+        ):
+            self.mongod.start()
+            self.mongod.tend()
+        return spawn
+
+    def test_another_mongodb_has_time_to_come_back(self) -> None:
+        self.tend_after_another().assert_not_called()
+        with mock.patch.object(embedded, "GRACE", 0):
+            self.tend_after_another().assert_called_once()
+
+    def test_one_with_the_same_folder_is_replaced_at_once(self) -> None:
+        (self.folder / "mongod.lock").write_text("1\n")
+        self.tend_after_another().assert_called_once()
+
     def test_tend_leaves_alone_what_it_has_no_mongod_for(self) -> None:
         with mock.patch.object(embedded, "find_mongod", return_value=None):
             self.mongod.tend()
