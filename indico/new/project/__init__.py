@@ -56,6 +56,7 @@ def make_project(folder: Path, without: str = "") -> str:
             forget(files, path)
     edit(files, f"{OLD}/new/__main__.py", f'    "{OLD}.new.project",\n', "")
     edit(files, "README.md", f"^`python -m {OLD}.new project.*\n", "")
+    edit(files, "README.md", "^bench/ .*\n", "")
     edit(files, "README.md", "starts a project of your own, or a route$", "starts a route")
     files = rename_files(files, folder.name)
     try:

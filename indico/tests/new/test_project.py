@@ -75,9 +75,15 @@ class CopyTest(ProjectTest):
 
     @slow
     def test_a_copys_readme_says_nothing_of_what_was_left_behind(self) -> None:
-        readme = (self.make("shop") / "README.md").read_text()
+        copy = self.make("shop")
+        readme = (copy / "README.md").read_text()
         self.assertNotIn("new project", readme)
         self.assertNotIn("a project of your own", readme)
+        house = readme.partition("## The house\n\n```\n")[2].partition("\n```")[0]
+        for name in re.findall(r"^(\w+/) ", house, re.MULTILINE):
+            self.assertTrue((copy / name).exists(), name)
+        for name in re.findall(r"^  (\S+) ", house, re.MULTILINE):
+            self.assertTrue((copy / "shop" / name).exists(), name)
 
     def test_every_page_of_the_copys_guide_that_is_linked_is_there(self) -> None:
         docs = self.make("shop", ",".join(NAMES)) / "docs"
