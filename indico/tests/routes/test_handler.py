@@ -634,6 +634,12 @@ class EncoderTest(StrictTest):
         aware = datetime.datetime(1970, 1, 1, 1, tzinfo=datetime.timezone(datetime.timedelta(hours=1)))
         self.assertEqual(json.dumps([naive, aware], cls=JSONEncoder), "[1005, 0]")
 
+    def test_a_date_is_to_the_millisecond_before_1970_too_and_a_day_later(self) -> None:
+        for microseconds, milliseconds in ((-1, 0), (-1000, -1), (-86_400_000_001, -86_400_000)):
+            date = datetime.datetime(1970, 1, 1) + datetime.timedelta(microseconds=microseconds)
+            self.assertEqual(json.dumps(date, cls=JSONEncoder), str(milliseconds))
+        self.assertEqual(json.dumps(datetime.datetime(2970, 1, 1), cls=JSONEncoder), "31556995200000")
+
     def test_a_date_beyond_pythons_years_is_its_utc_milliseconds_too(self) -> None:
         self.assertEqual(json.dumps(DatetimeMS(2**62), cls=JSONEncoder), str(2**62))
 
