@@ -503,7 +503,6 @@ class StopTest(ProcessTest):
         self.assertEqual(response.read(), b'{"status":200,"data":true}')
         return response
 
-    @slow
     def test_a_request_that_outlives_shutdown_timeout_is_answered_503(self) -> None:
         process = self.start(script=SLOW_SERVER, SHUTDOWN_TIMEOUT="0.1")
         answer = self.request(process, "slow/stay", "staying")
