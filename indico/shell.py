@@ -50,6 +50,9 @@ class Console(code.InteractiveConsole):
         super().__init__(dict(NAMES))
         self.compile.compiler.flags |= ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
         self.loop = loop
+        self._holds = False  # Ctrl-C waits
+        self._pressed = False  # and there was one
+        signal.signal(signal.SIGINT, self.on_interrupt)
 
     def raw_input(self, prompt: object = "") -> str:
         thread = threading.Thread(target=self.loop.run_forever)
@@ -79,13 +82,24 @@ class Console(code.InteractiveConsole):
             if inspect.iscoroutine(outcome):
                 await outcome
 
+        self._holds = True
         task = self.loop.create_task(run())
         try:
+            self._holds = False
+            if self._pressed:
+                raise KeyboardInterrupt
             self.loop.run_until_complete(task)
         except (SystemExit, KeyboardInterrupt):  # which leave the loop, and the task where it was
+            self._pressed = False
             task.cancel()
             self.loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
             raise
+
+    def on_interrupt(self, *_: Any) -> None:
+        """Ctrl-C: a KeyboardInterrupt, but of half a task only when there is a whole one to cancel."""
+        if not self._holds:
+            raise KeyboardInterrupt
+        self._pressed = True
 
     def show(self, error: BaseException) -> None:
         """The traceback of an error, from where the given code begins."""

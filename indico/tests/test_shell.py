@@ -4,7 +4,9 @@ The shell, at a terminal and as what runs a script.
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
+import itertools
 import os
 import pty
 import re
@@ -12,11 +14,14 @@ import signal
 import subprocess
 import sys
 import termios
+from types import FrameType
+from typing import Any
 from unittest import mock
 
 from tornado.testing import bind_unused_port
 
 from indico import shell
+from indico.shell import Console
 from indico.tests.test_docs import needs_docs
 from indico.tests.test_server import PRODUCTION
 from indico.tests.testutils import slow
@@ -164,6 +169,44 @@ class ScriptTest(ProcessTest):
         self.assertEqual((result.returncode, result.stdout, result.stderr), (0, "0\n", ""))
         self.assertTrue((self.folder / ".indico" / "mongodb" / "mongod.log").exists())
         self.assertEqual(processes_in(self.folder), [])
+
+
+class InterruptTest(StrictTest):
+    def setUp(self) -> None:
+        super().setUp()
+        self.addCleanup(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT))
+        self.loop = asyncio.new_event_loop()
+        self.addCleanup(self.loop.close)
+
+    def test_ctrl_c_while_a_statement_becomes_a_task_leaves_nothing_behind(self) -> None:
+        moments = 0
+        while self.interrupt_at(moments):
+            moments += 1
+        self.assertGreater(moments, 0)
+
+    def interrupt_at(self, moment: int) -> bool:
+        """Ctrl-C when so many functions have been called. False, without it, when the loop already runs."""
+        console = Console(self.loop)
+        calls = itertools.count()
+
+        def look(frame: FrameType, event: str, _: Any) -> None:
+            if frame.f_code.co_name == "run_until_complete":
+                sys.setprofile(None)
+            elif event in ("call", "c_return") and next(calls) == moment:
+                sys.setprofile(None)
+                console.on_interrupt()
+
+        statement = compile("ran = 1", "<input>", "single")
+        sys.setprofile(look)
+        try:
+            console.execute(statement)
+        except KeyboardInterrupt:
+            self.assertNotIn("ran", console.locals)
+            return True
+        finally:
+            sys.setprofile(None)
+        self.assertEqual(console.locals["ran"], 1)
+        return False
 
 
 class Terminal:
