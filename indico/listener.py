@@ -12,6 +12,7 @@ import math
 import os
 import resource
 import socket
+import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable
@@ -196,7 +197,7 @@ class Crowd:
             return False
         if self._peers[peer] >= self._most_of_a_peer and not is_trusted(peer):
             return False
-        self._lines[line] = peer
+        self._lines[line] = sys.intern(peer)
         self._peers[peer] += 1
         return True
 
@@ -288,13 +289,11 @@ def _is_no_assertion(record: logging.LogRecord) -> bool:
 class _Request(HTTPMessageDelegate):
     """A request on its way in: keeps its line's deadline, which is endless once all of it is there."""
 
-    __slots__ = ("_delegate", "_line", "data_received", "on_connection_close")
+    __slots__ = ("_delegate", "_line")
 
     def __init__(self, delegate: HTTPMessageDelegate, line: Line) -> None:
         self._delegate = delegate
         self._line = line
-        self.data_received = delegate.data_received  # type: ignore[method-assign]
-        self.on_connection_close = delegate.on_connection_close  # type: ignore[method-assign]
 
     def headers_received(
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
@@ -302,6 +301,12 @@ class _Request(HTTPMessageDelegate):
         self._line.deadline = time.monotonic() + config.BODY_TIMEOUT
         return self._delegate.headers_received(start_line, headers)
 
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        return self._delegate.data_received(chunk)
+
     def finish(self) -> None:
         self._line.deadline = math.inf
         self._delegate.finish()
+
+    def on_connection_close(self) -> None:
+        self._delegate.on_connection_close()

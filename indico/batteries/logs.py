@@ -68,6 +68,8 @@ Identity = tuple[str, str | None, str | None]  # route, action and user_id
 class Request:
     """What lines say of their request. Contexts keep this, so it lets go of the handler in the end."""
 
+    __slots__ = ("id", "_end", "_handler")
+
     def __init__(self, handler: RequestHandler) -> None:
         given = handler.request.headers.get("X-Request-Id", "")
         self.id = given if SANE_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"

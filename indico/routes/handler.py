@@ -36,7 +36,7 @@ from indico.error import (
     to_answer,
 )
 from indico.listener import Line
-from indico.utils import LATER, LOGGER, orjson, settle
+from indico.utils import LATER, LOGGER, orjson
 from indico.utils.deadlines import call_within
 
 RETRY_AFTER = 1  # seconds, what a 503 tells the client to wait
@@ -210,6 +210,7 @@ class IndicoHandler(RequestHandler):
         if self._linger is not None or self._line.is_closed():  # who has left is not told of it
             return self._hang_up()
         self.request.body = b"".join(self._chunks)
+        self._chunks.clear()
         begin_request()
         self._task = asyncio.current_task()
         timeout = self.request_timeout
@@ -219,8 +220,11 @@ class IndicoHandler(RequestHandler):
             self.action = action
             for check in self.settings.get("checks", ()):
                 await check(self)
-            outcome = await settle(function(self, self.request.body))
-            if outcome is LATER:
+            outcome = function(self, self.request.body)
+            answers_later = outcome is None  # what an awaitable comes to is an answer, None too
+            if inspect.isawaitable(outcome):
+                outcome = await outcome
+            if answers_later or outcome is LATER:
                 await self._wait_for_answer()
             elif not (outcome is None and self._answered):
                 self.respond(outcome)

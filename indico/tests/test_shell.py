@@ -178,7 +178,26 @@ class InterruptTest(StrictTest):
         self.loop = asyncio.new_event_loop()
         self.addCleanup(self.loop.close)
 
-    def test_ctrl_c_while_a_statement_becomes_a_task_leaves_nothing_behind(self) -> None:
+    def test_ctrl_c_is_a_keyboard_interrupt(self) -> None:
+        with self.assertRaises(KeyboardInterrupt):
+            Console(self.loop).on_interrupt()
+
+    def test_ctrl_c_while_a_statement_becomes_a_task_waits_until_it_is_one(self) -> None:
+        console = Console(self.loop)
+        create_task = self.loop.create_task
+
+        def press(coroutine: Any) -> asyncio.Task[Any]:
+            console.on_interrupt()
+            return create_task(coroutine)
+
+        statement = compile("ran = 1", "<input>", "single")
+        with mock.patch.object(self.loop, "create_task", press), self.assertRaises(KeyboardInterrupt):
+            console.execute(statement)
+        self.assertNotIn("ran", console.locals)
+        console.execute(statement)
+        self.assertEqual(console.locals["ran"], 1)
+
+    def test_so_it_leaves_nothing_behind_at_whatever_moment_it_comes(self) -> None:
         moments = 0
         while self.interrupt_at(moments):
             moments += 1
