@@ -12,7 +12,6 @@ import math
 import os
 import resource
 import socket
-import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable
@@ -197,7 +196,7 @@ class Crowd:
             return False
         if self._peers[peer] >= self._most_of_a_peer and not is_trusted(peer):
             return False
-        self._lines[line] = sys.intern(peer)
+        self._lines[line] = peer
         self._peers[peer] += 1
         return True
 

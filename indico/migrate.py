@@ -188,7 +188,8 @@ def main(words: Sequence[str] | None = None) -> None:
         sys.exit(f"Not migrated: {error}")
     except ConnectionFailure as error:
         sys.exit(
-            f"Not migrated to the end: MONGODB has gone, {type(error).__name__}. What is done stays done."
+            f"Not migrated to the end: MONGODB has gone, {type(error).__name__}. Run this again when it is"
+            " back; until then an index that was being rebuilt may be missing."
         )
 
 

@@ -50,8 +50,8 @@ class Console(code.InteractiveConsole):
         super().__init__(dict(NAMES))
         self.compile.compiler.flags |= ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
         self.loop = loop
-        self._holds = False  # Ctrl-C waits
-        self._pressed = False  # and there was one
+        self._holds = False  # Ctrl-C has to wait
+        self._pressed = False  # it came while it had to
         signal.signal(signal.SIGINT, self.on_interrupt)
 
     def raw_input(self, prompt: object = "") -> str:
@@ -82,21 +82,24 @@ class Console(code.InteractiveConsole):
             if inspect.iscoroutine(outcome):
                 await outcome
 
-        self._holds = True
-        task = self.loop.create_task(run())
+        task: asyncio.Task[None] | None = None
         try:
+            self._holds = True
+            task = self.loop.create_task(run())
             self._holds = False
             if self._pressed:
                 raise KeyboardInterrupt
             self.loop.run_until_complete(task)
         except (SystemExit, KeyboardInterrupt):  # which leave the loop, and the task where it was
-            self._pressed = False
-            task.cancel()
-            self.loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
+            if task is not None:
+                task.cancel()
+                self.loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
             raise
+        finally:
+            self._holds = self._pressed = False
 
     def on_interrupt(self, *_: Any) -> None:
-        """Ctrl-C: a KeyboardInterrupt, but of half a task only when there is a whole one to cancel."""
+        """Raise KeyboardInterrupt; while a statement becomes a task, only once there is one to cancel."""
         if not self._holds:
             raise KeyboardInterrupt
         self._pressed = True

@@ -100,10 +100,10 @@ def begin(handler: RequestHandler) -> Request:
     The request, which begins with the first call of this. Tornado then still is in the context that it copies
     for the handler's task, so that whatever the request starts knows it from here on.
     """
-    request: Request | None = getattr(handler, "logged", None)
+    request: Request | None = getattr(handler, "_logged", None)
     if request is None:
         request = Request(handler)
-        handler.logged = request  # type: ignore[attr-defined]
+        handler._logged = request  # type: ignore[attr-defined] # a name that no action has
         _request.set(request)
     return request
 
@@ -126,7 +126,7 @@ def log_request(handler: RequestHandler) -> None:
     status = handler.get_status()
     extra = {"status": status, "duration_ms": milliseconds}
     # Whoever ends a request may be another, or the connection's last one, if this handler is plain Tornado's.
-    token = _request.set(getattr(handler, "logged", None))
+    token = _request.set(getattr(handler, "_logged", None))
     LOGGER.info("%d %s %.1f ms", status, describe(handler), milliseconds, extra=extra)
     _request.reset(token)
 

@@ -50,16 +50,16 @@ class Mongod:
     A mongod on 127.0.0.1 with its data in `folder`.
 
     Of several processes that use the same port and folder one runs it, and when that one ends another
-    takes over (`tend`). One that has another folder, or was started otherwise, has GRACE to come back before.
-    A process that replaces itself by `execv` finds its mongod again, by a variable of the environment.
+    takes over (`tend`). A MongoDB with another folder, or started otherwise, first has GRACE to come back. A
+    process that replaces itself by `execv` finds its mongod again, by a variable of the environment.
     """
 
     def __init__(self, folder: Path, port: int) -> None:
         self.folder = folder
         self.port = port
         self._variable = f"INDICO_MONGOD_{port}"
-        self._is_foreign = False
-        self._silent_since = math.inf
+        self._is_foreign = False  # what answered last
+        self._silent_since = math.inf  # by `time.monotonic`
 
     @property
     def pid(self) -> int | None:
@@ -71,9 +71,7 @@ class Mongod:
         """Return when mongod answers. Raises MongodError when it doesn't, or there is none."""
         deadline = time.monotonic() + PATIENCE
         attempts = 0
-        lock = self.folder / "mongod.lock"  # where mongod writes its pid, and removes it at its end
-        self._is_foreign = is_answering(self.port) and not (lock.exists() and lock.stat().st_size)
-        while not is_answering(self.port):
+        while not self._is_answering():
             is_gone = self._is_gone()
             if (is_gone and attempts == MOST_ATTEMPTS) or time.monotonic() > deadline:
                 raise MongodError(f"mongod does not start: see {self.folder / 'mongod.log'}.")
@@ -87,8 +85,7 @@ class Mongod:
         Start mongod again if it is gone, and there is one to be had. To be called every now and then; it does
         not wait.
         """
-        if not self._is_gone() or is_answering(self.port):
-            self._silent_since = math.inf
+        if not self._is_gone() or self._is_answering():
             return
         self._silent_since = min(self._silent_since, time.monotonic())
         may_come_back = self._is_foreign and time.monotonic() < self._silent_since + GRACE
@@ -101,6 +98,21 @@ class Mongod:
             os.kill(self.pid, signal.SIGTERM)
         while not self._is_gone():
             time.sleep(0.01)
+
+    def _is_answering(self) -> bool:
+        answers = is_answering(self.port)
+        if answers:
+            self._is_foreign = not self._is_in_use()
+            self._silent_since = math.inf
+        return answers
+
+    def _is_in_use(self) -> bool:
+        """Whether some mongod has the folder: in its lock there is its pid, which an unclean end leaves."""
+        try:
+            os.kill(int((self.folder / "mongod.lock").read_text()), 0)
+        except (OSError, ValueError):
+            return False
+        return True
 
     def _is_gone(self) -> bool:
         if self.pid is not None and supervisor.has_ended(self.pid):

@@ -72,7 +72,7 @@ class JSONEncoder(json.JSONEncoder):
     """JSON for documents: an ObjectId or UUID is its text, a date its UTC milliseconds, an Enum its value."""
 
     def default(self, o: Any) -> Any:
-        try:  # a try that succeeds costs nothing
+        try:  # which costs less than to ask first
             return _ENCODERS[type(o)](o)
         except KeyError:
             pass
@@ -96,9 +96,9 @@ class IndicoHandler(RequestHandler):
     cancelled.
     """
 
-    # Python shares the names of attributes among instances only while they are few, and only those that the
-    # first ones had when others were made. Without these, the last three of which Tornado sets late, each
-    # waiting request has a dict of its own: a kilobyte.
+    # An instance whose attributes come to be after many others were made, as when many requests come at once,
+    # has a dict of its own for them, of a kilobyte. The last three are Tornado's, which sets them late. Not
+    # here is what has a name that an action may have.
     __slots__ = (
         "_abandoned",
         "_answered",
@@ -110,9 +110,6 @@ class IndicoHandler(RequestHandler):
         "_method",
         "_size",
         "_task",
-        "action",
-        "key",
-        "user_id",
         "_transforms",
         "path_args",
         "path_kwargs",

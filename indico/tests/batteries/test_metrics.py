@@ -249,18 +249,16 @@ server.main(debug=False, port=0)
         with socket.create_connection(("127.0.0.1", self.server.port), timeout=30) as left:
             left.sendall(b"POST /worker/stay HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
             self.server.wait_for("staying in ")
-            wait_until(
-                lambda: self.scrape()["http_requests_in_progress",] == 2, "its count, and the scrape's own"
-            )
             killed = int(re.findall(r"staying in (\d+)\.", self.server.output)[0])
             survivor = self.connect_to_another(killed)
+
+            def count() -> float:
+                survivor.request("GET", "/metrics")
+                return read(survivor.getresponse().read().decode())["http_requests_in_progress",]
+
+            wait_until(lambda: count() == 2, "its own request, and what the other worker counts by itself")
             os.kill(killed, signal.SIGKILL)
             self.server.wait_for("died; another takes its place")
-
-        def count() -> float:
-            survivor.request("GET", "/metrics")
-            return read(survivor.getresponse().read().decode())["http_requests_in_progress",]
-
         wait_until(lambda: count() == 1, "the end of the dead worker's requests")
         workers = {self.ask() for _ in range(5)}
         wait_until(lambda: len(workers | {self.ask()}) == 2, "an answer from the worker that took its place")

@@ -183,9 +183,12 @@ class NameTest(StrictTest):
         for environment, name in (({}, "indico"), ({"OTEL_SERVICE_NAME": "shop"}, "shop")):
             with (
                 self.subTest(environment),
-                mock.patch.dict(os.environ, environment),
+                mock.patch.dict(os.environ),
                 mock.patch.object(config, "OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318"),
             ):
+                for variable in ("OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES"):
+                    os.environ.pop(variable, None)
+                os.environ.update(environment)
                 provider = make_provider()
                 self.addCleanup(provider.shutdown)
                 self.assertEqual(provider.resource.attributes["service.name"], name)

@@ -119,24 +119,38 @@ class MongodTest(StrictTest):
         self.mongod.tend()
         return self.mongod.pid
 
-    def tend_after_another(self) -> mock.Mock:
-        """Something answers at the start and does not any more: what came of `tend`."""
+    def tend_after_another(self, *seconds: float, lock: str = "") -> int:
+        """
+        Something answers at the start, and whenever `seconds` is negative, and not at the others: how often
+        `tend` starts a mongod at these times.
+        """
+        (self.folder / "mongod.lock").write_text(lock)
+        answers = [True, *(second < 0 for second in seconds)]
         with (
-            mock.patch.object(embedded, "is_answering", side_effect=(True, True, False)),
+            mock.patch.object(embedded, "is_answering", side_effect=answers),
+            mock.patch("time.monotonic") as now,
             mock.patch.object(Mongod, "_spawn") as spawn,
         ):
             self.mongod.start()
-            self.mongod.tend()
-        return spawn
+            for second in seconds:
+                now.return_value = abs(second)
+                self.mongod.tend()
+        return spawn.call_count
 
     def test_another_mongodb_has_time_to_come_back(self) -> None:
-        self.tend_after_another().assert_not_called()
-        with mock.patch.object(embedded, "GRACE", 0):
-            self.tend_after_another().assert_called_once()
+        self.assertEqual(self.tend_after_another(1, embedded.GRACE), 0)
+        self.assertEqual(self.tend_after_another(1, 1 + embedded.GRACE), 1)
+
+    def test_and_as_much_time_each_time_that_it_goes(self) -> None:
+        self.assertEqual(self.tend_after_another(1, 10, -12, 13, 1 + embedded.GRACE), 0)
 
     def test_one_with_the_same_folder_is_replaced_at_once(self) -> None:
-        (self.folder / "mongod.lock").write_text("1\n")
-        self.tend_after_another().assert_called_once()
+        self.assertEqual(self.tend_after_another(1, lock=f"{os.getpid()}\n"), 1)
+
+    def test_a_lock_that_one_left_behind_says_nothing(self) -> None:
+        gone = subprocess.Popen(["true"])
+        gone.wait()
+        self.assertEqual(self.tend_after_another(1, lock=f"{gone.pid}\n"), 0)
 
     def test_tend_leaves_alone_what_it_has_no_mongod_for(self) -> None:
         with mock.patch.object(embedded, "find_mongod", return_value=None):

@@ -80,6 +80,7 @@ class CopyTest(ProjectTest):
         self.assertNotIn("new project", readme)
         self.assertNotIn("a project of your own", readme)
         house = readme.partition("## The house\n\n```\n")[2].partition("\n```")[0]
+        self.assertIn("  server.py ", house)
         for name in re.findall(r"^(\w+/) ", house, re.MULTILINE):
             self.assertTrue((copy / name).exists(), name)
         for name in re.findall(r"^  (\S+) ", house, re.MULTILINE):

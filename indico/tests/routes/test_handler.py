@@ -310,6 +310,11 @@ class FindingTest(ProbeTest):
             if name.isalpha():
                 self.assert_answer(self.call(f"/probe/{name}"), 404, f"{name} route could not be found")
 
+    def test_what_the_server_sets_and_notes_on_a_handler_may_be_actions(self) -> None:
+        for name in ("key", "action", "logged", "transaction"):
+            with mock.patch.object(ProbeHandler, name, lambda handler, data: "own", create=True):
+                self.assert_answer(self.call(f"/probe/{name}"), 200, "own")
+
     def test_what_is_no_method_is_no_action(self) -> None:
         for name in ("attribute", "Nested", "test", "settings", "static", "ofClass"):
             self.assert_answer(self.call(f"/probe/{name}"), 404, f"{name} route could not be found")

@@ -12,8 +12,8 @@ Test = TypeVar("Test", bound=Any)
 
 def slow(test: Test) -> Test:
     """
-    A test, or a class of tests, that takes more than a third of a second and shows nothing that the 100 % of
-    coverage need. It runs when SLOW_TESTS is set, as .ci/run does.
+    A test, or a class of tests, that takes a third of a second or more and runs no line that no other runs.
+    It runs when SLOW_TESTS is set, as .ci/run does.
     """
     if os.environ.get("SLOW_TESTS"):
         return test
