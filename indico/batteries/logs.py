@@ -66,7 +66,10 @@ Identity = tuple[str, str | None, str | None]  # route, action and user_id
 
 
 class Request:
-    """What lines say of their request. Contexts keep this, so it lets go of the handler in the end."""
+    """
+    What lines say of their request. Contexts keep this, so it lets go of the handler when it is called, which
+    is when the request ends.
+    """
 
     __slots__ = ("id", "_end", "_handler")
 
@@ -83,7 +86,7 @@ class Request:
         fields = {"request_id": self.id, "route": route, "action": action, "user_id": user_id}
         return {name: value for name, value in fields.items() if value}
 
-    def end(self) -> None:
+    def __call__(self) -> None:
         assert self._handler is not None  # a request ends once
         self._end, self._handler = _identify(self._handler), None
 
@@ -115,7 +118,7 @@ def add_id(handler: RequestHandler) -> None:
 
 def watch(handler: IndicoHandler) -> Callable[[], None]:
     """Let go of the handler when the request ends."""
-    return begin(handler).end
+    return begin(handler)
 
 
 def log_request(handler: RequestHandler) -> None:

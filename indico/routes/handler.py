@@ -128,14 +128,14 @@ class IndicoHandler(RequestHandler):
         self._abandoned = False  # timed out or left by the client: what the action says is dropped
         self._task: asyncio.Task[Any] | None = None
         self._later: asyncio.Future[None] | None = None
-        self._endings: list[Callable[[], object]] = []
+        self._endings: tuple[Callable[[], object], ...] = ()
         super().__init__(*args, **kwargs)
         self._method = str(self.request.method)
         if self._method not in self.SUPPORTED_METHODS:  # Tornado would not even wait for its body
             self.request.method = "REFUSED"
         settings = self.settings
         settings.setdefault("in_flight", set()).add(self)
-        self._endings = [watch(self) for watch in settings.get("watchers", ())]
+        self._endings = tuple([watch(self) for watch in settings.get("watchers", ())])
         self._context = copy_context()  # whose request it is, for what ends it from outside
 
     @property
@@ -320,7 +320,7 @@ class IndicoHandler(RequestHandler):
         self.settings["in_flight"].discard(self)
         if self._linger is not None:
             self._linger.cancel()
-        endings, self._endings = self._endings, []
+        endings, self._endings = self._endings, ()
         for end in endings:
             end()
 
