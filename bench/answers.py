@@ -33,7 +33,7 @@ DOCUMENTS = [
     for number in range(1000)
 ]
 ENVELOPE = {"status": 200, "data": DOCUMENTS}
-ROUNDS = 15
+ROUNDS = 99
 
 
 def encode_ours() -> bytes:

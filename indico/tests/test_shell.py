@@ -197,6 +197,18 @@ class InterruptTest(StrictTest):
         console.execute(statement)
         self.assertEqual(console.locals["ran"], 1)
 
+    def test_ctrl_c_need_not_wait_any_more_when_there_will_be_no_task(self) -> None:
+        console = Console(self.loop)
+
+        def fail(coroutine: Any) -> None:
+            coroutine.close()
+            raise SystemExit
+
+        with mock.patch.object(self.loop, "create_task", fail), self.assertRaises(SystemExit):
+            console.execute(compile("1", "<input>", "single"))
+        with self.assertRaises(KeyboardInterrupt):
+            console.on_interrupt()
+
     def test_so_it_leaves_nothing_behind_at_whatever_moment_it_comes(self) -> None:
         moments = 0
         while self.interrupt_at(moments):
