@@ -78,6 +78,9 @@ class Console(code.InteractiveConsole):
         """Run the code, await it if it awaits anything, and raise what it raises."""
 
         async def run() -> None:
+            self._holds = False
+            if self._pressed:
+                raise KeyboardInterrupt
             outcome = eval(code, self.locals)
             if inspect.iscoroutine(outcome):
                 await outcome
@@ -86,9 +89,6 @@ class Console(code.InteractiveConsole):
         try:
             self._holds = True
             task = self.loop.create_task(run())
-            self._holds = False
-            if self._pressed:
-                raise KeyboardInterrupt
             self.loop.run_until_complete(task)
         except (SystemExit, KeyboardInterrupt):  # which leave the loop, and the task where it was
             if task is not None:
@@ -99,7 +99,7 @@ class Console(code.InteractiveConsole):
             self._holds = self._pressed = False
 
     def on_interrupt(self, *_: Any) -> None:
-        """Raise KeyboardInterrupt; while a statement becomes a task, only once there is one to cancel."""
+        """Raise KeyboardInterrupt; while a statement becomes a task, only once that has begun."""
         if not self._holds:
             raise KeyboardInterrupt
         self._pressed = True

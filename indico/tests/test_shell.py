@@ -213,15 +213,15 @@ class InterruptTest(StrictTest):
         moments = 0
         while self.interrupt_at(moments):
             moments += 1
-        self.assertGreater(moments, 0)
+        self.assertGreater(moments, 20)
 
     def interrupt_at(self, moment: int) -> bool:
-        """Ctrl-C when so many functions have been called. False, without it, when the loop already runs."""
+        """Ctrl-C after so many calls of functions. False, without it, when the statement runs by then."""
         console = Console(self.loop)
         calls = itertools.count()
 
         def look(frame: FrameType, event: str, _: Any) -> None:
-            if frame.f_code.co_name == "run_until_complete":
+            if frame.f_code.co_name == "<module>":
                 sys.setprofile(None)
             elif event in ("call", "c_return") and next(calls) == moment:
                 sys.setprofile(None)
