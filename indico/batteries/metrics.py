@@ -56,7 +56,7 @@ async def lifespan(folder: str | None, application: Application) -> AsyncIterato
         # Files are named after the worker's number. The one that takes a dead one's place counts on in them.
         share(folder, settings.get("worker", os.getpid()), registry)
     in_flight = settings.setdefault("in_flight", set())
-    metrics = settings["metrics"] = Metrics(registry if folder is None else None, in_flight)
+    metrics = settings["metrics"] = Metrics(None if folder else registry, in_flight)
     parent = os.getppid()
     watchers = settings.setdefault("watchers", [])
     watchers.append(metrics.watch)
@@ -84,14 +84,15 @@ def share(folder: str, worker: int, registry: CollectorRegistry) -> None:
 
 class Metrics:
     """
-    What is measured. The labels' children are kept at hand: to look one up takes longer than to count. The
-    requests in progress are counted every LAG_INTERVAL, which costs less than at each of them.
+    What is measured, in a registry or, without one, in files for all workers to read. The labels' children
+    are kept at hand: to look one up takes longer than to count.
     """
 
     def __init__(self, registry: CollectorRegistry | None, in_flight: set[Any]) -> None:
         from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
         disable_created_metrics()  # type: ignore[no-untyped-call] # they double the series for nothing
+        self._is_shared = registry is None
         self._in_flight = in_flight
         self._answers = Counter(
             "http_requests",
@@ -124,10 +125,12 @@ class Metrics:
 
     def watch(self, handler: IndicoHandler) -> Callable[[], None]:
         """Count a request, and measure it, when it ends."""
+        self._tell_in_flight()
         return Running(self, handler)
 
     def count(self, handler: IndicoHandler, seconds: float) -> None:
         """Count a request that has ended."""
+        self._tell_in_flight()
         key = type(handler), handler.action, handler.get_status()
         if key not in self._children:
             route, _, action = describe(handler).partition(".")
@@ -146,12 +149,16 @@ class Metrics:
 
     def _look(self) -> None:
         self._lag.observe(max(asyncio.get_running_loop().time() - self.timer.when(), 0))
-        self.count_in_flight()
         self.look_again()
 
     def count_in_flight(self) -> None:
         """Count the requests in progress, as they are now."""
         self._in_progress.set(len(self._in_flight))
+
+    def _tell_in_flight(self) -> None:
+        # Another worker may be asked at any time. A process that is alone counts when it is: that costs less.
+        if self._is_shared:
+            self.count_in_flight()
 
 
 class Running:
@@ -222,7 +229,5 @@ class MetricsHandler(PageHandler):
         except TypeError:  # of a version that is no number
             encode, content_type = choose_encoder("")
         self.set_header("Content-Type", content_type)
-        metrics = self.settings["metrics"]
-        metrics.count_in_flight()
+        self.settings["metrics"].count_in_flight()
         self.finish(encode(self.settings["registry"]))
-        metrics.count_in_flight()  # this one is none any more

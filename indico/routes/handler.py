@@ -217,11 +217,13 @@ class IndicoHandler(RequestHandler):
             self.action = action
             for check in self.settings.get("checks", ()):
                 await check(self)
+            # What `settle` does, whose coroutine each request that waits would keep.
             outcome = function(self, self.request.body)
-            answers_later = outcome is None  # what an awaitable comes to is an answer, None too
-            if inspect.isawaitable(outcome):
+            if outcome is None:
+                outcome = LATER
+            elif inspect.isawaitable(outcome):
                 outcome = await outcome
-            if answers_later or outcome is LATER:
+            if outcome is LATER:
                 await self._wait_for_answer()
             elif not (outcome is None and self._answered):
                 self.respond(outcome)
