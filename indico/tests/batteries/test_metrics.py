@@ -27,7 +27,6 @@ from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler
 from indico.server import make_app
 from indico.tests.mocks import HEADERS, LOGIN_DATA
-from indico.tests.testutils import slow
 from indico.tests.testutils.process import ProcessTest, linux, wait_until
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
@@ -239,7 +238,6 @@ server.main(debug=False, port=0)
             self.assertEqual(series["http_requests_total", "worker", "pid", "200"], self.asked)
             self.assertEqual(series["http_request_duration_seconds_count", "worker", "pid"], self.asked)
 
-    @slow
     def test_a_scrape_is_the_sum_and_a_worker_that_died_is_neither_lost_nor_doubled(self) -> None:
         first = self.ask()
         wait_until(lambda: self.ask() != first, "an answer from the other worker")
