@@ -23,7 +23,7 @@ from pymongo import MongoClient
 from bench import work
 from bench.machine import OTHER_CORE, Failure, free_port, pinned
 from indico import config, db, supervisor
-from indico.db.embedded import find_mongod, is_answering
+from indico.core.mongo.mongod import find_mongod, is_answering
 
 SALT = "the benchmark's salt, known to all"
 TOKEN = "the benchmark's token"  # noqa: S105

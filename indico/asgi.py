@@ -8,7 +8,7 @@ from __future__ import annotations
 from tornado.web import Application
 
 from indico import config
-from indico.adapter import Receive, Scope, Send, serve_request
+from indico.core.http.asgi import Receive, Scope, Send, serve_request
 from indico.server import configure_logging, lifespan, make_app
 
 

@@ -29,16 +29,17 @@ from tornado.web import Application, RequestHandler
 
 import indico
 import indico.db.auth_db as AuthDB
-from indico import config, db, supervisor
-from indico.db import key_cache
-from indico.db.embedded import Mongod, MongodError
+from indico import config, db
+from indico.core import supervisor
+from indico.core.development import get_secret, make_folder
+from indico.core.http.tornado_server import Listener, listen
+from indico.core.mongo import key_cache
+from indico.core.mongo.mongod import Mongod, MongodError
 from indico.error import Unavailable
-from indico.listener import Listener, listen
 from indico.routes.auth import AuthRoute
 from indico.routes.handler import UnknownHandler, describe
 from indico.routes.user import UserRoute
 from indico.utils import LOGGER, spawn
-from indico.utils.development import get_secret, make_folder
 
 DEFAULT_MONGODB_PORT = 27017
 LONGEST_CALL = 1  # seconds that a call may block the loop before development names it in the log
@@ -195,7 +196,7 @@ def make_listener(application: Application) -> Any:
     """The server that HTTP_SERVER names, with a Listener's methods."""
     if config.HTTP_SERVER == "tornado":
         return Listener(application)
-    from indico.uvicorn_listener import UvicornListener  # which not everybody has installed
+    from indico.core.http.uvicorn_listener import UvicornListener  # which not everybody has installed
 
     return UvicornListener(application)
 

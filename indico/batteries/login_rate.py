@@ -16,9 +16,9 @@ from pymongo import ReturnDocument
 from tornado.web import Application
 
 from indico import config, db
+from indico.core.http.tornado_server import client_address
 from indico.db import mongo
 from indico.error import IndicoError, TooManyRequests
-from indico.listener import client_address
 from indico.routes.handler import IndicoHandler
 
 db.index("login_rate", "key", unique=True)

@@ -21,9 +21,9 @@ from tornado.routing import PathMatches, RuleRouter
 from tornado.web import Application
 
 from indico import __version__, config
+from indico.core.types import Described, is_model, is_typed_dict, read_typed_dict
 from indico.db import FIELD_NAME, MAX_FIELDS, Follows
 from indico.routes.handler import IndicoHandler, PageHandler, name_route
-from indico.utils.types import Described, is_model, is_typed_dict, read_typed_dict
 
 PACKAGE = __name__.partition(".")[0]
 PAGES = "pages"  # the tag of all that is read by GET

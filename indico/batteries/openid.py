@@ -16,12 +16,12 @@ from typing import Any
 from tornado.web import Application
 
 from indico import config
+from indico.core.fetch import FAILURES, fetch_json
 from indico.db.user_db import LoginUser
 from indico.error import InvalidValue, OpenIDTokenError, Unavailable
 from indico.routes.auth import Login, is_oauth_id, log_in
 from indico.routes.handler import IndicoHandler
 from indico.utils import LOGGER, smart_parse, spawn, type_check, unpack
-from indico.utils.fetch import FAILURES, fetch_json
 
 TIMEOUT = 5  # seconds, for each of the two addresses that a provider is asked at
 KEYS_LIFETIME = 3600  # seconds

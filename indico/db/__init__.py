@@ -39,16 +39,16 @@ from pymongo.synchronous import monitor
 from pymongo.uri_parser import parse_uri, split_options
 
 from indico import config
+from indico.core.timers import call_within
+from indico.core.types import compile_type, make_empty
 from indico.error import InvalidValue, MongoError, Unavailable, shorten
 from indico.utils import LOGGER, check_shape, check_type, levels, spawn
-from indico.utils.deadlines import call_within
-from indico.utils.types import compile_type, make_empty
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 Document = dict[str, Any]
-Schema = dict[str, tuple[Any, bool]]  # field: (type, required); see indico.utils.types
+Schema = dict[str, tuple[Any, bool]]  # field: (type, required); see indico.core.types
 P = ParamSpec("P")
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -76,7 +76,7 @@ class Follows:
 DRIVERS = {
     "motor": ("motor", "MotorClient"),
     "pymongo": ("pymongo", "AsyncMongoClient"),
-    "mongojet": ("indico.db.mongojet", "Client"),
+    "mongojet": ("indico.core.mongo.mongojet", "Client"),
 }
 INDEXES: list[tuple[str, IndexModel]] = []  # what `index` was told: (collection, index)
 LISTENERS: list[CommandListener] = []  # told of each command by the clients that `connect` makes from then on

@@ -9,6 +9,7 @@ from typing import Annotated
 from pymongo import ReturnDocument
 
 from indico import db
+from indico.core.types import Described
 from indico.db import (
     Document,
     Follows,
@@ -20,7 +21,6 @@ from indico.db import (
     refuse_changes,
 )
 from indico.error import AuthError
-from indico.utils.types import Described
 
 USER_SCHEMA: Schema = {
     "user_id": (str, True),

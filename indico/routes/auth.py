@@ -9,13 +9,13 @@ from typing import Annotated, TypedDict
 
 import indico.db.auth_db as AuthDB
 import indico.db.user_db as UserDB
+from indico.core.types import Described
 from indico.db.user_db import LoginUser, User
 from indico.error import InvalidValue
 from indico.routes.handler import IndicoHandler
 from indico.utils import smart_parse, type_check, unpack
 from indico.utils.auth.auth_utils import auth, end_key, start_key, user_hash
 from indico.utils.auth.facebook_utils import check_access_token
-from indico.utils.types import Described
 
 CONTROL = r"\u0000-\u001f\u007f-\u009f"
 OauthId = Annotated[str, Described(pattern=f"^[^{CONTROL}]{{1,128}}$", examples=["1"])]

@@ -26,6 +26,8 @@ from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from indico import config
+from indico.core.http.tornado_server import Line
+from indico.core.timers import call_within
 from indico.db import begin_request
 from indico.error import (
     BodyTooLarge,
@@ -35,9 +37,7 @@ from indico.error import (
     RouteNotFound,
     to_answer,
 )
-from indico.listener import Line
 from indico.utils import LATER, LOGGER, orjson
-from indico.utils.deadlines import call_within
 
 RETRY_AFTER = 1  # seconds, what a 503 tells the client to wait
 HEADERS = {  # of every envelope

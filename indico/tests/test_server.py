@@ -26,7 +26,7 @@ from tornado.web import Application
 
 import indico
 from indico import db, server
-from indico.db.embedded import Mongod
+from indico.core.mongo.mongod import Mongod
 from indico.routes.auth import AuthRoute
 from indico.tests.mocks import HEADERS, LOGIN_DATA, USER_KEY
 from indico.tests.testutils import slow
@@ -52,8 +52,9 @@ PRODUCTION = {
 
 # A server that waits long for connections to end.
 PATIENT_SERVER = """
-from indico import listener, server
-listener.LAST_CALL = 30
+from indico import server
+from indico.core.http import tornado_server
+tornado_server.LAST_CALL = 30
 server.main(debug=False, port=0)
 """
 # A server with an action that takes until it is let go by a file, and one that never ends.

@@ -16,8 +16,8 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qs
 
+from indico.core.types import Problem, compile_type
 from indico.error import InvalidJSON, InvalidValue, MissingField, shorten, to_answer
-from indico.utils.types import Problem, compile_type
 
 LOGGER = logging.getLogger("indico")
 MAX_DEPTH = 100  # levels, as many as MongoDB documents for its own
@@ -272,7 +272,7 @@ def type_check(*types: Any) -> Callable[[Action], Action]:
     """
     Hold the arguments of an action to types, one for each, and raise WrongFieldType for the first that is
     of another, with the path to what is wrong within it: `order.items[3].count`. See
-    `indico.utils.types.compile_type` for what may be a type. Fields are named as `@unpack` above names
+    `indico.core.types.compile_type` for what may be a type. Fields are named as `@unpack` above names
     them, or else after the function's parameters.
     """
     checks = [compile_type(required) for required in types]

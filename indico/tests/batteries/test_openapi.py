@@ -20,6 +20,7 @@ from typing_extensions import NotRequired
 
 from indico import config
 from indico.batteries.openapi import Components, describe_application
+from indico.core.types import Described
 from indico.db import Document, Follows
 from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler, PageHandler
@@ -31,7 +32,6 @@ from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
 from indico.utils import type_check, unpack
 from indico.utils.auth.auth_utils import auth
-from indico.utils.types import Described
 
 if TYPE_CHECKING:
     from collections import OrderedDict

@@ -19,7 +19,7 @@ from pymongo import MongoClient
 from tornado.testing import AsyncTestCase, bind_unused_port
 
 from indico import config, db
-from indico.db.embedded import Mongod
+from indico.core.mongo.mongod import Mongod
 from indico.tests.testutils.strict import StrictTest
 
 

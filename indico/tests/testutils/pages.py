@@ -98,7 +98,7 @@ RUN_PAGE = """
 import ast, asyncio, doctest, inspect, io, json, logging, sys
 from contextlib import redirect_stdout
 from indico import db
-from indico.shell import NAMES
+from indico.core.commands.shell import NAMES
 
 class Strict(logging.Handler):
     def emit(self, record):

@@ -16,8 +16,8 @@ from typing import Any
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
-from indico import supervisor
-from indico.db.embedded import find_mongod
+from indico.core import supervisor
+from indico.core.mongo.mongod import find_mongod
 from indico.tests.testutils.process import make_folder, wait_until
 from indico.tests.testutils.proxy import HOST, Proxy, reserve_port
 

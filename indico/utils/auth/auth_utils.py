@@ -15,10 +15,10 @@ from typing import Any
 
 import indico.db.auth_db as AuthDB
 from indico import config
-from indico.db import key_cache
+from indico.core.development import get_secret
+from indico.core.mongo import key_cache
 from indico.error import AuthError
 from indico.utils import Action, settle, spawn
-from indico.utils.development import get_secret
 
 USER_SALT = os.environ.get("USER_SALT")  # development makes one when the first key is made
 SCHEMES = {"indico_key": "", "authorization": "(?i:Bearer +)"}  # what stands before the key in these headers

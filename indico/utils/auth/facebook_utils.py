@@ -11,8 +11,8 @@ from typing import Any
 from tornado.httputil import url_concat
 
 from indico import config
+from indico.core.fetch import FAILURES, fetch_json
 from indico.error import FacebookTokenError, Unavailable
-from indico.utils.fetch import FAILURES, fetch_json
 
 TIMEOUT = 5  # seconds, for the whole exchange with Facebook
 

@@ -1,0 +1,31 @@
+"""
+The command line: each of COMMANDS is a module with one function, `add_command(commands)`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from indico.core.commands.new import Refused
+
+COMMANDS = [
+    "indico.core.commands.new.project",
+    "indico.core.commands.new.route",
+]
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Do what these words say, those of the command line by default; what prevents it is one sentence."""
+    parser = argparse.ArgumentParser(prog="python -m indico.new", description="Start something new.")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        importlib.import_module(name).add_command(commands)
+    arguments = vars(parser.parse_args(words))
+    run = arguments.pop("run")
+    try:
+        print(run(**arguments))
+    except Refused as refusal:
+        sys.exit(str(refusal))

@@ -1,0 +1,79 @@
+"""
+`python -m indico.new project ../shop`: a copy of this checkout under another name. The copy has all but what
+is about this boilerplate, this command included.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from indico.core.commands.new import ROOT, Refused, check_root
+from indico.core.commands.new.project.checkout import edit, forget, read_files, write_files
+from indico.core.commands.new.project.names import OLD, check_name, rename_files
+from indico.core.commands.new.project.stripping import find_batteries, leave_out
+from indico.core.commands.new.tidying import tidy_up
+
+# About this boilerplate, and not about what is made of it: files and folders.
+LEFT_BEHIND = (
+    "CHANGELOG.md",
+    "bench",
+    "docs/original.rst",
+    "docs/renaming.rst",
+    f"{OLD}/core/commands/new/project",
+    f"{OLD}/tests/core/commands/new/test_project.py",
+)
+
+
+def add_command(commands: Any) -> None:
+    parser = commands.add_parser(
+        "project",
+        help="make a renamed copy of this boilerplate, --without some batteries",
+        description="Make a renamed copy of this boilerplate, in a folder that is not there yet. The last"
+        " part of FOLDER is the new name: of the package, the settings, the classes.",
+    )
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="where to make it, such as ../shop")
+    parser.add_argument(
+        "--without",
+        metavar="BATTERIES",
+        default="",
+        help="batteries to leave out, with commas between, such as health,login_rate",
+    )
+    parser.set_defaults(run=make_project)
+
+
+def make_project(folder: Path, without: str = "") -> str:
+    """Make the copy, and return what to say of it. Raises Refused."""
+    check_root()
+    folder = folder.resolve()
+    files = read_files()
+    check_name(folder.name, files)
+    check_folder(folder)
+    for battery in find_batteries(without, files):
+        leave_out(files, battery)
+    for path in list(files):
+        if any(path == left or path.startswith(f"{left}/") for left in LEFT_BEHIND):
+            forget(files, path)
+    edit(files, f"{OLD}/core/commands/new/__main__.py", f'    "{OLD}.core.commands.new.project",\n', "")
+    edit(files, "README.md", f"^`python -m {OLD}.new project.*\n", "")
+    edit(files, "README.md", "^bench/ .*\n", "")
+    edit(files, "README.md", "starts a project of your own, or a route$", "starts a route")
+    files = rename_files(files, folder.name)
+    try:
+        write_files(folder, files)
+    except OSError as error:
+        raise Refused(f"{folder} can't be made: {error.strerror}.") from error
+    hint = tidy_up(folder, [path for path in files if path.endswith(".py")])
+    return (
+        f"{folder} is there, with {len(files)} files. Its README.md says how to start and to test it.{hint}"
+    )
+
+
+def check_folder(folder: Path) -> None:
+    """Raise Refused unless the folder can be made, outside of this checkout."""
+    if folder.exists():
+        raise Refused(f"{folder} is there already, and stays as it is.")
+    if not folder.parent.is_dir():
+        raise Refused(f"{folder.parent}, where the copy should go, is no folder.")
+    if folder.is_relative_to(ROOT):
+        raise Refused(f"{folder} is inside of this checkout: take one beside it, such as ../{folder.name}.")

@@ -1,0 +1,118 @@
+"""
+`python -m indico.new route order`: a resource of its own, from the templates beside this file. They are
+written for a resource called order.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import keyword
+import re
+from pathlib import Path
+from typing import Any
+
+from pymongo.asynchronous.database import AsyncDatabase
+
+from indico.core.commands.new import ROOT, Refused, check_root, read_names
+from indico.core.commands.new.tidying import tidy_up
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+# A template, and what is made of it.
+FILES = {
+    "route.txt": "indico/routes/order.py",
+    "db.txt": "indico/db/order_db.py",
+    "test_route.txt": "indico/tests/routes/test_order.py",
+    "test_db.txt": "indico/tests/db/test_order_db.py",
+}
+SERVER = "indico/server.py"
+
+
+def add_command(commands: Any) -> None:
+    parser = commands.add_parser(
+        "route",
+        help="add a resource: its route, its helpers, their tests",
+        description="Add a resource with the actions create, find, list, update and remove: its route, its"
+        " helpers, the tests of both, and its line in server.py.",
+    )
+    parser.add_argument("name", metavar="NAME", help="what one of them is called, such as order")
+    parser.set_defaults(run=make_route)
+
+
+def make_route(name: str) -> str:
+    """Make the files, and return what to say of them. Raises Refused, having made nothing."""
+    check_root()
+    check_name(name)
+    files = {rename(path, name): render(template, name) for template, path in FILES.items()}
+    for path in files:
+        if (ROOT / path).exists():
+            raise Refused(f"{path} is there already, and stays as it is.")
+    check_use(name)
+    files[SERVER] = add_line((ROOT / SERVER).read_text(encoding="utf-8"), name)
+    for path, text in files.items():
+        (ROOT / path).write_text(text, encoding="utf-8")
+    hint = tidy_up(ROOT, list(files))
+    lines = [f"wrote {path}" for path in files]
+    return "\n".join([*lines, f"Its schema is in {rename(FILES['db.txt'], name)}, for you to fill.{hint}"])
+
+
+def check_name(name: str) -> None:
+    """Raise Refused unless the name can be that of a resource."""
+    if not re.fullmatch("[a-z]+(_[a-z]+)*", name) or keyword.iskeyword(name):
+        raise Refused(f"{name!r} can't be the name of a resource: take lower-case letters, as in tea_order.")
+
+
+def check_use(name: str) -> None:
+    """Raise Refused when the name has a meaning already that is not a route's."""
+    names = {word for template in FILES for word in read_names((TEMPLATES / template).read_bytes())}
+    used = (names - {"order"}) | set(dir(builtins)) | set(dir(AsyncDatabase)) | find_used()
+    if name in used:
+        raise Refused(f"{name} has a meaning already, in the code or the database: take another name.")
+
+
+def find_used() -> set[str]:
+    """The collections and pages of the server, as far as the code names them, and its batteries."""
+    found = set()
+    for path in (ROOT / "indico").rglob("*.py"):
+        if "tests" in path.parts:
+            continue
+        source = path.read_text(encoding="utf-8")
+        found.update(re.findall(r"(?<=\bmongodb\.)\w+|(?<=\bdatabase\.)\w+|(?<=\"/)\w+", source))
+        found.update([path.stem] if path.parent.name == "batteries" else [])
+    return found
+
+
+def rename(text: str, name: str) -> str:
+    """The text, in which an order is one of these, and so are orders, Order and ORDER."""
+    camel = "".join(part.capitalize() for part in name.split("_"))
+    plural = re.sub("([^aeiou])y$", r"\1ie", name)
+    plural += "es" if re.search("(s|x|z|ch|sh)$", plural) else "s"
+    names = {"orders": plural, "order": name, "Orders": plural.capitalize(), "Order": camel}
+    names["ORDER"] = name.upper()
+    return re.sub("|".join(names), lambda old: names[old[0]], text)  # at once: a new name may hold an old one
+
+
+def render(template: str, name: str) -> str:
+    """What the template makes for this resource, its imports in the order of their modules."""
+    text = rename((TEMPLATES / template).read_text(encoding="utf-8"), name)
+    return re.sub(r"(?m)(^from indico.*\n)+", lambda lines: "".join(sorted(lines[0].splitlines(True))), text)
+
+
+def add_line(source: str, name: str) -> str:
+    """The source of server.py with this route in its imports and its list. Raises Refused."""
+    route, new_import = rename("OrderRoute", name), rename("from indico.routes.order import OrderRoute", name)
+    lines, body = source.splitlines(), ast.parse(source).body
+    for node in body:
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "ROUTES" and node.end_lineno:
+            if node.lineno < node.end_lineno:  # a line for each
+                lines.insert(node.end_lineno - 1, f"    {route},")
+            else:
+                lines[node.lineno - 1] = lines[node.lineno - 1].removesuffix("]") + f", {route}]"
+            break
+    else:
+        raise Refused(f"{SERVER} has no list ROUTES, where the route should go.")
+    imports = [node for node in body if isinstance(node, ast.ImportFrom)]
+    earlier = [node for node in imports if "from indico" < f"from {node.module} " < new_import]
+    lines.insert(earlier[-1].end_lineno or 0, new_import)
+    return "\n".join(lines) + "\n"

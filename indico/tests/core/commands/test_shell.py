@@ -1,0 +1,340 @@
+"""
+The shell, at a terminal and as what runs a script.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import itertools
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import termios
+from types import FrameType
+from typing import Any
+from unittest import mock
+
+from tornado.testing import bind_unused_port
+
+from indico.core.commands import shell
+from indico.core.commands.shell import Console
+from indico.tests.test_docs import needs_docs
+from indico.tests.test_server import PRODUCTION
+from indico.tests.testutils import slow
+from indico.tests.testutils.pages import read_blocks
+from indico.tests.testutils.process import (
+    PATIENCE,
+    ProcessTest,
+    make_environment,
+    processes_in,
+    wait_until,
+)
+from indico.tests.testutils.strict import StrictTest
+
+COMMAND = [sys.executable, "-m", "indico.shell"]
+
+
+class ScriptTest(ProcessTest):
+    """What is piped into it."""
+
+    def run_script(self, source: str, **settings: str) -> tuple[int, str, str]:
+        """The status, and what was written to standard output and to standard error."""
+        result = subprocess.run(
+            COMMAND,
+            input=source,
+            cwd=self.folder,
+            env=make_environment(settings),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        return result.returncode, result.stdout, result.stderr
+
+    def test_it_awaits_at_the_top_level_and_shows_values(self) -> None:
+        self.database.user.insert_one({"user_id": "facebook1", "name": "Ada"})
+        source = (
+            "user = await UserDB.find_user('facebook1')\n"
+            "user['name']\n"
+            "for number in range(2):\n"
+            "    await asyncio.sleep(0)\n"
+            "    print(number)\n"
+            "async for user in db.mongodb.user.find():\n"
+            "    print(user['user_id'])\n"
+            "answered = asyncio.get_running_loop().create_future()\n"
+            "UserDB.find_user('nobody', lambda *answer: answered.set_result(answer))\n"
+            "await answered\n"
+            "config.MONGODB_DATABASE\n"
+            "left = asyncio.create_task(asyncio.sleep(1000))\n"
+        )
+        output = f"'Ada'\n0\n1\nfacebook1\n(None, None)\n'{self.database.name}'\n"
+        status, written, complaints = self.run_script(source)
+        self.assertEqual((status, complaints), (0, ""))
+        self.assertEqual(written, output)
+
+    @slow
+    def test_the_session_of_the_guide_runs_as_printed(self) -> None:
+        needs_docs(self)
+        self.database.user.insert_one({"user_id": "facebook1", "name": "Ada", "location": "London"})
+        lines = read_blocks("quickstart.rst", "pycon")[0].code.splitlines()
+        source = "\n".join(line[4:] for line in lines if line.startswith(">>> "))
+        output = "".join(line + "\n" for line in lines if not line.startswith(">>> "))
+        self.assertEqual(self.run_script(source), (0, output, ""))
+
+    @slow
+    def test_it_ends_at_the_first_error_with_its_traceback_and_status_1(self) -> None:
+        source = (
+            "def fail():\n    raise ValueError('oops')\n\n"
+            "print(1)\nawait asyncio.sleep(0); fail()\nprint(2)\n"
+        )
+        status, written, complaints = self.run_script(source)
+        self.assertEqual((status, written), (1, "1\n"))
+        self.assertEqual(
+            re.sub(r"\n    .*", "", complaints),  # newer Pythons show the lines themselves
+            "Traceback (most recent call last):\n"
+            '  File "<console>", line 5, in <module>\n'
+            '  File "<console>", line 2, in fail\n'
+            "ValueError: oops\n",
+        )
+
+    def test_what_is_no_python_is_named_and_nothing_runs(self) -> None:
+        status, written, complaints = self.run_script("print(1)\nprint(\n")
+        self.assertEqual((status, written), (1, ""))
+        self.assertIn("SyntaxError", complaints)
+
+    @slow
+    def test_it_exits_with_the_status_that_it_is_told(self) -> None:
+        self.assertEqual(self.run_script("exit(3)\n"), (3, "", ""))
+
+    def test_settings_that_make_no_sense_are_a_sentence(self) -> None:
+        sentence = "PORT should be a whole number from 0 to 65535, but is 'x'.\n"
+        self.assertEqual(self.run_script("print(1)", PORT="x"), (1, "", sentence))
+
+    def test_ctrl_c_ends_it_without_a_traceback(self) -> None:
+        self.interrupt("print('here', flush=True)\nawait asyncio.sleep(1000)\n")
+
+    @slow
+    def test_ctrl_c_ends_it_in_the_moment_before_the_loop_sleeps(self) -> None:
+        # Python notes the signal in another thread, as it does in this one just before it sleeps, and the
+        # system call that sleeps is not interrupted.
+        self.interrupt(
+            "import signal, threading\n"
+            "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+            "_ = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])\n"
+            "print('here', flush=True)\n"
+            "await asyncio.sleep(1000)\n"
+        )
+
+    def interrupt(self, source: str) -> None:
+        """Ctrl-C after the script has written `here`."""
+        process = subprocess.Popen(
+            COMMAND,
+            cwd=self.folder,
+            env=make_environment({}),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(source.encode())
+        process.stdin.close()
+        self.assertEqual(process.stdout.readline(), b"here\n")
+        process.send_signal(signal.SIGINT)
+        self.assertEqual((process.wait(PATIENCE), process.stdout.read()), (130, b""))
+        process.stdout.close()
+
+    def test_in_development_it_brings_a_mongod_of_its_own(self) -> None:
+        socket, port = bind_unused_port()
+        socket.close()
+        script = (
+            "from indico import config, server\nfrom indico.core.commands import shell\n"
+            f"server.DEFAULT_MONGODB_PORT = {port}\n"
+            f"config.MONGODB = config.DEFAULT_MONGODB = 'mongodb://127.0.0.1:{port}'\n"
+            "shell.main()\n"
+        )
+        result = subprocess.run(
+            [sys.executable, "-c", script],
+            input="await db.mongodb.user.count_documents({})\n",
+            cwd=self.folder,
+            env=make_environment({}),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        self.assertEqual((result.returncode, result.stdout, result.stderr), (0, "0\n", ""))
+        self.assertTrue((self.folder / ".indico" / "mongodb" / "mongod.log").exists())
+        self.assertEqual(processes_in(self.folder), [])
+
+
+class InterruptTest(StrictTest):
+    def setUp(self) -> None:
+        super().setUp()
+        self.addCleanup(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT))
+        self.loop = asyncio.new_event_loop()
+        self.addCleanup(self.loop.close)
+
+    def test_ctrl_c_is_a_keyboard_interrupt(self) -> None:
+        with self.assertRaises(KeyboardInterrupt):
+            Console(self.loop).on_interrupt()
+
+    def test_ctrl_c_while_a_statement_becomes_a_task_waits_until_it_is_one(self) -> None:
+        console = Console(self.loop)
+        create_task = self.loop.create_task
+
+        def press(coroutine: Any) -> asyncio.Task[Any]:
+            console.on_interrupt()
+            return create_task(coroutine)
+
+        statement = compile("ran = 1", "<input>", "single")
+        with mock.patch.object(self.loop, "create_task", press), self.assertRaises(KeyboardInterrupt):
+            console.execute(statement)
+        self.assertNotIn("ran", console.locals)
+        console.execute(statement)
+        self.assertEqual(console.locals["ran"], 1)
+
+    def test_ctrl_c_need_not_wait_any_more_when_there_will_be_no_task(self) -> None:
+        console = Console(self.loop)
+
+        def fail(coroutine: Any) -> None:
+            coroutine.close()
+            raise SystemExit
+
+        with mock.patch.object(self.loop, "create_task", fail), self.assertRaises(SystemExit):
+            console.execute(compile("1", "<input>", "single"))
+        with self.assertRaises(KeyboardInterrupt):
+            console.on_interrupt()
+
+    def test_so_it_leaves_nothing_behind_at_whatever_moment_it_comes(self) -> None:
+        moments = 0
+        while self.interrupt_at(moments):
+            moments += 1
+        self.assertGreater(moments, 20)
+
+    def interrupt_at(self, moment: int) -> bool:
+        """Ctrl-C after so many calls of functions. False, without it, when the statement runs by then."""
+        console = Console(self.loop)
+        calls = itertools.count()
+
+        def look(frame: FrameType, event: str, _: Any) -> None:
+            if frame.f_code.co_name == "<module>":
+                sys.setprofile(None)
+            elif event in ("call", "c_return") and next(calls) == moment:
+                sys.setprofile(None)
+                console.on_interrupt()
+
+        statement = compile("ran = 1", "<input>", "single")
+        sys.setprofile(look)
+        try:
+            console.execute(statement)
+        except KeyboardInterrupt:
+            self.assertNotIn("ran", console.locals)
+            return True
+        finally:
+            sys.setprofile(None)
+        self.assertEqual(console.locals["ran"], 1)
+        return False
+
+
+class Terminal:
+    """The shell at a terminal."""
+
+    def __init__(self, environment: dict[str, str], folder: str) -> None:
+        self.main, self._other = pty.openpty()
+        self.process = subprocess.Popen(
+            COMMAND,
+            cwd=folder,
+            env={**environment, "TERM": "dumb"},
+            stdin=self._other,
+            stdout=self._other,
+            stderr=self._other,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C is a signal
+        )
+        os.close(self._other)
+        os.set_blocking(self.main, False)
+        self.output = ""
+
+    def read(self) -> str:
+        try:
+            self.output += os.read(self.main, 100_000).decode().replace("\r", "")
+        except OSError:  # nothing more, for now or for ever
+            pass
+        return self.output
+
+    def wait_for(self, text: str) -> None:
+        wait_until(lambda: text in self.read(), f"{text!r} in {self.output!r}")
+        self.output = self.output.partition(text)[2]
+
+    def type(self, text: str) -> None:
+        os.write(self.main, text.encode())
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        os.close(self.main)
+
+
+class TerminalTest(ProcessTest):
+    def open(self, **settings: str) -> Terminal:
+        terminal = Terminal(make_environment(settings), str(self.folder))
+        self.addCleanup(terminal.close)
+        return terminal
+
+    def test_a_session(self) -> None:
+        self.database.user.insert_one({"user_id": "facebook1", "name": "Ada"})
+        terminal = self.open()
+        terminal.wait_for(f": {self.database.name} at ")
+        terminal.wait_for("At hand: asyncio, config, db, AuthDB, UserDB. Ctrl-D ends.\n")
+        terminal.wait_for(">>> ")
+        terminal.type("(await UserDB.find_user('facebook1'))['name'] + '!'\n")
+        terminal.wait_for("'Ada!'\n>>> ")
+        terminal.type("for _ in range(2):\n    await asyncio.sleep(0)\n    print('t' + 'ea')\n\n")
+        terminal.wait_for("tea\ntea\n>>> ")
+        terminal.type("1 / 0\n")
+        terminal.wait_for("Traceback (most recent call last):\n")
+        terminal.wait_for("ZeroDivisionError: division by zero\n>>> ")
+        self.assertNotIn("asyncio", terminal.output)
+        terminal.type("print(\n'a' 'b')\n")
+        terminal.wait_for("ab\n>>> ")
+        # While the prompt waits, what was started goes on.
+        terminal.type("asyncio.get_running_loop().call_later(0.01, print, 'on ' + 'time') and None\n")
+        terminal.wait_for("on time\n")
+        terminal.type("\x04")
+        self.assertEqual(terminal.process.wait(PATIENCE), 0)
+        self.assertEqual(terminal.read().strip(), "")
+        self.assertIn("1 / 0", (self.folder / ".indico" / "shell_history").read_text())
+
+    def test_ctrl_c_ends_the_line_and_nothing_else(self) -> None:
+        terminal = self.open(**{**PRODUCTION, "INDICO_ENV": "production"})
+        terminal.wait_for(">>> ")
+        for text in (
+            "print('never', ",
+            "print('be' 'gun'); await asyncio.sleep(1000)\n",
+            "print('be' 'gun'); import time; time.sleep(1000)\n",
+            "print('be' 'gun'); all(True for _ in iter(int, 1))\n",
+        ):
+            with self.subTest(text):
+                terminal.type(text)
+                if "gun" in text:
+                    terminal.wait_for("begun\n")
+                else:
+                    terminal.wait_for(text.split("\n")[0])
+                terminal.type("\x03")
+                terminal.wait_for("KeyboardInterrupt\n>>> ")
+        terminal.type("print('al' 'ive')\n")
+        terminal.wait_for("alive\n>>> ")
+        terminal.type("\x04")
+        self.assertEqual(terminal.process.wait(PATIENCE), 0)
+        self.assertEqual(os.listdir(self.folder), [])
+
+
+class LineEditingTest(StrictTest):
+    def test_without_readline_there_is_no_completion_and_no_failure(self) -> None:
+        with mock.patch.dict(sys.modules, {"readline": None}):
+            shell.set_up_line_editing({})

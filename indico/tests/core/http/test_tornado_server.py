@@ -1,0 +1,716 @@
+"""
+How long clients may take, how many there may be, and that none of them keeps the others waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import resource
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
+from ipaddress import ip_network
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+from unittest import mock
+
+from tornado.httputil import HTTPHeaders
+from tornado.testing import gen_test
+
+from indico import config
+from indico.core.http import tornado_server as listener
+from indico.core.http.tornado_server import client_address, count_connections, listen, raise_file_limit
+from indico.routes.handler import IndicoHandler
+from indico.tests.core.http.test_hostile import LAST_REQUEST, Client, make_post, make_request
+from indico.tests.mocks import HEADERS, LOGIN_DATA
+from indico.tests.testutils import slow
+from indico.tests.testutils.process import ProcessTest, ServerProcess, linux, wait_until
+from indico.tests.testutils.server import ServerTest, tornado_only
+from indico.tests.testutils.strict import StrictTest
+
+PATIENCE = 30  # seconds; what takes longer will not happen
+SHORT = 0.3  # seconds, for the limit that a test reaches
+LARGE = 10_000_000  # bytes, more than the buffers between server and client hold
+MEGABYTE = 1 << 20
+FIRST, SECOND, THIRD = "127.0.0.1", "127.0.0.2", "127.0.0.3"  # addresses of this machine
+
+
+class ProbeHandler(IndicoHandler):
+    test: LimitTest
+
+    def echo(self, data: bytes) -> str:
+        return data.decode()
+
+    def large(self, data: bytes) -> str:
+        return LARGE * "a"
+
+    async def waits(self, data: bytes) -> str:
+        self.test.started.set()
+        await self.test.released.wait()
+        return "at last"
+
+
+class LimitTest(ServerTest):
+    """A server with these limits; all others are out of reach."""
+
+    limits: ClassVar[dict[str, float]] = {}
+    routes = [(r"/probe/(?P<action>[a-zA-Z]+)?", ProbeHandler)]
+
+    def setUp(self) -> None:
+        for module, name, value in [
+            (listener, "SWEEP", 10),
+            *((config, *item) for item in self.limits.items()),
+        ]:
+            patch = mock.patch.object(module, name, value)
+            patch.start()
+            self.addCleanup(patch.stop)
+        super().setUp()
+        ProbeHandler.test = self
+        self.started = asyncio.Event()
+        self.released = asyncio.Event()
+
+    async def connect(self, stack: AsyncExitStack, source: str = FIRST, buffer: int | None = None) -> Client:
+        """A client that is connected until the stack ends."""
+        client = Client(self.get_http_port())
+        stack.callback(client.socket.close)
+        if buffer is not None:
+            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        return await client.connect(source)
+
+    async def ask(self, client: Client) -> bool:
+        """Whether the client gets an answer."""
+        await client.send(make_post(b"ab"))
+        return (await client.receive()).endswith(b'{"status":200,"data":"ab"}')
+
+    async def is_served(self, source: str) -> bool:
+        """Whether another client, from this address, gets an answer."""
+        async with AsyncExitStack() as stack:
+            return await self.ask(await self.connect(stack, source))
+
+    async def wait_until_served(self, source: str) -> None:
+        """Return when clients from this address are."""
+        while not await self.is_served(source):
+            await asyncio.sleep(0.01)
+
+    async def wait_for_end(self, client: Client) -> bytes:
+        """What the client receives until it is cut off, while others are served."""
+        end = asyncio.ensure_future(client.receive_all())
+        async with AsyncExitStack() as stack:
+            other = await self.connect(stack, THIRD)
+            while not end.done():
+                self.assertTrue(await self.ask(other))
+                await asyncio.sleep(0.01)
+        return end.result()
+
+    async def dribble(self, client: Client, data: bytes) -> None:
+        """Send a byte every now and then, for ever."""
+        while True:
+            await client.send(data)
+            await asyncio.sleep(0.01)
+
+    async def assert_dribble_is_cut_off(self, head: bytes, piece: bytes) -> None:
+        async with AsyncExitStack() as stack:
+            client = await self.connect(stack)
+            await client.send(head)
+            dribble = asyncio.ensure_future(self.dribble(client, piece))
+            stack.callback(dribble.cancel)
+            self.assertEqual(await self.wait_for_end(client), b"")
+
+
+@slow
+class HeaderTimeoutTest(LimitTest):
+    limits = {"HEADER_TIMEOUT": SHORT}
+
+    @gen_test(timeout=PATIENCE)
+    async def test_a_connection_that_says_nothing_is_cut_off(self) -> None:
+        async with AsyncExitStack() as stack:
+            self.assertEqual(await self.wait_for_end(await self.connect(stack)), b"")
+
+    @gen_test(timeout=PATIENCE)
+    async def test_headers_that_dribble_are_cut_off(self) -> None:
+        await self.assert_dribble_is_cut_off(b"POST /probe/echo HTTP/1.1\r\n", b"A: b\r\n")
+
+    @gen_test(timeout=PATIENCE)
+    async def test_an_action_may_take_longer(self) -> None:
+        async with AsyncExitStack() as stack:
+            client = await self.connect(stack)
+            await client.send(make_request("POST /probe/waits HTTP/1.1"))
+            await self.started.wait()
+            self.assertEqual(await self.wait_for_end(await self.connect(stack)), b"")  # the time has passed
+            self.released.set()
+            self.assertIn(b"at last", await client.receive())
+
+    @gen_test(timeout=PATIENCE)
+    async def test_a_connection_that_was_served_may_be_silent_for_longer(self) -> None:
+        async with AsyncExitStack() as stack:
+            client = await self.connect(stack)
+            self.assertTrue(await self.ask(client))
+            self.assertEqual(await self.wait_for_end(await self.connect(stack)), b"")
+            self.assertTrue(await self.ask(client))
+
+
+@slow
+class IdleTimeoutTest(LimitTest):
+    limits = {"IDLE_TIMEOUT": SHORT}
+
+    @gen_test(timeout=PATIENCE)
+    async def test_a_connection_that_was_served_and_is_silent_is_cut_off(self) -> None:
+        async with AsyncExitStack() as stack:
+            client = await self.connect(stack)
+            self.assertTrue(await self.ask(client))
+            self.assertEqual(await self.wait_for_end(client), b"")
+
+    @gen_test(timeout=PATIENCE)
+    async def test_the_headers_of_a_later_request_that_dribble_are_cut_off(self) -> None:
+        async with AsyncExitStack() as stack:
+            client = await self.connect(stack)
+            self.assertTrue(await self.ask(client))
+            await client.send(b"POST /probe/echo HTTP/1.1\r\n")
+            dribble = asyncio.ensure_future(self.dribble(client, b"A: b\r\n"))
+            stack.callback(dribble.cancel)
+            self.assertEqual(await self.wait_for_end(client), b"")
+
+    @gen_test(timeout=PATIENCE)
+    async def test_an_action_may_take_longer(self) -> None:
+        async with AsyncExitStack() as stack:
+            client = await self.connect(stack)
+            await client.send(make_request("POST /probe/waits HTTP/1.1"))
+            await self.started.wait()
+            idle = await self.connect(stack)
+            self.assertTrue(await self.ask(idle))
+            self.assertEqual(await self.wait_for_end(idle), b"")  # the time has passed
+            self.released.set()
+            self.assertIn(b"at last", await client.receive())
+
+
+@slow
+class BodyTimeoutTest(LimitTest):
+    limits = {"BODY_TIMEOUT": SHORT}
+
+    @gen_test(timeout=PATIENCE)
+    async def test_a_body_that_dribbles_is_cut_off(self) -> None:
+        await self.assert_dribble_is_cut_off(
+            make_request("POST /probe/echo HTTP/1.1", "Content-Length: 1000000"), b"a"
+        )
+        self.assertEqual(self._app.settings["in_flight"], set())
+
+    @gen_test(timeout=PATIENCE)
+    async def test_chunks_that_dribble_are_cut_off(self) -> None:
+        await self.assert_dribble_is_cut_off(
+            make_request("POST /probe/echo HTTP/1.1", "Transfer-Encoding: chunked"), b"1\r\na\r\n"
+        )
+
+    @gen_test(timeout=PATIENCE)
+    async def test_a_body_that_never_comes_is_cut_off(self) -> None:
+        async with AsyncExitStack() as stack:
+            client = await self.connect(stack)
+            await client.send(make_request("POST /nope HTTP/1.1", "Content-Length: 1"))
+            self.assertEqual(await self.wait_for_end(client), b"")
+
+
+class WriteTimeoutTest(LimitTest):
+    limits = {"WRITE_TIMEOUT": SHORT, "MAX_CONNECTIONS_PER_ADDRESS": 1}
+
+    @slow
+    @gen_test(timeout=PATIENCE)
+    async def test_a_client_that_never_reads_is_cut_off(self) -> None:
+        async with AsyncExitStack() as stack:
+            client = await self.connect(stack, SECOND, buffer=4096)
+            await client.send(make_request("POST /probe/large HTTP/1.1"))
+            self.assertFalse(await self.is_served(SECOND))
+            self.assertTrue(await self.is_served(THIRD))
+            await self.wait_until_served(SECOND)  # which it is when the other is gone
+            answer = await client.receive_all()
+        self.assertTrue(answer.startswith(b"HTTP/1.1 200 OK\r\n"))
+        self.assertLess(len(answer), LARGE)
+
+    @slow
+    @gen_test(timeout=PATIENCE)
+    async def test_a_client_that_pipelines_and_never_reads_is_cut_off(self) -> None:
+        async with AsyncExitStack() as stack:
+            client = await self.connect(stack, SECOND, buffer=4096)
+            await client.send(3 * make_request("POST /probe/large HTTP/1.1"))
+            await self.wait_until_served(SECOND)
+
+    @gen_test(timeout=PATIENCE)
+    async def test_a_client_that_reads_gets_the_whole_answer(self) -> None:
+        async with AsyncExitStack() as stack:
+            client = await self.connect(stack)
+            await client.send(make_request("POST /probe/large HTTP/1.1") + LAST_REQUEST)
+            self.assertGreater(len(await client.receive_all()), LARGE)
+
+
+class LogTest(LimitTest):
+    @tornado_only
+    def test_what_tornado_asserts_of_a_client_is_not_logged_and_all_else_is(self) -> None:
+        for error, count in ((AssertionError("no end of a chunk"), 0), (ValueError("a bug"), 1)):
+            with self.assertLogs(level="ERROR") as logs:
+                logging.getLogger("tornado.general").error("Uncaught exception", exc_info=error)
+                logging.getLogger("test").error("so that there is one")
+            self.assertEqual(len(logs.records), count + 1)
+
+
+class UnsentTest(LimitTest):
+    limits = {"MAX_UNSENT": 1.5 * LARGE}
+
+    @gen_test(timeout=PATIENCE)
+    async def test_beyond_the_limit_who_let_an_answer_wait_longest_is_cut_off(self) -> None:
+        request = make_request("POST /probe/large HTTP/1.1") + LAST_REQUEST
+        async with AsyncExitStack() as stack:
+            clients = []
+            for _ in range(3):
+                clients.append(await self.connect(stack, SECOND, buffer=4096))
+                await clients[-1].send(request)
+                self.assertTrue(await self.is_served(FIRST))
+            self.assertLess(len(await clients[0].receive_all()), LARGE)
+            self.assertGreater(len(await clients[-1].receive_all()), LARGE)
+
+
+class StopTest(LimitTest):
+    async def take_leave(self) -> None:
+        server: Any = self.http_server  # of either kind
+        await server.take_leave()
+
+    @gen_test(timeout=PATIENCE)
+    async def test_who_has_connected_before_the_end_of_listening_is_served(self) -> None:
+        with ExitStack() as stack:
+            waiting = [
+                stack.enter_context(socket.create_connection((FIRST, self.get_http_port()))) for _ in range(5)
+            ]
+            for client in waiting:
+                client.sendall(make_post(b"ab"))
+            self.http_server.stop()  # before the loop could accept anybody
+            with self.assertRaises(ConnectionRefusedError):
+                socket.create_connection((FIRST, self.get_http_port())).close()
+            for client in waiting:
+                answer = await asyncio.to_thread(client.recv, 10_000)
+                self.assertIn(b"200 OK", answer)
+
+    @gen_test(timeout=PATIENCE)
+    async def test_a_connection_that_idles_has_its_last_request_answered_and_is_told_that_it_is(self) -> None:
+        async with AsyncExitStack() as stack:
+            client = await self.connect(stack)
+            self.assertTrue(await self.ask(client))
+            self._app.settings["draining"] = True
+            self.http_server.stop()
+            leave = asyncio.ensure_future(self.take_leave())
+            await client.send(make_post(b"ab"))
+            self.assertIn(b"connection: close", (await client.receive()).lower())
+            self.assertFalse(leave.done())
+        await leave
+
+    @slow
+    @gen_test(timeout=PATIENCE)
+    async def test_connections_that_idle_on_do_not_hold_up_the_end_for_long(self) -> None:
+        async with AsyncExitStack() as stack:
+            await self.connect(stack)
+            with mock.patch.object(listener, "LAST_CALL", SHORT):
+                await self.take_leave()
+
+
+class MostConnectionsTest(LimitTest):
+    limits = {"MAX_CONNECTIONS": 3, "MAX_CONNECTIONS_PER_ADDRESS": 3}
+
+    @gen_test(timeout=PATIENCE)
+    async def test_one_more_than_there_may_be_is_turned_away_until_another_leaves(self) -> None:
+        async with AsyncExitStack() as stack:
+            clients = [await self.connect(stack, source) for source in (FIRST, SECOND, THIRD)]
+            for client in clients:
+                self.assertTrue(await self.ask(client))
+            for source in (FIRST, "127.0.0.4"):
+                self.assertFalse(await self.is_served(source))
+            for client in clients:
+                self.assertTrue(await self.ask(client))
+            clients[0].socket.close()
+            await self.wait_until_served("127.0.0.4")
+
+    @gen_test(timeout=PATIENCE)
+    async def test_however_they_end_connections_are_counted_down(self) -> None:
+        requests = {
+            b"": Client.end,
+            b"POST": Client.reset,
+            make_request("POST /probe/echo HTTP/1.1", "Content-Length: 9"): Client.end,
+            b"nonsense\r\n\r\n": Client.end,
+            make_request("POST /probe/waits HTTP/1.1"): Client.reset,
+            make_request("POST /probe/large HTTP/1.1"): Client.reset,
+        }
+        for request, leave in requests.items():
+            for _ in range(3):
+                async with AsyncExitStack() as stack:
+                    client = await self.connect(stack)
+                    await client.send(request)
+                    leave(client)
+        async with AsyncExitStack() as stack:
+            await self.wait_until_served(FIRST)
+            for _ in range(3):
+                client = await self.connect(stack)
+                while not await self.ask(client):  # what just ended may be counted a moment longer
+                    client = await self.connect(stack)
+
+
+class MostConnectionsPerAddressTest(LimitTest):
+    limits = {"MAX_CONNECTIONS_PER_ADDRESS": 2}
+
+    @gen_test(timeout=PATIENCE)
+    async def test_one_more_from_an_address_is_turned_away_and_other_addresses_are_served(self) -> None:
+        async with AsyncExitStack() as stack:
+            clients = [await self.connect(stack, FIRST) for _ in range(2)]
+            for client in clients:
+                self.assertTrue(await self.ask(client))
+            self.assertFalse(await self.is_served(FIRST))
+            self.assertTrue(await self.is_served(SECOND))
+            clients[0].socket.close()
+            await self.wait_until_served(FIRST)
+
+
+class FileLimitTest(StrictTest):
+    def test_the_limit_of_files_is_raised_to_what_the_machine_allows(self) -> None:
+        program = (
+            "import resource\n"
+            "resource.setrlimit(resource.RLIMIT_NOFILE, (50, 200))\n"
+            "from indico.core.http.tornado_server import raise_file_limit\n"
+            "print(raise_file_limit(), *resource.getrlimit(resource.RLIMIT_NOFILE))\n"
+        )
+        output = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        ).stdout
+        self.assertEqual(output.split(), ["200", "200", "200"])
+
+    def test_a_machine_that_allows_less_than_it_says_leaves_the_limit(self) -> None:
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        for error in (ValueError, OSError):
+            with mock.patch.object(resource, "setrlimit", side_effect=error):
+                self.assertEqual(raise_file_limit(), before[0])
+        self.assertEqual(resource.getrlimit(resource.RLIMIT_NOFILE), before)
+
+    def test_most_files_are_for_connections(self) -> None:
+        self.assertEqual([count_connections(files) for files in (20, 1024, 20_000)], [10, 924, 19_900])
+
+
+class ClientAddressTest(StrictTest):
+    def address(self, remote_ip: str | None, *forwarded: str) -> str:
+        headers = HTTPHeaders()
+        for value in forwarded:
+            headers.add("X-Forwarded-For", value)
+        request: Any = SimpleNamespace(remote_ip=remote_ip, headers=headers)
+        with mock.patch.object(config, "TRUSTED_PROXIES", [ip_network("10.0.0.0/8"), ip_network("::1")]):
+            return client_address(request)
+
+    def test_what_a_stranger_claims_is_not_believed(self) -> None:
+        self.assertEqual(self.address("192.0.2.1", "198.51.100.7"), "192.0.2.1")
+
+    def test_a_trusted_proxy_is_believed_and_nobody_before_it(self) -> None:
+        self.assertEqual(self.address("10.0.0.1", "203.0.113.9, 198.51.100.7 , 10.1.1.1"), "198.51.100.7")
+        self.assertEqual(self.address("::1", "203.0.113.9", "2001:DB8::0:7"), "2001:db8::7")
+
+    def test_who_has_no_address_is_not_believed(self) -> None:
+        self.assertEqual(self.address(None, "198.51.100.7"), "None")
+
+    def test_what_is_no_address_is_not_believed(self) -> None:
+        for hop in ("", "unknown", "198.51.100.7:80", "<script>", "10.0.0.256", "\xff", 9999 * "1,"):
+            with self.subTest(hop=hop[:20]):
+                self.assertEqual(self.address("10.0.0.1", f"198.51.100.7,{hop}"), "10.0.0.1")
+
+
+TAKEN = """
+import errno, os, resource, socket
+from unittest import mock
+from indico.core.http.tornado_server import listen
+
+[listening] = listen(0, "127.0.0.1")
+clients = [socket.create_connection(listening.getsockname()) for _ in range(2)]
+lowest = open(os.devnull)
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (lowest.fileno() + 1, hard))
+
+def accept():
+    try:
+        listening.accept()
+    except ConnectionAbortedError:
+        print("turned-away")
+    except BlockingIOError:
+        print("nobody")
+
+with mock.patch("builtins.open", side_effect=OSError(errno.EMFILE, "too many")):
+    accept()
+    taken = os.dup(0)
+    accept()
+os.close(taken)
+accept()
+print(*[client.recv(1) for client in clients])
+"""
+
+
+class ListeningSocketTest(StrictTest):
+    def setUp(self) -> None:
+        super().setUp()
+        [self.listening] = listen(0, FIRST)
+        self.addCleanup(self.listening.close)
+
+    def connect(self) -> socket.socket:
+        client = socket.create_connection(self.listening.getsockname(), PATIENCE)
+        self.addCleanup(client.close)
+        return client
+
+    @contextmanager
+    def no_files(self) -> Iterator[None]:
+        """No file can be opened, because all numbers up to the limit are taken."""
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        gc.collect()  # or what it closes later leaves a number free
+        with open(os.devnull) as lowest:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest.fileno() + 1, before[1]))
+            try:
+                yield
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+    def test_clients_are_accepted_while_there_are_files(self) -> None:
+        client = self.connect()
+        accepted, address = self.listening.accept()
+        accepted.close()
+        self.assertEqual(address, client.getsockname())
+        with self.assertRaises(BlockingIOError):
+            self.listening.accept()
+
+    def test_workers_take_turns(self) -> None:
+        for _ in range(3):
+            self.connect()
+        with mock.patch.object(config, "WORKERS", 2):
+            for _ in range(2):
+                self.listening.accept()[0].close()
+                with self.assertRaisesRegex(BlockingIOError, "turn"):
+                    self.listening.accept()
+            self.listening.accept()[0].close()
+
+    def test_without_files_each_client_is_turned_away(self) -> None:
+        clients = [self.connect() for _ in range(20)]
+        accepted: list[socket.socket] = []  # with files that other threads of this process gave back
+        turned_away = 0
+        with self.no_files(), self.assertRaises(BlockingIOError):
+            while True:
+                try:
+                    accepted.append(self.listening.accept()[0])
+                except ConnectionAbortedError:
+                    turned_away += 1
+        for connection in accepted:
+            connection.close()
+        self.assertEqual(len(accepted) + turned_away, len(clients))
+        self.assertGreater(turned_away, len(accepted))
+        for client in clients:
+            self.assertEqual(client.recv(1), b"")
+
+    def test_clients_are_accepted_again_when_there_are_files_again(self) -> None:
+        with self.no_files(), self.assertRaises(BlockingIOError):
+            self.listening.accept()
+        self.test_clients_are_accepted_while_there_are_files()
+
+    def test_a_file_in_reserve_that_another_took_is_had_again_later(self) -> None:
+        # In a process of its own: here other threads give files back at any moment.
+        script = subprocess.run([sys.executable, "-c", TAKEN], capture_output=True, text=True)
+        self.assertEqual(script.stdout.split(), ["turned-away", "nobody", "turned-away", "b''", "b''"])
+
+
+def cpu_seconds(pid: int) -> float:
+    """The time that the process has computed so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def memory(pid: int, kind: str = "VmHWM") -> float:
+    """The most memory that the process ever had, in megabytes."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition(f"{kind}:")[2].split()[0]) / 1024
+
+
+REQUEST = make_request("POST /auth/nope HTTP/1.1")  # which MongoDB has no part in
+
+
+class CrowdTest(ProcessTest):
+    """A server process and more clients than it may like."""
+
+    def connect(self, process: ServerProcess, stack: ExitStack, source: str = FIRST) -> socket.socket:
+        client = stack.enter_context(socket.socket())
+        client.settimeout(PATIENCE)
+        client.bind((source, 0))
+        client.connect((FIRST, process.port))
+        return client
+
+    def ask(self, client: socket.socket) -> bool:
+        """Whether the client gets an answer."""
+        with suppress(ConnectionError):
+            client.sendall(REQUEST)
+            return client.recv(MEGABYTE).startswith(b"HTTP/1.1 404 ")
+        return False
+
+    def is_served(self, process: ServerProcess, source: str = FIRST) -> bool:
+        with ExitStack() as stack:
+            return self.ask(self.connect(process, stack, source))
+
+    @slow
+    @linux
+    def test_without_files_it_turns_clients_away_and_neither_spins_nor_floods_the_log(self) -> None:
+        process = self.start(
+            script="import resource\n"
+            "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\n"
+            "from indico import server\n"
+            "server.main(debug=False, port=0)\n",
+            MAX_CONNECTIONS="10000",
+        )
+        with ExitStack() as stack:
+            clients = [self.connect(process, stack) for _ in range(200)]
+            served = [client for client in clients if self.ask(client)]
+            self.assertTrue(10 < len(served) < 64, len(served))
+            waiting = [self.connect(process, stack) for _ in range(200)]
+            before = cpu_seconds(process.pid)
+            time.sleep(1)  # in which it should do nothing
+            self.assertLess(cpu_seconds(process.pid) - before, 0.5)
+            self.assertTrue(all(map(self.ask, served)))
+            self.assertFalse(any(map(self.ask, waiting)))
+        wait_until(lambda: self.is_served(process), "an answer, now that others have left")
+        self.assertEqual(process.post("auth/login", LOGIN_DATA)["status"], 200)
+        self.assertEqual(process.stop(), 0)
+        self.assertNotIn("Traceback", process.output)
+        self.assertNotIn("ERROR", process.output)
+        self.assertLess(process.output.count("\n"), 2 * len(served) + 100)
+
+    @slow
+    @linux
+    def test_thousands_of_connections_that_say_nothing_keep_nobody_waiting(self) -> None:
+        if raise_file_limit() < 5000:
+            self.skipTest("this machine allows too few files")
+        process = self.start("--address", FIRST, MAX_CONNECTIONS_PER_ADDRESS="1000", HEADER_TIMEOUT="3600")
+        before = memory(process.pid)
+        with ExitStack() as stack:
+            for source in (FIRST, SECOND, THIRD):
+                for _ in range(1000):
+                    self.connect(process, stack, source)
+            wait_until(lambda: not self.is_served(process, FIRST), "the limit of an address")
+            self.assertTrue(self.is_served(process, "127.0.0.4"))
+            self.assertLess(memory(process.pid) - before, 100)
+        wait_until(lambda: self.is_served(process, FIRST), "an answer, now that others have left")
+        self.assertNotIn("ERROR", process.output)
+
+    @slow
+    @linux
+    def test_endless_bodies_cost_no_memory_and_keep_nobody_waiting(self) -> None:
+        process = self.start()
+        self.assertTrue(self.is_served(process))
+        before = memory(process.pid)
+        heads = 3 * [
+            make_request("POST /auth/login HTTP/1.1", f"Content-Length: {100 * MEGABYTE}"),
+            make_request("POST /auth/login HTTP/1.1", "Transfer-Encoding: chunked"),
+        ]
+        chunk = b"10000\r\n" + 0x10000 * b"a" + b"\r\n"
+        with ThreadPoolExecutor(len(heads)) as pool, ExitStack() as stack:
+            floods: list[Future[None]] = []
+            for head in heads:
+                client = self.connect(process, stack)
+                client.sendall(head)
+                floods.append(pool.submit(self.flood, client, chunk, 100 * MEGABYTE))
+            longest = 0.0
+            while not all(flood.done() for flood in floods):
+                began = time.monotonic()
+                self.assertTrue(self.is_served(process, SECOND))
+                longest = max(longest, time.monotonic() - began)
+            for flood in floods:
+                flood.result()
+        self.assertLess(longest, 2)
+        self.assertLess(memory(process.pid) - before, 50)
+        self.assertEqual(process.stop(), 0)
+        self.assertNotIn("ERROR", process.output)
+        self.assertLessEqual(process.output.count(" 413 "), len(heads))
+
+    def flood(self, client: socket.socket, data: bytes, size: int) -> None:
+        """Send this again and again until the server has had enough."""
+        with suppress(ConnectionError):
+            for _ in range(size // len(data)):
+                client.sendall(data)
+
+    @slow
+    @linux
+    def test_bodies_that_are_slow_to_parse_keep_nobody_waiting(self) -> None:
+        process = self.start()
+        self.assertEqual(process.post("auth/login", LOGIN_DATA)["status"], 200)
+        for name, body in SLOW_BODIES.items():
+            with self.subTest(body=name):
+                # Of three, because the machine may have been busy with something else.
+                self.assertLess(min(self.measure(process, body) for _ in range(3)), 1)
+        self.assertNotIn("ERROR", process.output)
+
+    def measure(self, process: ServerProcess, body: bytes) -> float:
+        """How long, at most, a client waits while another is served that sends this body."""
+        done = threading.Event()
+        status: list[bytes] = []
+        key = f"indico_key: {HEADERS['indico_key']}"
+
+        def send() -> None:
+            try:
+                with ExitStack() as stack:
+                    client = self.connect(process, stack)
+                    client.sendall(make_post(body, "POST /user/update HTTP/1.1", key))
+                    status.append(client.recv(12))
+            finally:
+                done.set()
+
+        longest = 0.0
+        with ExitStack() as stack, ThreadPoolExecutor(1) as pool:
+            other = self.connect(process, stack, SECOND)
+            pool.submit(send)
+            while not done.is_set():
+                began = time.monotonic()
+                self.assertTrue(self.ask(other))
+                longest = max(longest, time.monotonic() - began)
+        self.assertIn(status, ([b"HTTP/1.1 200"], [b"HTTP/1.1 400"]))
+        return longest
+
+    @slow
+    @linux
+    def test_in_development_a_call_that_blocks_is_named_in_the_log(self) -> None:
+        process = self.start(
+            script="import time\n"
+            "from indico import server\n"
+            "from indico.routes.handler import IndicoHandler\n"
+            "class SleepyHandler(IndicoHandler):\n"
+            "    def nap(self, data):\n"
+            "        time.sleep(1.5)\n"
+            "        return 'good morning'\n"
+            "server.ROUTES.append((r'/sleepy/(?P<action>[a-zA-Z]+)?', SleepyHandler))\n"
+            "server.main(debug=True, port=0)\n"
+        )
+        self.assertNotIn(" in nap", process.output)
+        self.assertEqual(process.post("sleepy/nap")["data"], "good morning")
+        process.wait_for('run.py", line 6 in nap')
+        self.assertEqual(process.stop(), 0)
+
+
+def fill(head: str, piece: str, tail: str = "]}}") -> bytes:
+    """A body that is as large as it may be, of as many of these pieces as it takes."""
+    return (head + ",".join([piece] * ((MEGABYTE - len(head + tail)) // (len(piece) + 1))) + tail).encode()
+
+
+HEAD = '{"update_user":{"a":['
+SLOW_BODIES: dict[str, Any] = {
+    "deep lists": fill(HEAD, 90 * "[" + 90 * "]"),
+    "deep objects": fill(HEAD, 90 * '{"a":' + "0" + 90 * "}"),
+    "empty lists": fill(HEAD, "[]"),
+    "empty objects": fill(HEAD, "{}"),
+    "small numbers": fill(HEAD, "0"),
+    "long numbers": fill(HEAD, 750 * "8" + "e-1000"),
+    "one number": fill(HEAD, "0." + (MEGABYTE - 100) * "3"),
+    "names": ('{"update_user":{' + ",".join(f'"{number:x}":0' for number in range(110_000)) + "}}").encode(),
+    "brackets": MEGABYTE * b"[",
+    "braces": MEGABYTE // 5 * b'{"a":',
+    "escapes": fill(HEAD, '"' + 170_000 * r"\u00e9" + '"'),
+    "a form": MEGABYTE // 4 * b"a=b&",
+    "a form of escapes": b"a=" + 340_000 * b"%41",
+    "spaces": (MEGABYTE - 2) * b" " + b"{}",
+}

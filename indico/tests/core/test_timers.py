@@ -1,0 +1,59 @@
+"""
+Deadlines that share a timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import ContextVar
+from unittest import mock
+
+from tornado.testing import AsyncTestCase, gen_test
+
+from indico.core.timers import call_within
+from indico.tests.testutils.strict import StrictTest
+
+
+class DeadlineTest(StrictTest, AsyncTestCase):
+    @gen_test
+    async def test_all_are_called_though_one_fails(self) -> None:
+        called = asyncio.Event()
+        calls = [mock.Mock(side_effect=OSError("broken")) for _ in range(3)]
+        with self.assertLogs("indico", "ERROR") as logged:
+            for call in calls:
+                call_within(0.01, call)
+            call_within(0.3, called.set)
+            await called.wait()
+        self.assertEqual([call.call_count for call in calls], [1, 1, 1])
+        self.assertEqual(len(logged.records), 3)
+
+    @gen_test
+    async def test_what_is_discarded_is_not_called(self) -> None:
+        called = asyncio.Event()
+        call = mock.Mock()
+        call_within(0.01, call).discard(call)
+        call_within(0.2, called.set)
+        await called.wait()
+        call.assert_not_called()
+
+    @gen_test
+    async def test_nothing_is_called_in_the_context_of_who_was_first(self) -> None:
+        called = asyncio.Event()
+        seen: list[object] = []
+        variable: ContextVar[str] = ContextVar("variable", default="nobody's")
+        variable.set("the first one's")
+        call_within(0.01, lambda: seen.append(variable.get()))
+        call_within(0.01, called.set)
+        await called.wait()
+        self.assertEqual(seen, ["nobody's"])
+
+    @gen_test
+    async def test_those_far_off_share_timers_too_and_are_hardly_late(self) -> None:
+        loop = asyncio.get_running_loop()
+        timers: set[float] = set()
+        with mock.patch.object(loop, "call_at", side_effect=lambda when, *_, **__: timers.add(when)):
+            for now in range(0, 3600, 10):
+                with mock.patch.object(loop, "time", return_value=now):
+                    call_within(24 * 3600, mock.Mock())
+                self.assertTrue(any(1 <= when / (now + 24 * 3600) < 1.01 for when in timers))
+        self.assertLess(len(timers), 50)
