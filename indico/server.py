@@ -32,7 +32,8 @@ import indico.db.auth_db as AuthDB
 from indico import config, db
 from indico.core import supervisor
 from indico.core.development import get_secret, make_folder
-from indico.core.http.tornado_server import Listener, listen
+from indico.core.http.sockets import listen
+from indico.core.http.tornado_server import Listener
 from indico.core.mongo import key_cache
 from indico.core.mongo.mongod import Mongod, MongodError
 from indico.error import Unavailable

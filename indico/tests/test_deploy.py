@@ -27,7 +27,7 @@ from tornado.testing import bind_unused_port
 import indico
 from indico import config
 from indico.config import MAX_BODY_SIZE, REQUEST_TIMEOUT, SHUTDOWN_TIMEOUT
-from indico.core.http.tornado_server import LAST_CALL
+from indico.core.http.limits import LAST_CALL
 from indico.db import INDEXES
 from indico.server import BATTERIES, make_app
 from indico.tests.mocks import HEADERS, LOGIN_DATA, USER_KEY

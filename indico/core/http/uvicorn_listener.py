@@ -22,7 +22,9 @@ from uvicorn.server import ServerState
 
 from indico import config
 from indico.core.http.asgi import LINE, serve_request
-from indico.core.http.tornado_server import BACKLOG, LARGEST_HEADER, Crowd, accept_rest
+from indico.core.http.limits import Crowd
+from indico.core.http.sockets import BACKLOG, accept_rest
+from indico.core.http.tornado_server import LARGEST_HEADER
 from indico.utils import spawn
 
 

@@ -21,7 +21,7 @@ from tornado.web import RequestHandler
 
 from indico import config
 from indico.asgi import ASGIApplication
-from indico.core.http.tornado_server import client_address
+from indico.core.http.proxies import client_address
 from indico.error import Unavailable
 from indico.routes import handler as handler_module
 from indico.routes.auth import AuthRoute

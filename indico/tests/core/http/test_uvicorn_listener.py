@@ -16,14 +16,14 @@ from tornado.testing import gen_test
 from indico import config, server
 from indico.config import SettingError
 from indico.core.http import uvicorn_listener
-from indico.core.http.tornado_server import listen
+from indico.core.http.sockets import listen
 from indico.core.http.uvicorn_listener import Transport, UvicornListener
 from indico.error import InvalidValue
 from indico.routes import handler as handler_module
 from indico.routes.handler import PageHandler
 from indico.tests import test_server
 from indico.tests.core.http import test_hostile
-from indico.tests.core.http import test_tornado_server as test_listener
+from indico.tests.core.http import test_limits as test_listener
 from indico.tests.core.http.test_hostile import (
     BARE,
     LAST,
