@@ -32,8 +32,10 @@ import indico.db.auth_db as AuthDB
 from indico import config, db
 from indico.core import supervisor
 from indico.core.development import get_secret, make_folder
+from indico.core.http.limits import HTTPServer
+from indico.core.http.server import Server
 from indico.core.http.sockets import listen
-from indico.core.http.tornado_server import Listener
+from indico.core.http.tornado_server import make_tornado_server
 from indico.core.mongo import key_cache
 from indico.core.mongo.mongod import Mongod, MongodError
 from indico.error import Unavailable
@@ -187,19 +189,15 @@ async def serve(
         await stop.wait()
         application.settings["draining"] = True
         server.stop()
-        await server.take_leave()
+        await server.wait_until_idle()
         await drain(application)
         await server.close_all_connections()
     faulthandler.cancel_dump_traceback_later()
 
 
-def make_listener(application: Application) -> Any:
-    """The server that HTTP_SERVER names, with a Listener's methods."""
-    if config.HTTP_SERVER == "tornado":
-        return Listener(application)
-    from indico.core.http.uvicorn_listener import UvicornListener  # which not everybody has installed
-
-    return UvicornListener(application)
+def make_listener(application: Application) -> HTTPServer:
+    """The server that HTTP_SERVER names."""
+    return make_tornado_server(application) if config.HTTP_SERVER == "tornado" else Server(application)
 
 
 def print_welcome(application: Application, port: int) -> None:
@@ -279,8 +277,8 @@ def configure_logging() -> None:
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """`asyncio.run`, with uvloop for uvicorn if it is installed."""
-    if config.HTTP_SERVER == "uvicorn" and importlib.util.find_spec("uvloop"):
+    """`asyncio.run`, on uvloop if it is installed."""
+    if importlib.util.find_spec("uvloop"):
         importlib.import_module("uvloop").run(main)
     else:
         asyncio.run(main)
@@ -291,8 +289,6 @@ async def check_settings() -> None:
     config.check()
     for sentence in config.environment.find_misspelt():
         LOGGER.warning(sentence)
-    if config.HTTP_SERVER == "uvicorn" and not all(map(importlib.util.find_spec, ("uvicorn", "httptools"))):
-        raise config.SettingError("HTTP_SERVER is uvicorn, which `pip install -e '.[uvicorn]'` installs.")
     db.connect()
     await db.close()
 
@@ -327,7 +323,7 @@ def run_command_line() -> None:
             "ADDRESS": "an address (default: 127.0.0.1; in production, all)",
         },
         "how many": {"WORKERS": "processes that share the port (default: 1)"},
-        "by what": {"HTTP_SERVER": "tornado, its own (default), or uvicorn"},
+        "by what": {"HTTP_SERVER": "own (default), or tornado for Tornado's"},
     }.items():
         arguments = parser.add_argument_group(group)
         for name, text in options.items():

@@ -26,7 +26,7 @@ from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from indico import config
-from indico.core.http.tornado_server import Line
+from indico.core.http.limits import Connection, get_connection
 from indico.core.timers import call_within
 from indico.db import begin_request
 from indico.error import (
@@ -139,9 +139,8 @@ class IndicoHandler(RequestHandler):
         self._context = copy_context()  # whose request it is, for what ends it from outside
 
     @property
-    def _line(self) -> Any:
-        line: Any = self.request.server_connection
-        return line if hasattr(line, "shut_down_writing") else Line(line.stream)  # of a plain HTTPServer
+    def _line(self) -> Connection:
+        return get_connection(self.request)
 
     @property
     def request_timeout(self) -> float | None:
@@ -194,7 +193,7 @@ class IndicoHandler(RequestHandler):
         self._linger = asyncio.get_running_loop().call_later(LINGER, self._hang_up)
         with suppress(StreamClosedError):  # the client has left
             await self.flush()
-            self._line.shut_down_writing()
+            self._line.close_writing()
 
     def _hang_up(self) -> None:
         self.finish()

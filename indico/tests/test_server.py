@@ -54,7 +54,7 @@ PRODUCTION = {
 PATIENT_SERVER = """
 from indico import server
 from indico.core.http import limits
-limits.LAST_CALL = 30
+limits.LAST_REQUEST_SECONDS = 30
 server.main(debug=False, port=0)
 """
 # A server with an action that takes until it is let go by a file, and one that never ends.

@@ -13,8 +13,6 @@ from typing import Any
 
 from tornado.netutil import bind_sockets
 
-from indico import config
-
 BACKLOG = 1024  # connections that wait to be accepted
 
 
@@ -30,38 +28,30 @@ def raise_file_limit() -> int:
 
 class ListeningSocket(socket.socket):
     """
-    A socket that turns clients away when the process has run out of files, where Tornado would try to accept
-    them again and again. It keeps a file in reserve for that.
-
-    Workers that share one take turns: each accepts one client at a time, where Tornado would accept all who
-    wait, and leave the other workers without.
+    A socket that rejects clients when the process has run out of files: otherwise the event loop would try to
+    accept them again and again. It keeps a file in reserve for that.
     """
 
     def __init__(self, listening: socket.socket) -> None:
         super().__init__(fileno=listening.detach())
         self._reserve = open(os.devnull)  # noqa: SIM115 - `close` closes it
-        self._had_its_turn = False
 
     def accept(self) -> tuple[socket.socket, Any]:
-        if self._had_its_turn:
-            self._had_its_turn = False
-            raise BlockingIOError("another worker's turn")
+        """The next client. Raises BlockingIOError without one, ConnectionAbortedError for one that is rejected."""
         self._fill_reserve()
         try:
-            accepted = super().accept()
-            self._had_its_turn = config.WORKERS > 1
-            return accepted
+            return super().accept()
         except OSError as error:
             if error.errno not in (errno.EMFILE, errno.ENFILE):
                 raise
         self._reserve.close()
         try:
             super().accept()[0].close()
-        except OSError as error:  # nobody waits, or another thread has taken the file
-            raise BlockingIOError("nobody to turn away") from error
+        except OSError as error:  # no client waits, or another thread has taken the file
+            raise BlockingIOError("no client to reject") from error
         finally:
             self._fill_reserve()
-        raise ConnectionAbortedError("out of files")  # which Tornado takes for a client that went away
+        raise ConnectionAbortedError("out of files")
 
     def _fill_reserve(self) -> None:
         if self._reserve.closed:
@@ -78,10 +68,14 @@ def listen(port: int, address: str) -> list[socket.socket]:
     return [ListeningSocket(listening) for listening in bind_sockets(port, address or None, backlog=BACKLOG)]
 
 
-def accept_rest(listening: socket.socket) -> list[tuple[socket.socket, Any]]:
-    """All who wait to be accepted, whoever's turn it is; which is for the end."""
+def accept_waiting(listening: socket.socket, limit: int) -> list[tuple[socket.socket, Any]]:
+    """Clients that wait to be accepted, so many at most."""
     accepted = []
-    with suppress(OSError):
-        while True:
-            accepted.append(socket.socket.accept(listening))
+    for _ in range(limit):
+        try:
+            accepted.append(listening.accept())
+        except ConnectionAbortedError:
+            continue
+        except OSError:
+            break
     return accepted

