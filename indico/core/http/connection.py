@@ -20,7 +20,7 @@ from indico import config
 from indico.core.http.chunks import ChunkDecoder
 from indico.core.http.detached import DetachedStream
 from indico.core.http.head import CHUNKED, LARGEST_HEAD, BadRequest, Head, is_hopeless, parse_head
-from indico.core.http.responses import ResponseWriter
+from indico.core.http.responses import ResponseWriter, refuse
 from indico.error import BodyTooLarge
 from indico.utils import LOGGER
 
@@ -281,7 +281,7 @@ class ServerConnection(ResponseWriter, asyncio.Protocol):
             delegate.on_connection_close()
         self._on_left = None
         self._state = State.BODY
-        self.refuse(BodyTooLarge(int(self._max_body)))
+        refuse(self, BodyTooLarge(int(self._max_body)))
 
     # What handlers and limits ask
 

@@ -29,6 +29,15 @@ LARGE = 64 * 1024  # bytes; what is larger is not worth copying to send it with 
 LINGER = 2  # seconds for the rest of a body after a response that closes the connection
 
 
+def refuse(connection: HTTPConnection, error: IndicoError) -> None:
+    """Respond in place of the application, and have the connection closed."""
+    body = json.dumps({"status": error.code, "data": error.message}, separators=(",", ":")).encode()
+    headers = HTTPHeaders({**HEADERS, "Content-Length": str(len(body)), "Connection": "close"})
+    reason = http.client.responses[error.code]
+    connection.write_headers(ResponseStartLine("HTTP/1.1", error.code, reason), headers, body)
+    connection.finish()
+
+
 class ResponseWriter(HTTPConnection):
     """Writes the response to one request after the other."""
 
@@ -163,14 +172,6 @@ class ResponseWriter(HTTPConnection):
         failed.set_exception(StreamClosedError())
         failed.exception()  # nobody need look at it
         return failed
-
-    def refuse(self, error: IndicoError) -> None:
-        """Respond in place of the application, and close."""
-        reason = http.client.responses[error.code]
-        body = json.dumps({"status": error.code, "data": error.message}, separators=(",", ":")).encode()
-        headers = HTTPHeaders({**HEADERS, "Content-Length": str(len(body)), "Connection": "close"})
-        self.write_headers(ResponseStartLine("HTTP/1.1", error.code, reason), headers, body)
-        self.finish()
 
     # What the transport says
 

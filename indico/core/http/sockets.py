@@ -37,7 +37,7 @@ class ListeningSocket(socket.socket):
         self._reserve = open(os.devnull)  # noqa: SIM115 - `close` closes it
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """The next client. Raises BlockingIOError without one, ConnectionAbortedError for one that is rejected."""
+        """The next client. Raises BlockingIOError without one, ConnectionAbortedError if it is rejected."""
         self._fill_reserve()
         try:
             return super().accept()
