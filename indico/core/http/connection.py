@@ -1,96 +1,48 @@
 """
-The reading half of a connection: requests, one after the other.
+A client's connection.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 import select
-import time
-from asyncio import Future
-from collections.abc import Awaitable
-from enum import IntEnum
-from typing import Any, cast
+from typing import cast
 
-from tornado.httputil import HTTPInputError, HTTPMessageDelegate
 from tornado.iostream import IOStream
 
-from indico import config
-from indico.core.http.chunks import ChunkDecoder
 from indico.core.http.detached import DetachedStream
-from indico.core.http.head import CHUNKED, LARGEST_HEAD, BadRequest, Head, is_hopeless, parse_head
-from indico.core.http.responses import ResponseWriter, refuse
-from indico.error import BodyTooLarge
-from indico.utils import LOGGER
+from indico.core.http.requests import BODY, DETACHED, ENDED, RequestReader
 
 READ_AHEAD = 64 * 1024  # bytes that are read while a request is at work; what is more waits in the kernel
-BARE_400 = b"HTTP/1.1 400 Bad Request\r\n\r\n"
-GO_ON = b"HTTP/1.1 100 Continue\r\n\r\n"
 LEFT = getattr(select, "POLLRDHUP", 0)  # Linux alone; elsewhere POLLHUP tells
 
 
-class State(IntEnum):
-    HEAD = 0  # the next request is awaited
-    BODY = 1
-    HELD = 2  # the application does not want more of the body yet
-    AT_WORK = 3  # all of the request is there
-    ENDED = 4  # nothing more is read
-    DETACHED = 5  # the socket has another owner
-
-
-class ServerConnection(ResponseWriter, asyncio.Protocol):
+class ServerConnection(RequestReader, asyncio.Protocol):
     """
     A client's connection. It reads a request only when the one before has its response, and not further ahead
     than READ_AHEAD. To Tornado it is the HTTPConnection of each of its requests.
     """
 
-    __slots__ = (
-        "_body_bytes",
-        "_buffer",
-        "_chunks",
-        "_delegate",
-        "_expects",
-        "_left",
-        "_max_body",
-        "_paused",
-        "_start",
-        "_state",
-        "_unread",
-    )
-
-    def __init__(self, owner: Any, remote_ip: str) -> None:
-        super().__init__(owner, remote_ip)
-        self.deadline = time.monotonic() + config.HEADER_TIMEOUT
-        self._state = State.HEAD
-        self._buffer = b""
-        self._start = 0  # where in the buffer it is that nothing has been read yet
-        self._paused = False
-        self._delegate: HTTPMessageDelegate | None = None
-        self._expects = False  # to be told to go on
-        self._chunks: ChunkDecoder | None = None
-        self._left = 0  # bytes of the body; CHUNKED until its last chunk
-        self._body_bytes = 0  # that have come in
-        self._max_body = math.inf
-        self._unread = 0  # bytes of the request at work and of those after it, as far as they are counted
+    __slots__ = ()
 
     # What the transport says
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        if not self._owner.limits.admit(self, self.remote_ip):
+        if not self._server.limits.admit(self, self.remote_ip):
             self.close()
 
     def data_received(self, data: bytes) -> None:
-        if self._state >= State.ENDED:
+        if self._state >= ENDED:
             return
         self._buffer = self._buffer[self._start :] + data if self._buffer else data
         self._start = 0
-        if self._state <= State.BODY:
+        if self._state <= BODY:
             self._advance()
-        elif len(self._buffer) > READ_AHEAD and not self._paused:
+            return
+        if len(self._buffer) > READ_AHEAD and not self._paused:
             self._paused = True
-            self._owner.limits.paused.add(self)
+            self._server.limits.paused.add(self)
             self._transport.pause_reading()
         self._count_unread()
 
@@ -98,220 +50,30 @@ class ServerConnection(ResponseWriter, asyncio.Protocol):
         self._lose()
 
     def connection_lost(self, error: Exception | None) -> None:
-        if self._state != State.DETACHED:
-            self._owner.limits.remove(self)
+        if self._state != DETACHED:
+            self._server.limits.remove(self)
             self._lose()
-
-    def _lose(self) -> None:
-        """Forget the request, if there is one: its client has left, or is to."""
-        state, self._state = self._state, State.ENDED
-        delegate, self._delegate = self._delegate, None
-        callback, self._on_left = self._on_left, None
-        self._buffer, self._start, self._body_bytes = b"", 0, 0
-        self._count_unread()
-        if delegate is not None and state < State.AT_WORK:
-            delegate.on_connection_close()
-        elif callback is not None:
-            callback()
-        self._stop_waiting()
-
-    def _count_unread(self) -> None:
-        unread = self.unread_bytes()
-        if unread != self._unread:
-            change, self._unread = unread - self._unread, unread
-            self._owner.limits.count_unread(change)
-
-    # Reading
-
-    def _advance(self) -> None:
-        """Read what has come in, as far as the application is ready for it."""
-        try:
-            while self._state <= State.BODY:
-                if not (self._read_body() if self._state else self._read_head()):
-                    break
-        except (BadRequest, HTTPInputError):
-            self._refuse()
-        except Exception:
-            LOGGER.exception("The application failed on a request")
-            self.close()
-        if self._paused and self._state <= State.BODY:
-            self._paused = False
-            self._owner.limits.paused.discard(self)
-            self._transport.resume_reading()
-
-    def _take(self, end: int) -> bytes:
-        """What has come in up to there, and has not been read."""
-        buffer, start = self._buffer, self._start
-        if end < len(buffer):
-            self._start = end
-            return buffer[start:end]
-        self._buffer, self._start = b"", 0
-        return buffer[start:] if start else buffer
-
-    def _read_head(self) -> bool:
-        """Whether there was one."""
-        while self._buffer.startswith(b"\r\n", self._start):
-            self._take(self._start + 2)
-        end = self._buffer.find(b"\r\n\r\n", self._start)
-        if end < 0 or end - self._start > LARGEST_HEAD:
-            if self._buffer and is_hopeless(self._buffer[self._start :]):
-                raise BadRequest
-            return False
-        self._begin_request(parse_head(self._take(end + 4)))
-        return True
-
-    def _begin_request(self, head: Head) -> None:
-        self._start_response(head.line.method == "HEAD", head.line.version != "HTTP/1.1", head.keep_alive)
-        self._max_body = math.inf
-        self._left = head.body_size
-        self._chunks = ChunkDecoder() if head.body_size == CHUNKED else None
-        self._expects = bool(head.body_size) and head.headers.get("Expect", "").lower() == "100-continue"
-        self._state = State.BODY
-        self.deadline = time.monotonic() + config.BODY_TIMEOUT
-        self._delegate = self._owner.application.start_request(self, self)
-        ready = self._delegate.headers_received(head.line, head.headers)
-        if ready is not None:
-            self._hold(ready)
-        elif self._max_body == math.inf:
-            self._max_body = config.MAX_BODY_SIZE  # what collects the body without a look at it gets no more
-        if self._left > self._max_body:
-            self._refuse_body()
-
-    def _read_body(self) -> bool:
-        """Whether there was some of it, or its end."""
-        if self._left == 0:
-            self._end_request()
-            return True
-        if self._expects:
-            self._expects = False
-            if not self._begun:
-                self._transport.write(GO_ON)
-        if not self._buffer:
-            return False
-        if self._chunks is None:
-            piece = self._take(self._start + self._left)
-            self._left -= len(piece)
-        else:
-            piece, end, is_last = self._chunks.decode(self._buffer, self._start)
-            is_stuck = end == self._start
-            self._take(end)
-            if is_last:
-                self._left = 0
-            elif not piece and is_stuck:
-                return False
-        if piece and not self._finished:
-            self._body_bytes += 0 if self._begun else len(piece)  # the rest after a response is dropped
-            if self._body_bytes > self._max_body:
-                self._refuse_body()
-            elif self._delegate is not None:
-                ready = self._delegate.data_received(piece)
-                if ready is not None:
-                    self._hold(ready)
-        return True
-
-    def _hold(self, ready: Awaitable[None]) -> None:
-        """Read no more of the body until this is done."""
-        future = asyncio.ensure_future(ready)
-        if future.done():
-            future.result()
-        else:
-            self._state = State.HELD
-            future.add_done_callback(self._release)
-
-    def _release(self, future: Future[None]) -> None:
-        failed = future.cancelled() or future.exception() is not None
-        if self._state == State.HELD:
-            self._state = State.BODY
-            if failed:
-                self.close()
-            else:
-                self._advance()
-                self._count_unread()
-
-    def _end_request(self) -> None:
-        """All of the request is there."""
-        self.deadline = math.inf
-        self._chunks = None
-        if not self._finished:
-            self._state = State.AT_WORK
-            assert self._delegate is not None
-            self._delegate.finish()
-            return
-        delegate, self._delegate = self._delegate, None
-        if delegate is not None:
-            delegate.on_connection_close()  # what is answered before its end has none
-        self._next_request()
-
-    def _end_response(self) -> None:
-        self._body_bytes = 0
-        if self._state == State.AT_WORK:
-            self._delegate = None
-            self._next_request()
-        elif not self._keep_alive and self._state < State.AT_WORK:
-            self._linger()
-        self._count_unread()
-
-    def _next_request(self) -> None:
-        if not self._keep_alive:
-            self._end()
-            return
-        self._state = State.HEAD
-        self.deadline = time.monotonic() + config.IDLE_TIMEOUT
-        if self._buffer:
-            # In no context of the request that ends.
-            self._owner.loop.call_soon(self._advance, context=self._owner.context)
-
-    def _end(self) -> None:
-        """Close the connection when what is written has been sent."""
-        self._state = State.ENDED
-        self._buffer, self._start = b"", 0
-        self._transport.close()
-
-    def _refuse(self) -> None:
-        """Say that this is no HTTP, unless a response has begun, and close."""
-        is_quiet = self._state != State.HEAD and self._begun
-        self._lose()
-        if not is_quiet:
-            self._transport.write(BARE_400)
-        self._transport.close()
-
-    def _refuse_body(self) -> None:
-        delegate, self._delegate = self._delegate, None
-        if delegate is not None:
-            delegate.on_connection_close()
-        self._on_left = None
-        self._state = State.BODY
-        refuse(self, BodyTooLarge(int(self._max_body)))
 
     # What handlers and limits ask
 
-    def set_max_body_size(self, size: int) -> None:
-        """The largest body of this request in bytes: for `prepare`, as with Tornado's own server."""
-        self._max_body = size
-
-    def set_body_timeout(self, seconds: float) -> None:
-        """How long this request's body may take, from now on."""
-        self.deadline = time.monotonic() + seconds
-
-    def unread_bytes(self) -> int:
-        return self._body_bytes + len(self._buffer) - self._start
-
     def has_left(self) -> bool:
+        if self.is_closed():
+            return True
         poll = select.poll()
         poll.register(self._transport.get_extra_info("socket"), LEFT | select.POLLHUP | select.POLLERR)
-        return self._paused and bool(poll.poll(0))
+        return bool(poll.poll(0))
 
     def detach(self) -> IOStream:
         """Give the socket to a handler, which speaks another protocol on it."""
         if self.unsent_bytes():
             raise RuntimeError("A connection can be detached when what is written has been sent")
-        limits = self._owner.limits
+        limits = self._server.limits
         stream = DetachedStream(self._transport.get_extra_info("socket"), self._buffer[self._start :], limits)
         limits.replace(self, stream)
         held, self._held = self._held, b""
         self._delegate, self._on_left = None, None
         self._lose()
-        self._state = State.DETACHED
+        self._state = DETACHED
         self._transport.abort()
         if held:
             stream.write(held)

@@ -19,7 +19,6 @@ LARGEST_SIZE = 10**18  # bytes; no body is larger, whatever the headers say
 TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 REQUEST_LINE = re.compile(rb"(%b) ([^\x00-\x20\x7f]+) (HTTP/1\.[0-9])\r\n" % TOKEN)
 BEGINNING = re.compile(rb"\r?|%b( [^\x00-\x20\x7f]*( [HTP/1.0-9]{0,8}\r?)?)?" % TOKEN)
-BARE_NEWLINE = re.compile(rb"(?<!\r)\n")
 ABSOLUTE = re.compile(r"https?://([^/?#@]+)(.*)", re.IGNORECASE)
 REPEATED_LENGTH = re.compile(rb"(?i)\r\ncontent-length:[ \t]*([0-9]+(?:[ \t]*,[ \t]*[0-9]+)*)[ \t]*(?=\r\n)")
 
@@ -129,5 +128,5 @@ def is_hopeless(data: bytes) -> bool:
     return (
         len(data) > LARGEST_HEAD
         or (REQUEST_LINE.match(data) or BEGINNING.fullmatch(data)) is None
-        or BARE_NEWLINE.search(data) is not None
+        or data.count(b"\n") != data.count(b"\r\n")
     )

@@ -11,7 +11,7 @@ import math
 import time
 from asyncio import Future
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from tornado.httputil import (
     HTTPConnection,
@@ -24,6 +24,9 @@ from tornado.iostream import StreamClosedError
 
 from indico.error import IndicoError
 from indico.routes.handler import HEADERS
+
+if TYPE_CHECKING:
+    from indico.core.http.server import Server
 
 LARGE = 64 * 1024  # bytes; what is larger is not worth copying to send it with the headers
 LINGER = 2  # seconds for the rest of a body after a response that closes the connection
@@ -53,7 +56,7 @@ class ResponseWriter(HTTPConnection):
         "_is_old",
         "_keep_alive",
         "_on_left",
-        "_owner",
+        "_server",
         "_remaining",
         "_transport",
         "_write_closed",
@@ -63,10 +66,10 @@ class ResponseWriter(HTTPConnection):
     protocol = "http"
     _transport: asyncio.Transport
 
-    def __init__(self, owner: Any, remote_ip: str) -> None:
+    def __init__(self, server: Server, remote_ip: str) -> None:
         self.deadline = math.inf
         self.remote_ip = remote_ip
-        self._owner = owner
+        self._server = server
         self._drained: Future[None] | None = None  # when the client has read most of what is written
         self._write_paused = False
         self._write_closed = False
@@ -123,7 +126,7 @@ class ResponseWriter(HTTPConnection):
         head = (text + "\r\n\r\n").encode("latin-1")
         if code == 101:
             self._held = head
-            return self._owner.done  # type: ignore[no-any-return]
+            return self._server.done
         return self._send(head, self._frame(chunk) if chunk else b"")
 
     def write(self, chunk: bytes) -> Future[None]:
@@ -162,7 +165,7 @@ class ResponseWriter(HTTPConnection):
             elif data:
                 self._transport.write(data + more if more else data)
         if not self._write_paused:
-            return self._owner.done  # type: ignore[no-any-return]
+            return self._server.done
         if self._drained is None:
             self._drained = asyncio.get_running_loop().create_future()
         return self._drained
