@@ -194,6 +194,7 @@ class IndicoHandler(RequestHandler):
         with suppress(StreamClosedError):  # the client has left
             await self.flush()
             self._line.close_writing()
+        self.request.method = "REFUSED"  # not what its body would have been for
 
     def _hang_up(self) -> None:
         self.finish()

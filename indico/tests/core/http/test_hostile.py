@@ -11,22 +11,27 @@ import logging
 import re
 import socket
 import struct
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
+from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPHeaders
-from tornado.testing import gen_test
+from tornado.testing import AsyncHTTPTestCase, gen_test
+from tornado.web import Application
 
 from indico import config
+from indico.core.http import responses
 from indico.routes import handler as handler_module
 from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler
 from indico.routes.user import UserRoute
+from indico.server import Route, make_app, make_listener
 from indico.tests.mocks import USER_KEY
 from indico.tests.testutils import slow
-from indico.tests.testutils.server import ServerTest
+from indico.tests.testutils.strict import StrictTest
 
+method = "POST"  # that handlers of the kind that is tested serve
 PATIENCE = 30  # seconds; what takes longer will not happen
 BARE = 0  # in place of a status: a bare 400, after which the connection is cut
 LAST = 202  # the status of the action `last`
@@ -44,6 +49,7 @@ def make_request(
     line: str = "POST /probe/echo HTTP/1.1", *headers: str, body: bytes = b"", host: str | None = "Host: a"
 ) -> bytes:
     """The bytes of a request, with exactly these headers."""
+    line = line.replace("POST /probe/", f"{method} /probe/")
     lines = [line, *([host] if host is not None else []), *headers, "", ""]
     return "\r\n".join(lines).encode("latin-1") + body
 
@@ -163,13 +169,24 @@ class Client:
         self.socket.close()
 
 
-class HostileTest(ServerTest):
+class HostileTest(StrictTest, AsyncHTTPTestCase):
     """
     A server with a log that is looked at: no line but INFO, none with a traceback, none long, and none that
-    holds the key; and of lines not more than two a request.
+    holds the key; and of lines not more than two a request. It has no database.
     """
 
-    routes = [AuthRoute, UserRoute, (r"/probe/(?P<action>[a-zA-Z]+)?", ProbeHandler)]
+    routes: ClassVar[Sequence[Route]] = [
+        AuthRoute,
+        UserRoute,
+        (r"/probe/(?P<action>[a-zA-Z]+)?", ProbeHandler),
+    ]
+
+    def get_app(self) -> Application:
+        return make_app(routes=self.routes)
+
+    def get_http_server(self) -> HTTPServer:
+        server: Any = make_listener(self._app)
+        return cast(HTTPServer, server)
 
     def setUp(self) -> None:
         super().setUp()
@@ -241,9 +258,12 @@ class HostileTest(ServerTest):
         self.assertEqual([answer.status for answer in answers], list(statuses))
         return answers
 
+    def count_in_flight(self) -> int:
+        return len(self._app.settings.get("in_flight", ()))
+
     async def wait_until_left(self) -> None:
         """Return when no request is under way, as far as the server knows."""
-        while self._app.settings.get("in_flight"):
+        while self.count_in_flight():
             await asyncio.sleep(0)
 
     async def wait_until_all_left(self) -> None:
@@ -397,7 +417,7 @@ class TargetTest(HostileTest):
     def test_an_absolute_target_is_served(self) -> None:
         for target in ("http://b/probe/echo", "HTTPS://b:5000/probe/echo", "http://b/probe/echo?http://a"):
             with self.subTest(target=target):
-                self.assert_answers(make_request(f"POST {target} HTTP/1.1"), 200, LAST)
+                self.assert_answers(make_request(f"{method} {target} HTTP/1.1"), 200, LAST)
         self.assert_answers(make_request("POST http://b HTTP/1.1"), 404, LAST)
         self.assert_answers(make_request("POST http://b?a=/probe/echo HTTP/1.1"), 404, LAST)
 
@@ -618,6 +638,7 @@ class LengthTest(HostileTest):
 
     def test_equal_lengths_that_are_too_large_are_refused(self) -> None:
         self.set(handler_module, "LINGER", 0.05)
+        self.set(responses, "LINGER", 0.05)
         headers = ["Content-Length: 99999999", "Content-Length: 99999999"]
         request = make_request("POST /probe/echo HTTP/1.1", *headers, body=2_000_000 * b"a")
         self.assertEqual([answer.status for answer in self.exchange(request)], [413])
@@ -640,6 +661,7 @@ class LengthTest(HostileTest):
 
     def test_a_huge_length_is_refused_in_an_envelope(self) -> None:
         self.set(handler_module, "LINGER", 0.05)
+        self.set(responses, "LINGER", 0.05)
         for length in (str(2**31), str(2**63 - 1), str(2**63), str(2**64), 100 * "9", 5000 * "9"):
             with self.subTest(length=length[:20], digits=len(length)):
                 request = make_request("POST /probe/echo HTTP/1.1", f"Content-Length: {length}", body=b"ab")
@@ -713,6 +735,7 @@ class ChunkTest(HostileTest):
 
     def test_a_huge_chunk_is_refused_in_an_envelope(self) -> None:
         self.set(handler_module, "LINGER", 0.05)
+        self.set(responses, "LINGER", 0.05)
         self.set(config, "MAX_BODY_SIZE", 100)
         for size in (b"ffffffff", b"7fffffffffffffff", b"ffffffffffffffff", 30 * b"f"):
             with self.subTest(size=size):
@@ -770,6 +793,7 @@ class ExpectTest(HostileTest):
     def test_a_refused_body_gets_one_answer_whatever_is_expected(self) -> None:
         self.set(config, "MAX_BODY_SIZE", 100)
         self.set(handler_module, "LINGER", 0.05)
+        self.set(responses, "LINGER", 0.05)
         for expectation in ("100-continue", "100-CONTINUE", "more"):
             with self.subTest(expectation=expectation):
                 request = make_post(500 * b"a", "POST /probe/echo HTTP/1.1", f"Expect: {expectation}")
