@@ -28,7 +28,6 @@ from tornado.ioloop import PeriodicCallback
 from tornado.web import Application, RequestHandler
 
 import indico
-import indico.db.auth_db as AuthDB
 from indico import config, db
 from indico.core import supervisor
 from indico.core.development import get_secret, make_folder
@@ -129,8 +128,6 @@ async def make_indexes() -> None:
     while True:
         try:
             await db.ensure_indexes()
-            if await AuthDB.has_clear_keys():
-                LOGGER.warning("auth holds keys in clear, which open nothing; see `python -m indico.mend`")
             return
         except Unavailable as error:
             if not said:

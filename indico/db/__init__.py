@@ -201,12 +201,8 @@ async def ensure_indexes() -> None:
                 place = f"{collection}.{model.document['name']}"
                 LOGGER.error("MongoDB has %s otherwise; see `python -m indico.migrate`", place)
                 continue
-            fields = list(model.document["key"])
-            LOGGER.error("No index on %s of %s: %s", ", ".join(fields), collection, _first_line(error))
-            for double in await _find_doubles(collection, fields):
-                LOGGER.error(
-                    "%s has several documents with %s; see `python -m indico.mend`", collection, double
-                )
+            fields = ", ".join(model.document["key"])
+            LOGGER.error("No index on %s of %s: %s", fields, collection, _first_line(error))
 
 
 async def watch(collection: str, pipeline: list[Document], heartbeat: int) -> AsyncIterator[Document | None]:
@@ -221,18 +217,6 @@ async def watch(collection: str, pipeline: list[Document], heartbeat: int) -> As
     yield None
     while stream.alive:
         yield await _bounded(stream.try_next())
-
-
-async def _find_doubles(collection: str, fields: list[str]) -> list[Document]:
-    """What more than one document has in these fields, the first hundred such."""
-    pipeline = [
-        {"$group": {"_id": {field: f"${field}" for field in fields}, "count": {"$sum": 1}}},
-        {"$match": {"count": {"$gt": 1}}},
-        {"$limit": 100},
-    ]
-    # As a command, because the drivers' own methods differ here.
-    answer = await _bounded(mongodb.command("aggregate", collection, pipeline=pipeline, cursor={}))
-    return [group["_id"] for group in answer["cursor"]["firstBatch"]]
 
 
 def _first_line(error: MongoError) -> str:

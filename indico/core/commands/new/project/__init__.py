@@ -22,6 +22,7 @@ LEFT_BEHIND = (
     "docs/renaming.rst",
     f"{OLD}/core/commands/new/project",
     f"{OLD}/tests/core/commands/new/test_project.py",
+    f"{OLD}/tests/test_data_of_2015.py",
 )
 
 
