@@ -26,7 +26,6 @@ from pymongo.database import Database
 from pymongo.errors import ConnectionFailure, DuplicateKeyError, OperationFailure, PyMongoError
 
 from indico import config, db, migrations, server
-from indico.core.progress import progress
 from indico.db import Document
 
 LEASE = 30  # seconds that the lock outlives whoever died with it
@@ -165,9 +164,9 @@ def migrate(database: Database[Document], apply: bool, drop: bool) -> None:
                 if step.action == "drop" and not drop:
                     print(f"kept     {step.subject}")
                     continue
-                with progress(f"{step.action:8} {step.subject}"):
-                    step.do()
-                print(f"{step.action:8} {step.subject}: done", flush=True)
+                print(f"{step.action:8} {step.subject} ...", end=" ", flush=True)
+                step.do()
+                print("done", flush=True)
 
 
 def main(words: Sequence[str] | None = None) -> None:

@@ -88,9 +88,9 @@ class IndexTest(MigrateTest):
     def test_what_is_missing_is_built_and_what_is_not_declared_is_kept_at_first(self) -> None:
         self.declare("tea", "name")
         self.database.tea.create_index("old")
-        self.assertEqual(self.migrate(apply=True), ["build    tea.name_1: done", "kept     tea.old_1"])
+        self.assertEqual(self.migrate(apply=True), ["build    tea.name_1 ... done", "kept     tea.old_1"])
         self.assertEqual(self.names("tea"), {"name_1", "old_1"})
-        self.assertEqual(self.migrate(apply=True, drop=True), ["drop     tea.old_1: done"])
+        self.assertEqual(self.migrate(apply=True, drop=True), ["drop     tea.old_1 ... done"])
         self.assertEqual(self.names("tea"), {"name_1"})
 
     def test_the_index_of_ids_and_indexes_of_collections_that_are_gone_from_the_code(self) -> None:
@@ -106,7 +106,7 @@ class IndexTest(MigrateTest):
         self.declare("tea", "a", "b")
         self.declare("tea", "year")
         said = self.migrate(apply=True)
-        self.assertEqual(said, [f"rebuild  tea.{name}: done" for name in ("name_1", "a_1_b_1", "year_1")])
+        self.assertEqual(said, [f"rebuild  tea.{name} ... done" for name in ("name_1", "a_1_b_1", "year_1")])
         indexes = self.database.tea.index_information()
         self.assertEqual(set(indexes), {"_id_", "name_1", "a_1_b_1", "year_1"})
         self.assertTrue(indexes["name_1"]["unique"])
@@ -137,7 +137,7 @@ class MigrationTest(MigrateTest):
         self.declare("tea", "c")
         said = self.migrate(apply=True)
         self.assertEqual(
-            said, ["run      0001_first: done", "run      0002_second: done", "build    tea.c_1: done"]
+            said, ["run      0001_first ... done", "run      0002_second ... done", "build    tea.c_1 ... done"]
         )
         self.assertEqual(self.database.tea.find_one(), {"_id": 1, "c": 1})
         self.assertEqual(
@@ -155,7 +155,7 @@ class MigrationTest(MigrateTest):
         with self.assertRaises(ZeroDivisionError):
             self.migrate(apply=True)
         self.database.tea.insert_one({})
-        self.assertEqual(self.migrate(apply=True), ["run      0001_first: done"])
+        self.assertEqual(self.migrate(apply=True), ["run      0001_first ... done"])
 
 
 class LockTest(MigrateTest):
@@ -205,7 +205,7 @@ class LockTest(MigrateTest):
 class CommandTest(DatabaseTest):
     def test_it_makes_all_that_the_routes_and_the_batteries_declare(self) -> None:
         output = run_main(indico.migrate, "--apply")
-        self.assertIn("build    auth.key_1: done\nbuild    user.user_id_1: done\n", output)
+        self.assertIn("build    auth.key_1 ... done\nbuild    user.user_id_1 ... done\n", output)
         self.assertIn("user_id_1", self.database.user.index_information())
         self.assertEqual(run_main(indico.migrate), "")
 
@@ -247,7 +247,7 @@ class ProcessTest(DatabaseTest):
     def test_it_makes_all_that_the_routes_and_the_batteries_declare(self) -> None:
         process = self.run_command("--apply")
         self.assertEqual((process.returncode, process.stderr), (0, ""))
-        self.assertIn("build    auth.key_1: done\nbuild    user.user_id_1: done\n", process.stdout)
+        self.assertIn("build    auth.key_1 ... done\nbuild    user.user_id_1 ... done\n", process.stdout)
         self.assertIn("user_id_1", self.database.user.index_information())
         self.assertEqual(self.run_command().stdout, "")
 
