@@ -4,7 +4,6 @@ The server: its routes, its batteries, and how it starts and stops.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import errno
 import faulthandler
@@ -12,7 +11,6 @@ import gc
 import importlib.util
 import json
 import logging
-import os
 import shlex
 import signal
 import socket
@@ -21,13 +19,10 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-import pymongo
-import tornado
 from tornado import autoreload
 from tornado.ioloop import PeriodicCallback
 from tornado.web import Application, RequestHandler
 
-import indico
 from indico import config, db
 from indico.core import supervisor
 from indico.core.development import get_secret, make_folder
@@ -42,17 +37,6 @@ from indico.utils import LOGGER, spawn
 
 DEFAULT_MONGODB_PORT = 27017
 LONGEST_CALL = 1  # seconds that a call may block the loop before development names it in the log
-
-HELP = """
-examples:
-  python -m indico.server                      for development
-  python -m indico.server --port 5001          beside another server
-  python -m indico.server --address 0.0.0.0    for other machines to reach it
-  INDICO_ENV=production python -m indico.server --workers 4
-
-An option goes before the environment variable of its name. The environment
-sets all else, MONGODB for example: docs/settings.rst lists it.
-"""
 
 Route = tuple[str, type[RequestHandler]]
 
@@ -307,33 +291,7 @@ def bind(port: int) -> list[socket.socket]:
         ) from error
 
 
-def run_command_line() -> None:
-    """`python -m indico.server`: what the command line says goes before the environment."""
-    parser = argparse.ArgumentParser(
-        prog="python -m indico.server",
-        description="Serve until stopped by Ctrl-C or SIGTERM.",
-        epilog=HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    version = f"indico {indico.__version__}, Tornado {tornado.version}, PyMongo {pymongo.version}"
-    parser.add_argument("--version", action="version", version=version)
-    for group, options in {
-        "where to listen": {
-            "PORT": "a port, or 0 for any free one (default: 5000)",
-            "ADDRESS": "an address (default: 127.0.0.1; in production, all)",
-        },
-        "how many": {"WORKERS": "processes that share the port (default: 1)"},
-        "by what": {"HTTP_SERVER": "tornado, its own (default), or uvicorn"},
-    }.items():
-        arguments = parser.add_argument_group(group)
-        for name, text in options.items():
-            option = f"--{name.lower().removesuffix('_server')}"
-            arguments.add_argument(option, metavar=name, dest=name, help=text)
-    given = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
-    os.environ.update(given)
-    importlib.reload(config)
-    main(debug=not config.PRODUCTION, port=config.PORT)
-
-
 if __name__ == "__main__":
+    from indico.core.command_line import main as run_command_line
+
     run_command_line()

@@ -17,6 +17,7 @@ from tornado.web import Application
 
 from indico import config
 from indico.core.fetch import FAILURES, fetch_json
+from indico.core.setting_values import ISSUER
 from indico.db.user_db import LoginUser
 from indico.error import InvalidValue, OpenIDTokenError, Unavailable
 from indico.routes.auth import Login, is_oauth_id, log_in
@@ -118,7 +119,7 @@ class Provider:
         try:
             address = self.issuer.rstrip("/") + "/.well-known/openid-configuration"
             about = await fetch_json(address, TIMEOUT)
-            if about["issuer"] != self.issuer or not config.ISSUER.fullmatch(about["jwks_uri"]):
+            if about["issuer"] != self.issuer or not ISSUER.fullmatch(about["jwks_uri"]):
                 raise ValueError("this is another provider, or its keys would travel in the clear")
             keys = read_keys(await fetch_json(about["jwks_uri"], TIMEOUT))
             if not keys:

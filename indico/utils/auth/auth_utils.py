@@ -20,7 +20,7 @@ from indico.core.mongo import key_cache
 from indico.error import AuthError
 from indico.utils import Action, settle, spawn
 
-USER_SALT = os.environ.get("USER_SALT")  # development makes one when the first key is made
+USER_SALT = os.environ.get("USER_SALT")  # or else `user_hash` finds it
 SCHEMES = {"indico_key": "", "authorization": "(?i:Bearer +)"}  # what stands before the key in these headers
 
 
@@ -30,6 +30,7 @@ def user_hash(user_id: str, generation: int = 0) -> str:
     can make one without the salt. The first half depends on the user alone.
     """
     global USER_SALT
+    USER_SALT = USER_SALT or config.USER_SALT
     if not USER_SALT:
         if config.PRODUCTION:
             raise config.SettingError("USER_SALT is not set.")

@@ -24,9 +24,11 @@ import indico.migrate
 from indico import config, db, migrations
 from indico.core.commands import migrate
 from indico.core.commands.migrate import NotMigrated
+from indico.core.mongo import lock
+from indico.core.mongo.lock import Locked
 from indico.tests.testutils import slow
 from indico.tests.testutils.mongo import DatabaseTest
-from indico.tests.testutils.process import make_environment, run_main, wait_until
+from indico.tests.testutils.process import ProcessTest, make_environment, run_main, wait_until
 
 NO_LOCK = {"_id": {"$ne": "lock"}}
 
@@ -136,9 +138,8 @@ class MigrationTest(MigrateTest):
         self.database.tea.insert_one({"_id": 1, "a": 1})
         self.declare("tea", "c")
         said = self.migrate(apply=True)
-        self.assertEqual(
-            said, ["run      0001_first ... done", "run      0002_second ... done", "build    tea.c_1 ... done"]
-        )
+        steps = ["run      0001_first", "run      0002_second", "build    tea.c_1"]
+        self.assertEqual(said, [f"{step} ... done" for step in steps])
         self.assertEqual(self.database.tea.find_one(), {"_id": 1, "c": 1})
         self.assertEqual(
             [one["_id"] for one in self.database.migration.find()], ["0001_first", "0002_second"]
@@ -150,10 +151,11 @@ class MigrationTest(MigrateTest):
         self.assertEqual(self.migrate()[0], "run      0001_first")
         self.assertEqual(self.database.list_collection_names(), [])
 
-    def test_one_that_fails_is_run_again_and_the_lock_is_free(self) -> None:
+    def test_one_that_fails_is_named_before_it_runs_and_run_again_and_the_lock_is_free(self) -> None:
         self.write("0001_first", "database.tea.insert_one({'_id': 1 / database.tea.count_documents({})})")
-        with self.assertRaises(ZeroDivisionError):
-            self.migrate(apply=True)
+        with redirect_stdout(io.StringIO()) as output, self.assertRaises(ZeroDivisionError):
+            migrate.migrate(self.database, apply=True, drop=False)
+        self.assertEqual(output.getvalue(), "run      0001_first ... ")
         self.database.tea.insert_one({})
         self.assertEqual(self.migrate(apply=True), ["run      0001_first ... done"])
 
@@ -169,7 +171,7 @@ class LockTest(MigrateTest):
         self.addCleanup(first.join)
         self.addCleanup(self.database.go.insert_one, {})
         wait_until(lambda: self.database.started.find_one(), "the start of the migration")
-        with self.assertRaisesRegex(NotMigrated, "Another process is at it"):
+        with self.assertRaisesRegex(Locked, "Another process is at it"):
             migrate.migrate(self.database, apply=True, drop=False)
         self.database.go.insert_one({})
         first.join()
@@ -182,7 +184,7 @@ class LockTest(MigrateTest):
         self.assertEqual(self.database.migration.count_documents({}), 0)
 
     def test_the_lock_of_one_that_takes_long_does_not_end(self) -> None:
-        with mock.patch.object(migrate, "LEASE", 0.2), migrate.hold_lock(self.database):
+        with mock.patch.object(lock, "LEASE", 0.2), lock.hold_lock(self.database.migration):
             first = self.database.migration.find_one({"_id": "lock"})
             wait_until(lambda: self.database.migration.find_one({"_id": "lock"}) != first, "a longer lease")
 
@@ -194,9 +196,9 @@ class LockTest(MigrateTest):
             return next(calls, update_one)(*arguments)
 
         with (
-            mock.patch.object(migrate, "LEASE", 0.2),
+            mock.patch.object(lock, "LEASE", 0.2),
             mock.patch.object(Collection, "update_one", falter),
-            migrate.hold_lock(self.database),
+            lock.hold_lock(self.database.migration),
         ):
             first = self.database.migration.find_one({"_id": "lock"})
             wait_until(lambda: self.database.migration.find_one({"_id": "lock"}) != first, "a longer lease")
@@ -211,8 +213,10 @@ class CommandTest(DatabaseTest):
 
     def test_a_setting_that_makes_no_sense_keeps_it_from_its_work(self) -> None:
         with (
-            mock.patch.object(config.environment, "problems", ["PORT should be a number."]),
-            self.assertRaisesRegex(SystemExit, r"^Not migrated: PORT should be a number\.$"),
+            mock.patch.dict(config.environment.environ, PORT="x"),
+            self.assertRaisesRegex(
+                SystemExit, r"^Not migrated: PORT should be a whole number .*, but is 'x'\.$"
+            ),
         ):
             run_main(indico.migrate)
 
@@ -231,14 +235,15 @@ class CommandTest(DatabaseTest):
                 SystemExit, r"^Not migrated to the end: MONGODB has gone, AutoReconnect\."
             ),
         ):
-            migrate.main(["--apply"])
+            run_main(indico.migrate, "--apply")
 
 
 @slow
-class ProcessTest(DatabaseTest):
+class CommandProcessTest(ProcessTest):
     def run_command(self, *words: str, **settings: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "indico.migrate", *words],
+            cwd=self.folder,
             env=make_environment(settings),
             capture_output=True,
             text=True,
