@@ -63,7 +63,7 @@ class Environment:
 
     def number(self, name: str, default: float, low: float, high: float) -> float:
         """A number from `low` to `high`, both included."""
-        return self._add(name, default, lambda text: setting_values.parse_number(text, low, high))
+        return self._add(name, float(default), lambda text: setting_values.parse_number(text, low, high))
 
     def whole(self, name: str, default: int, low: int, high: int) -> int:
         """A whole number from `low` to `high`, both included."""

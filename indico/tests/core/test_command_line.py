@@ -53,7 +53,7 @@ class EnvFileTest(ProcessTest):
     def test_it_can_not_set_the_kind_of_environment(self) -> None:
         self.write("INDICO_ENV=production\n")
         said = "INDICO_ENV is not taken from .env: set it in the environment.\n"
-        self.assertEqual(self.show(), (0, "[] 5 development\n", said))
+        self.assertEqual(self.show(), (0, "[] 5.0 development\n", said))
 
     def test_the_server_takes_its_salt_from_it(self) -> None:
         self.write("USER_SALT=pepper\n")
@@ -84,13 +84,13 @@ class EnvFileTest(ProcessTest):
         self.write("CORS_ORIGINS=https://a.com\n")
         script = "import sys; sys.modules['dotenv'] = None; import indico.shell as s; s.main()"
         said = ".env is not read: pip install python-dotenv, and it will be.\n"
-        self.assertEqual(self.run_python("-c", script, source=SHOW), (0, "[] 5 development\n", said))
+        self.assertEqual(self.run_python("-c", script, source=SHOW), (0, "[] 5.0 development\n", said))
 
     @slow
     def test_production_does_not_read_it(self) -> None:
         self.write("CORS_ORIGINS=https://a.com\n")
         settings = {"INDICO_ENV": "production", "USER_SALT": "a salt of production", "DEV_TOKEN": ""}
-        self.assertEqual(self.show(**settings), (0, "[] 5 production\n", ""))
+        self.assertEqual(self.show(**settings), (0, "[] 5.0 production\n", ""))
 
     @slow
     def test_an_import_does_not_read_it_and_neither_do_the_tests(self) -> None:
