@@ -17,7 +17,7 @@ from indico.tests.testutils import slow
 from indico.tests.testutils.process import PATIENCE, ProcessTest, make_environment, wait_until
 from indico.tests.testutils.strict import StrictTest
 
-SHOW = "print(config.CORS_ORIGINS, config.MONGODB_TIMEOUT, config.INDICO_ENV)\n"
+SHOW = "print(config.MAX_BODY_SIZE, config.MONGODB_TIMEOUT, config.INDICO_ENV)\n"
 # The server, started again when a module of the working directory changes.
 SERVER = "import greeting\nfrom indico.core import command_line\ncommand_line.main([])\n"
 
@@ -43,17 +43,17 @@ class EnvFileTest(ProcessTest):
         return self.run_python("-m", "indico.shell", source=source, **settings)
 
     def test_commands_read_it_and_the_environment_overrides_it(self) -> None:
-        self.write("CORS_ORIGINS='https://a.com'  # a comment\nMONGODB_TIMEOUT=9\nOF_MY_OWN=1\nEMPTY\n")
+        self.write("MAX_BODY_SIZE='50'  # a comment\nMONGODB_TIMEOUT=9\nOF_MY_OWN=1\nEMPTY\n")
         source = SHOW + "import os; print(os.environ['OF_MY_OWN'])\n"
         self.assertEqual(
-            self.show(source, MONGODB_TIMEOUT="7", CORS_ORIGINS=""),
-            (0, "['https://a.com'] 7.0 development\n1\n", ""),
+            self.show(source, MONGODB_TIMEOUT="7", MAX_BODY_SIZE=""),
+            (0, "50 7.0 development\n1\n", ""),
         )
 
     def test_it_can_not_set_the_kind_of_environment(self) -> None:
         self.write("INDICO_ENV=production\n")
         said = "INDICO_ENV is not taken from .env: set it in the environment.\n"
-        self.assertEqual(self.show(), (0, "[] 5.0 development\n", said))
+        self.assertEqual(self.show(), (0, "1048576 5.0 development\n", said))
 
     def test_the_server_takes_its_salt_from_it(self) -> None:
         self.write("USER_SALT=pepper\n")
@@ -62,12 +62,10 @@ class EnvFileTest(ProcessTest):
         self.assertEqual(self.show(source, USER_SALT=""), (0, f"{key!r}\n", ""))
 
     def test_the_server_and_its_workers_read_it_and_name_what_is_no_setting(self) -> None:
-        self.write("CORS_ORIGINS=https://a.com\nINDICO_SALT=x\nWORKERS=2\nPORT=http\n")
+        self.write("MAX_BODY_SIZE=50\nINDICO_SALT=x\nWORKERS=2\nPORT=http\n")
         server = self.start("--port", "0", PORT="")
         server.wait_for("INDICO_SALT is no setting.")
-        headers = {"Origin": "https://a.com"}
-        answer = server.fetch("auth/check", None, headers)
-        self.assertEqual(answer.headers["Access-Control-Allow-Origin"], "https://a.com")
+        self.assertEqual(server.fetch("auth/login", 50 * "a").status, 413)
         self.assertEqual(server.stop(), 0)
 
     def test_a_value_that_makes_no_sense_is_a_sentence(self) -> None:
@@ -81,43 +79,42 @@ class EnvFileTest(ProcessTest):
         self.assertRegex(said, r"\A\.env can't be read: .+\.\n\Z")
 
     def test_without_python_dotenv_it_is_named(self) -> None:
-        self.write("CORS_ORIGINS=https://a.com\n")
+        self.write("MAX_BODY_SIZE=50\n")
         script = "import sys; sys.modules['dotenv'] = None; import indico.shell as s; s.main()"
         said = ".env is not read: pip install python-dotenv, and it will be.\n"
-        self.assertEqual(self.run_python("-c", script, source=SHOW), (0, "[] 5.0 development\n", said))
+        self.assertEqual(self.run_python("-c", script, source=SHOW), (0, "1048576 5.0 development\n", said))
 
     @slow
     def test_production_does_not_read_it(self) -> None:
-        self.write("CORS_ORIGINS=https://a.com\n")
+        self.write("MAX_BODY_SIZE=50\n")
         settings = {"INDICO_ENV": "production", "USER_SALT": "a salt of production", "DEV_TOKEN": ""}
-        self.assertEqual(self.show(**settings), (0, "[] 5.0 production\n", ""))
+        self.assertEqual(self.show(**settings), (0, "1048576 5.0 production\n", ""))
 
     @slow
     def test_an_import_does_not_read_it_and_neither_do_the_tests(self) -> None:
-        self.write("CORS_ORIGINS=https://a.com\n")
-        script = "from indico import config, server; print(config.CORS_ORIGINS)"
-        self.assertEqual(self.run_python("-c", script), (0, "[]\n", ""))
+        self.write("MAX_BODY_SIZE=50\n")
+        script = "from indico import config, server; print(config.MAX_BODY_SIZE)"
+        self.assertEqual(self.run_python("-c", script), (0, "1048576\n", ""))
         (self.folder / "test_it.py").write_text(
             "import unittest\nimport indico.tests\nfrom indico import config, server\n"
             "class Test(unittest.TestCase):\n    def test(self):\n"
-            "        self.assertEqual(config.CORS_ORIGINS, [])\n"
+            "        self.assertEqual(config.MAX_BODY_SIZE, 1048576)\n"
         )
         self.assertEqual(self.run_python("-m", "unittest", "test_it")[0], 0)
 
     @slow
     def test_it_is_read_again_when_the_server_starts_again(self) -> None:
         (self.folder / "greeting.py").touch()
-        self.write("CORS_ORIGINS=https://a.com\n")
+        self.write("MAX_BODY_SIZE=50\n")
         server = self.start(script=SERVER)
-        self.write("CORS_ORIGINS=https://b.com\n")
+        self.write("MAX_BODY_SIZE=5\n")
 
         def touch() -> bool:
             os.utime(self.folder / "greeting.py")  # a change counts once the watching has begun
             return server.output.count("indico listens on") == 2
 
         wait_until(touch, "another start")
-        answer = server.fetch("auth/check", None, {"Origin": "https://b.com"})
-        self.assertEqual(answer.headers["Access-Control-Allow-Origin"], "https://b.com")
+        self.assertEqual(server.fetch("auth/login", "four").status, 413)  # with its quotes, six bytes
         self.assertEqual(server.stop(), 0)
 
 
