@@ -53,6 +53,7 @@ def read_items(collector: Collector) -> list[dict[str, Any]]:
 
 
 class SentryTest(ServerTest):
+    stores = False
     routes = [(r"/odd/(?P<action>[a-zA-Z]+)?", OddHandler)]
     rate = 0.0
 

@@ -7,13 +7,15 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, ClassVar
+from unittest import mock
 
 from tornado.httpserver import HTTPServer
 from tornado.testing import AsyncHTTPTestCase
 from tornado.web import Application
 
-from indico import config
+from indico import config, server
 from indico.server import Route, lifespan, make_app, make_listener
 from indico.tests.mocks import HEADERS
 from indico.tests.testutils.mongo import DatabaseTest
@@ -31,6 +33,10 @@ def tornado_only(test: Callable[[Any], None]) -> Callable[[Any], None]:
     return skipping
 
 
+async def make_nothing() -> None:
+    """No indexes."""
+
+
 class ServerTest(DatabaseTest, AsyncHTTPTestCase):
     """
     A test of routes over HTTP, on a server that is built as the real one is and has a database of its own.
@@ -42,22 +48,27 @@ class ServerTest(DatabaseTest, AsyncHTTPTestCase):
                 self.post("auth/login", LOGIN_DATA)
                 answer = self.post("order/create", {"item": "tea", "count": 2})
                 self.assertEqual(answer["status"], 200)
+
+    Tests that neither store nor read anything say `stores = False`: they are faster without indexes.
     """
 
     routes: ClassVar[Sequence[Route]] = ()
+    stores: ClassVar[bool] = True
 
     def setUp(self) -> None:
         super().setUp()
         self._lifespan = lifespan(self._app)
-        self.io_loop.run_sync(self._lifespan.__aenter__)
+        indexes = nullcontext() if self.stores else mock.patch.object(server, "make_indexes", make_nothing)
+        with indexes:
+            self.io_loop.run_sync(self._lifespan.__aenter__)
 
     def tearDown(self) -> None:
         self.io_loop.run_sync(lambda: self._lifespan.__aexit__(None, None, None))
         super().tearDown()
 
     def get_http_server(self) -> HTTPServer:
-        server: HTTPServer = make_listener(self._app)  # or what has the methods of one
-        return server
+        listener: HTTPServer = make_listener(self._app)  # or what has the methods of one
+        return listener
 
     def get_app(self) -> Application:
         return make_app(routes=self.routes)
