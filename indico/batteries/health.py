@@ -42,7 +42,7 @@ class ReadyHandler(PageHandler):
         """
         try:
             await asyncio.wait_for(ping(), PATIENCE)
-        except asyncio.TimeoutError as error:
+        except TimeoutError as error:
             raise Unavailable("The database did not answer in time") from error
         if self.settings.get("draining"):  # by now, which it may not have been before
             raise Unavailable("The server is going down")

@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, overload
 from urllib.parse import urlsplit
 
 from bson.errors import BSONError, InvalidDocument, InvalidId
@@ -43,9 +43,6 @@ from indico.core.timers import call_within
 from indico.core.types import compile_type, make_empty
 from indico.error import InvalidValue, MongoError, Unavailable, shorten
 from indico.utils import LOGGER, check_shape, check_type, levels, spawn
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 Document = dict[str, Any]
 Schema = dict[str, tuple[Any, bool]]  # field: (type, required); see indico.core.types
@@ -169,7 +166,7 @@ async def close() -> None:
     client = globals().pop("CLIENT", None)
     closing = client.close() if client is not None else None
     if inspect.isawaitable(closing):
-        with suppress(asyncio.TimeoutError):  # it says goodbye to a MongoDB that may not answer
+        with suppress(TimeoutError):  # it says goodbye to a MongoDB that may not answer
             await _wait_for(closing, 1)
     for task in _operations:
         task.cancel()
@@ -250,7 +247,7 @@ class Helper(Protocol[P, T_co]):
     @overload
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T_co]: ...
     @overload
-    def __call__(self, *args: Unpack[tuple[Unpack[tuple[Any, ...]], Callback]]) -> None: ...
+    def __call__(self, *args: *tuple[*tuple[Any, ...], Callback]) -> None: ...
 
 
 def mongo(function: Callable[P, Coroutine[Any, Any, T]]) -> Helper[P, T]:
@@ -298,7 +295,7 @@ async def _bounded(operation: Awaitable[T]) -> T:
     began = time.monotonic()
     try:
         return await _wait_for(operation, max(config.MONGODB_TIMEOUT - waited[0], 0))
-    except asyncio.TimeoutError as error:
+    except TimeoutError as error:
         raise Unavailable("The database did not answer in time") from error
     except (DocumentTooLarge, InvalidDocument, OverflowError, UnicodeEncodeError) as error:
         raise InvalidValue("The document can't be stored: BSON does not hold it") from error
@@ -348,7 +345,7 @@ async def _settle(operation: Awaitable[T], outcome: asyncio.Future[T]) -> None:
 
 def _give_up(outcome: asyncio.Future[Any]) -> None:
     with suppress(asyncio.InvalidStateError):  # it came at the same moment
-        outcome.set_exception(asyncio.TimeoutError())
+        outcome.set_exception(TimeoutError())
 
 
 async def _call_back(call: Coroutine[Any, Any, Any], callback: Callable[[Any, Any], Any]) -> None:

@@ -48,7 +48,7 @@ HEADERS = {  # of every envelope
 LINGER = 2  # seconds in which the rest of a body that is too large is read and dropped
 
 _EPOCH = datetime.datetime(1970, 1, 1)
-_UTC_EPOCH = _EPOCH.replace(tzinfo=datetime.timezone.utc)
+_UTC_EPOCH = _EPOCH.replace(tzinfo=datetime.UTC)
 _write_date = functools.lru_cache(1)(format_timestamp)
 
 

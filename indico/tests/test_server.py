@@ -242,10 +242,10 @@ class PythonTest(StrictTest):
 
     def test_one_that_is_too_old_is_a_sentence(self) -> None:
         self.assert_refuses(
-            "indico needs Python 3.10 or later, but this is Python 3.9.18.",
+            "indico needs Python 3.11 or later, but this is Python 3.10.13.",
             sys.executable,
             "-c",
-            "import sys; sys.version_info = (3, 9, 18, 'final', 0); import indico",
+            "import sys; sys.version_info = (3, 10, 13, 'final', 0); import indico",
         )
 
     def test_one_without_what_the_server_needs_is_a_sentence(self) -> None:
@@ -260,13 +260,15 @@ class PythonTest(StrictTest):
     @slow
     def test_the_oldest_can_read_the_sentence(self) -> None:
         versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
-        found = [path for path in versions.glob("*/bin/python") if re.match("2|3[.][6-9][.]", path.parts[-3])]
+        found = [
+            path for path in versions.glob("*/bin/python") if re.match("2|3[.]([6-9]|10)[.]", path.parts[-3])
+        ]
         if not found:
             self.skipTest("no old Python here")
         for path in found:
             with self.subTest(path):
                 version = path.parts[-3]
-                sentence = f"indico needs Python 3.10 or later, but this is Python {version}."
+                sentence = f"indico needs Python 3.11 or later, but this is Python {version}."
                 self.assert_refuses(sentence, str(path), "-B", "-m", "indico.server")
 
 

@@ -16,6 +16,8 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qs
 
+from tornado.ioloop import IOLoop
+
 from indico.core.types import Problem, compile_type
 from indico.error import InvalidJSON, InvalidValue, MissingField, shorten, to_answer
 
@@ -52,7 +54,11 @@ _running: set[asyncio.Task[Any]] = set()
 
 def spawn(coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
     """Start a coroutine on the current event loop, which need not run yet, and keep it until it is done."""
-    task = asyncio.get_event_loop().create_task(coroutine)
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:  # it does not run yet
+        loop = IOLoop.current().asyncio_loop  # type: ignore[attr-defined]
+    task = loop.create_task(coroutine)
     _running.add(task)
     task.add_done_callback(_running.discard)
     return task

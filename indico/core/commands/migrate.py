@@ -56,7 +56,7 @@ def find_migrations(database: Database[Document]) -> list[Step]:
 
 def run_migration(database: Database[Document], name: str) -> None:
     importlib.import_module(f"{migrations.__name__}.{name}").up(database)
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     database.migration.insert_one({"_id": name, "applied": now})
 
 

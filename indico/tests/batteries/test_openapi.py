@@ -11,12 +11,11 @@ import re
 import subprocess
 import sys
 import unittest
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired, TypedDict
 
 from bson.objectid import ObjectId
 from pydantic import BaseModel
 from tornado.web import Application, RequestHandler
-from typing_extensions import NotRequired
 
 from indico import config
 from indico.batteries.openapi import Components, describe_application
