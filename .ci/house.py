@@ -47,6 +47,7 @@ TORNADOS = {
     *("log_function", "serve_traceback", "ui_modules", "ui_methods", "websocket_ping_interval"),
     *("websocket_ping_timeout", "cookie_secret", "login_url", "xsrf_cookies", "static_path", "template_path"),
 }
+PARAMETERS = ("handlers", "database")  # of Application, which are no settings
 
 
 class Private(NamedTuple):
@@ -144,7 +145,7 @@ def find_settings(file: Path, tree: ast.Module) -> Iterator[str]:
             if isinstance(called, ast.Attribute) and is_settings(called.value):
                 keys = node.args[:1] or [ast.Constant(called.attr)]
             elif getattr(called, "id", getattr(called, "attr", "")) == "Application":
-                keys = [ast.Constant(keyword.arg) for keyword in node.keywords if keyword.arg != "handlers"]
+                keys = [ast.Constant(each.arg) for each in node.keywords if each.arg not in PARAMETERS]
         for key in keys:
             if not (isinstance(key, ast.Constant) and key.value in TORNADOS):
                 yield f"{path_of(file)}: {ast.unparse(key)}"

@@ -15,7 +15,7 @@ from tornado.httpserver import HTTPServer
 from tornado.testing import AsyncHTTPTestCase
 from tornado.web import Application
 
-from indico import config, server
+from indico import config, db
 from indico.server import Route, lifespan, make_app, make_listener
 from indico.tests.mocks import HEADERS
 from indico.tests.testutils.mongo import DatabaseTest
@@ -58,7 +58,7 @@ class ServerTest(DatabaseTest, AsyncHTTPTestCase):
     def setUp(self) -> None:
         super().setUp()
         self._lifespan = lifespan(self._app)
-        indexes = nullcontext() if self.stores else mock.patch.object(server, "make_indexes", make_nothing)
+        indexes = nullcontext() if self.stores else mock.patch.object(db, "ensure_indexes", make_nothing)
         with indexes:
             self.io_loop.run_sync(self._lifespan.__aenter__)
 

@@ -262,6 +262,8 @@ steps = st.lists(
 class GeneratedTest(HostileTest):
     """One server for all examples of a test, and one connection for as long as it lasts."""
 
+    stores = True
+
     def setUp(self) -> None:
         super().setUp()
         self.most_lines = 10**9  # there are many requests, and each may have its line

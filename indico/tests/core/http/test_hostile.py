@@ -170,6 +170,7 @@ class HostileTest(ServerTest):
     """
 
     routes = [AuthRoute, UserRoute, (r"/probe/(?P<action>[a-zA-Z]+)?", ProbeHandler)]
+    stores = False
 
     def setUp(self) -> None:
         super().setUp()
