@@ -20,7 +20,7 @@ REST = (
 
 
 class BatteriesTest(CheckoutTest):
-    def run_tests(self, *names: str) -> None:
+    def run_suite(self, *names: str) -> None:
         self.run_python("-m", "unittest", *(f"indico.tests.{name}" for name in names))
 
     def test_every_battery_has_its_line_and_every_line_its_battery(self) -> None:
@@ -56,10 +56,10 @@ class BatteriesTest(CheckoutTest):
         for battery in BATTERIES:
             move(battery, self.copy, aside)
         write_server()
-        self.run_tests(*REST)
+        self.run_suite(*REST)
         for battery in BATTERIES:
             with self.subTest(battery):
                 move(battery, aside, self.copy)
                 write_server(battery)
-                self.run_tests(f"batteries.test_{battery.rpartition('.')[2]}", "test_docs.PagesTest")
+                self.run_suite(f"batteries.test_{battery.rpartition('.')[2]}", "test_docs.PagesTest")
                 move(battery, self.copy, aside)

@@ -24,11 +24,13 @@ from unittest import mock
 
 from pymongo import MongoClient
 from tornado.testing import AsyncTestCase, bind_unused_port, gen_test
-from tornado.web import Application
 
 import indico
 from indico import config, db, server
+from indico.core import lifecycle, serving
+from indico.core.hooks import Application
 from indico.core.mongo.mongod import Mongod
+from indico.core.welcome import print_welcome
 from indico.error import Unavailable
 from indico.routes.auth import AuthRoute
 from indico.tests.mocks import HEADERS, LOGIN_DATA, USER_KEY
@@ -139,9 +141,10 @@ class StartTest(ProcessTest):
         self.assertRegex(process.url, "^http://127.0.0.1:[1-9][0-9]+$")
 
     def test_the_welcome_is_one_write(self) -> None:
-        application = Application(pages={"page": "/page"})
+        application = Application(database=db)
+        application.hooks.welcome_pages["page"] = "/page"
         with mock.patch("sys.stdout") as output:
-            server.print_welcome(application, 80)
+            print_welcome(application, 80)
         texts = [call.args[0] for call in output.write.call_args_list]
         self.assertEqual("".join(texts[1:]), "\n")
         self.assertIn("page      http://127.0.0.1:80/page\nLog in with\n", texts[0])
@@ -288,16 +291,16 @@ class MainTest(DatabaseTest):
 
     def test_a_taken_port_is_one_sentence_with_another_port(self) -> None:
         taken = OSError(errno.EADDRINUSE, "Address already in use")
-        with mock.patch.object(server, "listen", side_effect=taken):
+        with mock.patch.object(serving, "listen", side_effect=taken):
             self.assertEqual(
                 self.exit_main(5000, ADDRESS="127.0.0.1"),
                 "ADDRESS 127.0.0.1 and PORT 5000 can't be listened on: Address already in use."
-                " Stop what listens there, or take another port: --port 5001.",
+                " Stop what listens there, or use another port: --port 5001.",
             )
 
     def test_an_address_of_another_machine_is_one_sentence(self) -> None:
         strange = OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
-        with mock.patch.object(server, "listen", side_effect=strange):
+        with mock.patch.object(serving, "listen", side_effect=strange):
             self.assertEqual(
                 self.exit_main(ADDRESS="192.0.2.1"),
                 "ADDRESS 192.0.2.1 and PORT 0 can't be listened on: Cannot assign requested address.",
@@ -309,7 +312,7 @@ class MainTest(DatabaseTest):
         self.assertNotIn("secret", sentence)
 
     def test_ctrl_c_while_it_starts_ends_it_with_a_shells_status_for_it(self) -> None:
-        with mock.patch.object(server, "listen", side_effect=KeyboardInterrupt):
+        with mock.patch.object(serving, "listen", side_effect=KeyboardInterrupt):
             self.assertEqual(self.exit_main(ADDRESS="127.0.0.1"), 130)
 
     def test_a_variable_that_looks_like_a_setting_is_named(self) -> None:
@@ -317,19 +320,19 @@ class MainTest(DatabaseTest):
             mock.patch.object(config.environment, "find_misspelt", return_value=["PORTS is no setting."]),
             self.assertLogs("indico", logging.WARNING) as logged,
         ):
-            asyncio.run(server.check_settings())
+            asyncio.run(lifecycle.check_settings(server.make_app()))
         self.assertEqual(logged.output, ["WARNING:indico:PORTS is no setting."])
 
 
 class LifespanTest(DatabaseTest, AsyncTestCase):
     async def live(self, **settings: Any) -> None:
         with mock.patch.multiple(config, **settings):
-            async with server.lifespan(server.make_app()):
+            async with lifecycle.lifespan(server.make_app()):
                 self.token = config.DEV_TOKEN
 
     @gen_test
     async def test_in_development_without_a_token_one_is_made(self) -> None:
-        with mock.patch.object(server, "get_secret", return_value="one of its own") as made:
+        with mock.patch.object(lifecycle, "get_secret", return_value="one of its own") as made:
             await self.live(DEV_TOKEN="")
         self.assertEqual(self.token, "one of its own")
         made.assert_called_once_with("dev_token")
@@ -349,14 +352,13 @@ class LifespanTest(DatabaseTest, AsyncTestCase):
     @gen_test
     async def test_without_mongodb_it_says_so_once_and_makes_the_indexes_when_it_comes(self) -> None:
         away = Unavailable("The database can't be reached")
+        database = mock.Mock(ensure_indexes=mock.AsyncMock(side_effect=[away, away, None]))
         with (
-            mock.patch.object(db, "ensure_indexes", side_effect=[away, away, None]) as attempts,
-            mock.patch.object(asyncio, "sleep", mock.AsyncMock()) as pause,
+            mock.patch.object(lifecycle, "RETRY_PAUSE", 0),
             self.assertLogs("indico", logging.WARNING) as logged,
         ):
-            await server.make_indexes()
-        self.assertEqual(attempts.call_count, 3)
-        self.assertEqual(pause.mock_calls, 2 * [mock.call(1)])
+            await lifecycle.make_indexes(database)
+        self.assertEqual(database.ensure_indexes.call_count, 3)
         self.assertEqual(
             logged.output,
             ["WARNING:indico:The database can't be reached: requests that need it answer 503 until it can"],
@@ -372,7 +374,7 @@ class RefusalTest(ProcessTest):
         self.addCleanup(taken.close)
         self.assert_refuses(
             f"ADDRESS 127.0.0.1 and PORT {port} can't be listened on: Address already in use."
-            f" Stop what listens there, or take another port: --port {port + 1}.",
+            f" Stop what listens there, or use another port: --port {port + 1}.",
             PORT=str(port),
         )
 
@@ -609,9 +611,10 @@ class StopTest(ProcessTest):
     def test_ctrl_c_while_it_starts_ends_it_without_a_traceback(self) -> None:
         process = self.launch(
             script="from indico import server\n"
+            "from indico.core import serving\n"
             "def interrupt(*_):\n"
             "    raise KeyboardInterrupt\n"
-            "server.listen = interrupt\n"
+            "serving.listen = interrupt\n"
             "server.main(debug=False, port=0)\n"
         )
         self.assertEqual((process.wait(), process.output), (130, ""))
@@ -714,9 +717,10 @@ server.ROUTES.append((r"/worker/(?P<action>[a-zA-Z]+)?", WorkerHandler))
     def test_workers_that_die_at_once_stop_the_parent_with_a_sentence_and_status_1(self) -> None:
         process = self.launch(
             script="from indico import server\n"
+            "from indico.core import serving\n"
             "async def fail(*sockets, **options):\n"
             "    raise OSError('no more memory')\n"
-            "server.serve = fail\n"
+            "serving.serve = fail\n"
             "server.main(debug=False, port=0)\n",
             WORKERS="2",
         )

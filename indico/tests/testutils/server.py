@@ -13,10 +13,12 @@ from unittest import mock
 
 from tornado.httpserver import HTTPServer
 from tornado.testing import AsyncHTTPTestCase
-from tornado.web import Application
 
 from indico import config, db
-from indico.server import Route, lifespan, make_app, make_listener
+from indico.core.hooks import Application
+from indico.core.lifecycle import lifespan
+from indico.core.serving import make_http_server
+from indico.server import Route, make_app
 from indico.tests.mocks import HEADERS
 from indico.tests.testutils.mongo import DatabaseTest
 
@@ -54,6 +56,7 @@ class ServerTest(DatabaseTest, AsyncHTTPTestCase):
 
     routes: ClassVar[Sequence[Route]] = ()
     stores: ClassVar[bool] = True
+    _app: Application
 
     def setUp(self) -> None:
         super().setUp()
@@ -67,8 +70,8 @@ class ServerTest(DatabaseTest, AsyncHTTPTestCase):
         super().tearDown()
 
     def get_http_server(self) -> HTTPServer:
-        listener: HTTPServer = make_listener(self._app)  # or what has the methods of one
-        return listener
+        server: HTTPServer = make_http_server(self._app)  # or what has the methods of one
+        return server
 
     def get_app(self) -> Application:
         return make_app(routes=self.routes)
