@@ -59,17 +59,13 @@ class Private(NamedTuple):
 
 
 KNOWN = [
+    Private("batteries/cors.py", "default_router", "a route that goes before those of the application"),
     Private(
-        "batteries/metrics.py", "ValueClass", "prometheus-client makes values that processes share by it"
+        "batteries/metrics.py", "ValueClass", "prometheus-client makes the values of several processes by it"
     ),
-    Private("batteries/sentry.py", "_headers", "the headers of an answer before they are written"),
-    Private(
-        "db/__init__.py", "_shutdown_resources", "PyMongo waits half a second at exit for threads it lacks"
-    ),
-    Private("routes/handler.py", "_finished", "whether an answer was given"),
-    Private("routes/handler.py", "_headers", "the headers of an answer, made once and not at every request"),
-    Private("routes/handler.py", "_write_buffer", "the body of an answer that replaces another"),
-    Private("routes/handler.py", "server_connection", "the connection that a request came on"),
+    Private("batteries/openapi.py", "default_router", "the routes of the application"),
+    Private("batteries/sentry.py", "_headers", "the headers of an answer, which tell its id"),
+    Private("core/http/request_handler.py", "REFUSED", "the method of a request whose body is refused"),
 ]
 
 
