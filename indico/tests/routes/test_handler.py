@@ -170,6 +170,7 @@ class PreparedHandler(IndicoHandler):
 
 
 class ProbeTest(ServerTest):
+    stores = False
     routes = [
         (r"/probe/(?P<action>[a-zA-Z]+)?", ProbeHandler),
         (r"/patient/(?P<action>[a-zA-Z]+)?", PatientHandler),
