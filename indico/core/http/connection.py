@@ -11,9 +11,8 @@ from typing import cast
 from tornado.iostream import IOStream
 
 from indico.core.http.detached import DetachedStream
-from indico.core.http.requests import BODY, DETACHED, ENDED, RequestReader
+from indico.core.http.requests import BODY, DETACHED, ENDED, READ_AHEAD, RequestReader
 
-READ_AHEAD = 64 * 1024  # bytes that are read while a request is at work; what is more waits in the kernel
 LEFT = getattr(select, "POLLRDHUP", 0)  # Linux alone; elsewhere POLLHUP tells
 
 

@@ -23,6 +23,7 @@ from indico.utils import LOGGER
 if TYPE_CHECKING:
     from indico.core.http.server import Server
 
+READ_AHEAD = 64 * 1024  # bytes that are read while a request is at work; what is more waits in the kernel
 BARE_400 = b"HTTP/1.1 400 Bad Request\r\n\r\n"
 GO_ON = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -111,7 +112,7 @@ class RequestReader(ResponseWriter):
         except Exception:
             LOGGER.exception("The application failed on a request")
             self.close()
-        if self._paused and self._state <= BODY:
+        if self._paused and len(self._buffer) - self._start <= READ_AHEAD and self._state < ENDED:
             self._paused = False
             self._server.limits.paused.discard(self)
             self._transport.resume_reading()
@@ -197,13 +198,13 @@ class RequestReader(ResponseWriter):
             future.add_done_callback(self._release)
 
     def _release(self, future: Future[None]) -> None:
-        failed = future.cancelled() or future.exception() is not None
-        if self._state == HELD:
+        error = None if future.cancelled() else future.exception()
+        if error is not None:
+            LOGGER.error("The application failed on a request", exc_info=error)
+            self.close()
+        elif self._state == HELD:
             self._state = BODY
-            if failed:
-                self.close()
-            else:
-                self._advance()
+            self._advance()
 
     def _end_request(self) -> None:
         """All of the request is there."""
