@@ -144,7 +144,7 @@ class RequestReader(ResponseWriter):
         self._max_body = math.inf
         self._left = head.body_size
         self._chunks = ChunkDecoder() if head.body_size == CHUNKED else None
-        self._expects = bool(head.body_size) and head.headers.get("Expect", "").lower() == "100-continue"
+        self._expects = "Expect" in head.headers and head.headers["Expect"].lower() == "100-continue"
         self._state = BODY
         self.deadline = time.monotonic() + config.BODY_TIMEOUT if head.body_size else math.inf
         self._delegate = self._server.application.start_request(self, self)
