@@ -24,7 +24,7 @@ from tornado.iostream import StreamClosedError
 from tornado.web import Application
 
 from indico import config
-from indico.core.http.responses import refuse
+from indico.core.http.refusals import refuse
 from indico.error import IndicoError
 
 Message = MutableMapping[str, Any]

@@ -5,8 +5,6 @@ The writing half of a connection: what Tornado knows as an HTTPConnection.
 from __future__ import annotations
 
 import asyncio
-import http.client
-import json
 import math
 import time
 from asyncio import Future
@@ -22,23 +20,11 @@ from tornado.httputil import (
 )
 from tornado.iostream import StreamClosedError
 
-from indico.error import IndicoError
-from indico.routes.handler import HEADERS
-
 if TYPE_CHECKING:
     from indico.core.http.server import Server
 
 LARGE = 64 * 1024  # bytes; what is larger is not worth copying to send it with the headers
 LINGER = 2  # seconds for the rest of a body after a response that closes the connection
-
-
-def refuse(connection: HTTPConnection, error: IndicoError) -> None:
-    """Respond in place of the application, and have the connection closed."""
-    body = json.dumps({"status": error.code, "data": error.message}, separators=(",", ":")).encode()
-    headers = HTTPHeaders({**HEADERS, "Content-Length": str(len(body)), "Connection": "close"})
-    reason = http.client.responses[error.code]
-    connection.write_headers(ResponseStartLine("HTTP/1.1", error.code, reason), headers, body)
-    connection.finish()
 
 
 class ResponseWriter(HTTPConnection):
@@ -121,7 +107,7 @@ class ResponseWriter(HTTPConnection):
                 self._keep_alive = False
             else:
                 lines.append("Transfer-Encoding: chunked")
-        if not self._keep_alive:
+        if not self._keep_alive and code != 101:
             lines.append("Connection: close")
         elif self._is_old:
             lines.append("Connection: keep-alive")

@@ -24,7 +24,7 @@ from tornado.web import Application, RequestHandler, stream_request_body
 
 from indico import config
 from indico.core.http import limits, requests, responses
-from indico.core.http.requests import READ_AHEAD
+from indico.core.http.reading import READ_AHEAD
 from indico.core.http.server import Server
 from indico.error import InvalidValue
 from indico.routes import handler as handler_module
