@@ -8,7 +8,8 @@ from __future__ import annotations
 from tornado.web import Application
 
 from indico import config
-from indico.core.http.asgi import Receive, Scope, Send, serve_request
+from indico.core.http.asgi import serve_request
+from indico.core.http.asgi_messages import Receive, Scope, Send
 from indico.server import configure_logging, lifespan, make_app
 
 
