@@ -8,7 +8,7 @@ test or the command line can set another.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from indico.core.settings import Environment
 from indico.core.settings import SettingError as SettingError
@@ -83,7 +83,7 @@ SENTRY_TRACES_SAMPLE_RATE = environment.number("SENTRY_TRACES_SAMPLE_RATE", 0, 0
 # The battery opentelemetry
 OTEL_EXPORTER_OTLP_ENDPOINT = environment.address("OTEL_EXPORTER_OTLP_ENDPOINT", "", "https://", "http://")
 
-# A secret in a file is not read yet: `__getattr__` does it.
+# What is in a file is taken out again: `read_secret` reads it when it is needed.
 environment.load(globals())
 
 
@@ -104,11 +104,13 @@ def override(**variables: str) -> None:
     environment.override(globals(), variables)
 
 
-if not TYPE_CHECKING:  # mypy would take every name for a setting
+def read_secret(name: str) -> Any:
+    """A secret that is in a file, when it is first used. Raises SettingError if it can't be read."""
+    if name not in environment.settings:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = environment.read(name)
+    return value
 
-    def __getattr__(name: str) -> Any:
-        """A secret that is in a file, when it is first used. Raises SettingError if it can't be read."""
-        if name not in environment.settings:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = globals()[name] = environment.read(name)
-        return value
+
+# Python asks it for names that the module lacks. As a `def`, mypy would take every name for a setting.
+globals()["__getattr__"] = read_secret

@@ -143,7 +143,6 @@ class MainTest(StrictTest):
                 self.assertRaises(SystemExit, self.run_main, name, "--a", "b")
                 parse.assert_called_once_with(["--a", "b"])
 
-    @slow
     def test_python_runs_it(self) -> None:
         command = [sys.executable, "-m", "indico", "serve", "--version"]
         text = subprocess.check_output(command, env=make_environment({}), text=True)
