@@ -14,16 +14,18 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, Union, cast, get_args, get_origin, get_type_hints
 
 from bson.objectid import ObjectId
 from tornado.routing import PathMatches, RuleRouter
-from tornado.web import Application
 
 from indico import __version__, config
+from indico.core.hooks import Application
+from indico.core.http.envelope import name_route
+from indico.core.http.pages import PageHandler
+from indico.core.mongo.updates import FIELD_NAME, MAX_FIELDS, DocumentOf
 from indico.core.types import Described, is_model, is_typed_dict, read_typed_dict
-from indico.db import FIELD_NAME, MAX_FIELDS, Follows
-from indico.routes.handler import IndicoHandler, PageHandler, name_route
+from indico.routes.handler import IndicoHandler
 
 PACKAGE = __name__.partition(".")[0]
 PAGES = "pages"  # the tag of all that is read by GET
@@ -76,13 +78,13 @@ class OpenAPIHandler(PageHandler):
 
     def get(self) -> None:
         """This description."""
-        self.send(json.dumps(describe_application(self.application), ensure_ascii=False))
+        self.send(json.dumps(describe_application(cast(Application, self.application)), ensure_ascii=False))
 
 
 def describe_application(application: Application) -> dict[str, Any]:
     """The OpenAPI document of all that the application serves."""
     components = Components()
-    more_statuses = application.settings.get("statuses", {})
+    more_statuses = application.hooks.extra_statuses
     routes = find_routes(application.default_router)
     operations = [operation for route in routes for operation in find_operations(*route)]
     introduction = INTRODUCTION + ("" if config.PRODUCTION else DEVELOPMENT)
@@ -130,7 +132,7 @@ def find_routes(router: Any) -> Iterator[tuple[str, type[IndicoHandler]]]:
 
 def is_ours(target: Any) -> bool:
     """Whether it is a handler that answers with envelopes; another's answers nobody can tell."""
-    return isinstance(target, type) and issubclass(target, IndicoHandler)
+    return isinstance(target, type) and issubclass(target, (IndicoHandler, PageHandler))
 
 
 def find_operations(pattern: str, handler: type[IndicoHandler]) -> Iterator[Operation]:
@@ -314,11 +316,11 @@ class Components:
         for said in says:
             if isinstance(said, Described):
                 described = {**described, **said.keywords}
-            elif isinstance(said, Follows):
+            elif isinstance(said, DocumentOf):
                 described = self._describe_document(said)
         return described
 
-    def _describe_document(self, follows: Follows) -> Schema:
+    def _describe_document(self, follows: DocumentOf) -> Schema:
         ours = (*follows.ignored, *follows.refused)
         fields = {
             field: (kind, required and not follows.part)

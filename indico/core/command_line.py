@@ -8,7 +8,7 @@ import argparse
 import functools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pymongo
@@ -34,6 +34,13 @@ MONGODB for example, are environment variables: docs/settings.rst lists them.
 
 
 def main(words: Sequence[str] | None = None) -> None:
+    """`python -m indico serve`, with these options."""
+    from indico import server
+
+    run_command_line(server.main, words)
+
+
+def run_command_line(serve: Callable[[bool, int], None], words: Sequence[str] | None = None) -> None:
     """Serve with these options, by default those of the command line. They override the environment."""
     parser = argparse.ArgumentParser(
         prog="python -m indico.server",
@@ -47,14 +54,11 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--port", dest="PORT", metavar="PORT", help="0 takes any free one (default: 5000)")
     parser.add_argument("--address", dest="ADDRESS", metavar="ADDRESS", help=ADDRESS_HELP)
     parser.add_argument("--workers", dest="WORKERS", metavar="WORKERS", help="processes (default: 1)")
-    parser.add_argument("--http", dest="HTTP_SERVER", metavar="SERVER", help="tornado (default), or uvicorn")
+    parser.add_argument("--http", dest="HTTP_SERVER", metavar="SERVER", help="own (default), or tornado")
     options = vars(parser.parse_args(words))
     read_env_file()
     config.override(**options)
-
-    from indico import server
-
-    server.main(debug=not config.PRODUCTION, port=config.PORT)
+    serve(not config.PRODUCTION, config.PORT)
 
 
 def read_env_file() -> None:

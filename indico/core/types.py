@@ -255,3 +255,11 @@ def _read_model_error(error: Any) -> Problem:
         required = message.removeprefix("Input should be ")
         return Problem(lambda path: WrongFieldType(path, first["input"], required), path, deep)
     return Problem(lambda path: InvalidValue(f"Field {shorten(path)} - {shorten(message)}"), path, deep)
+
+
+def check_type(field: str, value: Any, required: Any) -> None:
+    """Raise WrongFieldType, or MissingField for a key in it, unless the value is of the type."""
+    try:
+        compile_type(required)(value)
+    except Problem as problem:
+        raise problem.to_error(field) from None

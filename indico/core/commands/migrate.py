@@ -25,6 +25,7 @@ from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
 
 from indico import config
 from indico.core.command_line import read_env_file
+from indico.core.mongo import indexes
 from indico.core.mongo.lock import Locked, hold_lock
 
 Document = dict[str, Any]
@@ -93,9 +94,8 @@ def read_indexes(database: Database[Document]) -> Indexes:
 
 
 def declared_indexes() -> Indexes:
-    from indico import db
-
-    return {(collection, model.document["name"]): dict(model.document) for collection, model in db.INDEXES}
+    pairs = indexes.INDEXES
+    return {(collection, model.document["name"]): dict(model.document) for collection, model in pairs}
 
 
 def compare(existing: Indexes, declared: Indexes) -> list[Change]:

@@ -99,7 +99,10 @@ def main(words: Sequence[str] | None = None) -> None:
 
     import indico.db.auth_db as AuthDB
     import indico.db.user_db as UserDB
-    from indico import db, server
+    from indico import db
+    from indico.core.lifecycle import check_settings
+    from indico.core.serving import make_mongod
+    from indico.server import make_app
 
     async def connect() -> None:
         db.connect()
@@ -109,8 +112,8 @@ def main(words: Sequence[str] | None = None) -> None:
     mongod = None
     try:
         with asyncio.Runner() as runner:
-            runner.run(server.check_settings())
-            mongod = server.make_mongod()
+            runner.run(check_settings(make_app()))
+            mongod = make_mongod()
             if mongod is not None:
                 mongod.start()
             runner.run(connect())

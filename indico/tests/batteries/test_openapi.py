@@ -15,15 +15,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
 from bson.objectid import ObjectId
 from pydantic import BaseModel
-from tornado.web import Application, RequestHandler
+from tornado.web import RequestHandler
 from typing_extensions import NotRequired
 
 from indico import config
 from indico.batteries.openapi import Components, describe_application
+from indico.core.hooks import Application
+from indico.core.http.pages import PageHandler
 from indico.core.types import Described
-from indico.db import Document, Follows
+from indico.db import Document, DocumentOf
 from indico.routes.auth import AuthRoute
-from indico.routes.handler import IndicoHandler, PageHandler
+from indico.routes.handler import IndicoHandler
 from indico.routes.user import UserRoute
 from indico.server import make_app
 from indico.tests.testutils import slow
@@ -189,7 +191,7 @@ class PathsTest(StrictTest):
         self.assertEqual(statuses("/cups/{cup}.txt", "get"), [200, 413, 500, 503])
 
     def test_a_battery_may_add_statuses(self) -> None:
-        self.application.settings["statuses"] = {"pour": [429, 418, 499]}
+        self.application.hooks.extra_statuses = {"pour": [429, 418, 499]}
         document = describe_application(self.application)
         responses = document["paths"]["/tea/pour"]["post"]["responses"]
         self.assertEqual(responses["429"], {"$ref": "#/components/responses/429"})
@@ -258,17 +260,17 @@ class TypesTest(StrictTest):
 
     def test_a_document_follows_its_schema(self) -> None:
         schema = {"ours": (str, True), "name": (str, True), "tags": (list[bool], False), "any": (list, False)}
-        whole = self.components.describe(Annotated[Document, Follows(schema)])
+        whole = self.components.describe(Annotated[Document, DocumentOf(schema)])
         self.assertEqual(list(whole["properties"]), ["_id", *schema])
         self.assertEqual(whole["required"], ["ours", "name"])
         self.assertEqual(whole["properties"]["tags"]["items"], {"type": "boolean"})
         self.assertEqual(whole["properties"]["any"]["items"], STORED)
-        part = self.components.describe(Annotated[Document, Follows(schema, part=True, refused=("ours",))])
+        part = self.components.describe(Annotated[Document, DocumentOf(schema, part=True, refused=("ours",))])
         self.assertEqual(list(part["properties"]), ["name", "tags", "any"])
         self.assertEqual(part["required"], [])
         self.assertEqual(part["not"], {"anyOf": [{"required": ["ours"]}]})
         ignoring = self.components.describe(
-            Annotated[Document, Follows(schema, part=True, ignored=("ours",))]
+            Annotated[Document, DocumentOf(schema, part=True, ignored=("ours",))]
         )
         self.assertNotIn("ours", ignoring["properties"])
         self.assertNotIn("not", ignoring)

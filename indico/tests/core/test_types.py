@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal, Optional, TypedDict
 import typing_extensions
 from pydantic import BaseModel, Field, field_validator
 
-from indico.core.types import make_empty
+from indico.core.types import check_type, make_empty
 from indico.error import IndicoError
 from indico.tests.testutils.strict import StrictTest
-from indico.utils import check_type, type_check, unpack
+from indico.utils import type_check, unpack
 
 
 class Item(TypedDict):

@@ -24,7 +24,7 @@ import indico.migrate
 from indico import config, db, migrations
 from indico.core.commands import migrate
 from indico.core.commands.migrate import NotMigrated
-from indico.core.mongo import lock
+from indico.core.mongo import indexes, lock
 from indico.core.mongo.lock import Locked
 from indico.tests.testutils import slow
 from indico.tests.testutils.mongo import DatabaseTest
@@ -43,7 +43,7 @@ class MigrateTest(DatabaseTest):
         self.addCleanup(folder.cleanup)
         self.folder = Path(folder.name)
         for patch in (
-            mock.patch.object(db, "INDEXES", self.indexes),
+            mock.patch.object(indexes, "INDEXES", self.indexes),
             mock.patch.object(migrations, "__path__", [folder.name]),
         ):
             patch.start()
