@@ -21,7 +21,7 @@ from indico.core.tasks import await_outcome, spawn
 from indico.error import AuthError
 from indico.utils import Action
 
-USER_SALT = os.environ.get("USER_SALT")  # development makes one with the first key
+USER_SALT = os.environ.get("USER_SALT")  # or else `user_hash` finds it
 SCHEMES = {"indico_key": "", "authorization": "(?i:Bearer +)"}  # the pattern before the key in these headers
 
 
