@@ -67,7 +67,7 @@ setup(
             "pytest",
             "pyyaml",
             "ruff",
-            "schemathesis>=4",
+            "schemathesis>=4.32",
             "selenium>=4.30",
             "types-pyyaml",
             "uvicorn>=0.54",
