@@ -40,7 +40,7 @@ from pymongo.uri_parser import parse_uri, split_options
 
 from indico import config
 from indico.core.timers import call_within
-from indico.core.types import compile_type, make_empty
+from indico.core.types import Description, compile_type, make_empty
 from indico.error import InvalidValue, MongoError, Unavailable, shorten
 from indico.utils import LOGGER, check_shape, check_type, levels, spawn
 
@@ -60,7 +60,7 @@ mongodb: Any
 
 
 @dataclass(frozen=True, eq=False)
-class Follows:
+class Follows(Description):
     """
     What the API's description says of a document, so that it need not be written twice: `Annotated[Document,
     Follows(USER_SCHEMA)]` is one as stored. One that clients send may be a `part` of it, with some fields
@@ -71,6 +71,10 @@ class Follows:
     part: bool = False
     ignored: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
+        schema = handler(source)
+        return {**schema, "metadata": {**schema.get("metadata", {}), "document": self}}  # for core.openapi
 
 
 DRIVERS = {

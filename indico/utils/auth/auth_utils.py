@@ -15,6 +15,7 @@ from typing import Any
 
 import indico.db.auth_db as AuthDB
 from indico import config
+from indico.core.decorators import check_order, record
 from indico.core.development import get_secret
 from indico.core.mongo import key_cache
 from indico.error import AuthError
@@ -83,6 +84,7 @@ def auth(action: Action) -> Action:
     Raises AuthError at once when the request carries none, or one that can't be a key. Otherwise returns a
     task, which runs whether or not it is awaited and ends as the action does. Stands above all others.
     """
+    check_order("auth", action)
 
     @functools.wraps(action)
     def wrapper(self: Any, *args: Any) -> Any:
@@ -94,7 +96,7 @@ def auth(action: Action) -> Action:
         outcome = action(self, *args)
         return spawn(outcome) if inspect.iscoroutine(outcome) else outcome
 
-    vars(wrapper)["auth"] = True
+    record("auth", action, wrapper)
     return wrapper
 
 
