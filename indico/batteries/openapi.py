@@ -15,11 +15,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tornado.routing import PathMatches, RuleRouter
-from tornado.web import Application
 
 from indico import __version__, config
+from indico.core.hooks import Application
+from indico.core.http.envelope import name_route
+from indico.core.http.pages import PageHandler
 from indico.core.operations import SECURITY, Operation, describe_operation, list_types
-from indico.routes.handler import IndicoHandler, PageHandler, name_route
+from indico.routes.handler import IndicoHandler
 
 PACKAGE = __name__.partition(".")[0]
 PAGES = "pages"  # the tag of all that is read by GET
@@ -86,7 +88,7 @@ def describe_application(application: Application) -> dict[str, Any]:
 
 def list_operations(application: Application) -> list[Operation]:
     """All actions, then all pages. Of two with the same path and method the first is served."""
-    more_statuses = application.settings.get("statuses", {})
+    more_statuses = application.hooks.extra_statuses
     operations: dict[tuple[str, str], Operation] = {}
     for pattern, handler in find_routes(application.default_router):
         for operation in find_operations(pattern, handler, more_statuses):
@@ -105,7 +107,7 @@ def find_routes(router: Any) -> Iterator[tuple[str, type[IndicoHandler]]]:
 
 def is_ours(target: Any) -> bool:
     """Whether it is a handler that answers with envelopes. Other handlers' responses can't be described."""
-    return isinstance(target, type) and issubclass(target, IndicoHandler)
+    return isinstance(target, type) and issubclass(target, (IndicoHandler, PageHandler))
 
 
 def find_operations(

@@ -25,7 +25,8 @@ from pydantic_core import (
 )
 
 from indico.core.annotations import Path, find_types, replace_typed_dicts
-from indico.core.types import Check, TypeMismatch, name_type
+from indico.core.mismatch import TypeMismatch
+from indico.core.types import Check, name_type
 from indico.error import InvalidValue, MissingField, WrongFieldType, shorten
 
 MAX_ERRORS = 50_000  # in one value: pydantic takes a third of a second to list so many

@@ -12,8 +12,8 @@ from pydantic import ConfigDict, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
 from indico.core.adapters import make_adapter
+from indico.core.mongo.updates import FIELD_NAME, MAX_FIELDS, DocumentOf
 from indico.core.operations import Mode, Schema
-from indico.db import FIELD_NAME, MAX_FIELDS, Follows
 
 Key = TypeVar("Key")
 
@@ -168,7 +168,7 @@ class Generator(GenerateJsonSchema):
             return described
         return {**described, "patternProperties": {"": self.any_schema({})}}
 
-    def document_schema(self, document: Follows) -> Schema:
+    def document_schema(self, document: DocumentOf) -> Schema:
         ours = (*document.ignored, *document.refused)
         fields = {field: kind for field, kind in document.schema.items() if field not in ours}
         if not document.part:

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from types import NoneType, UnionType
 from typing import Annotated, Any, ForwardRef, Literal, NoReturn, Union, get_args, get_origin
 
-from indico.error import IndicoError, WrongFieldType, shorten
+from indico.core.mismatch import TypeMismatch
+from indico.error import WrongFieldType, shorten
 
 Check = Callable[[Any], Any]  # returns the value as the action gets it, or raises a TypeMismatch
 
@@ -34,24 +35,6 @@ class Described(Description):
         return {**handler(schema), **self.keywords}
 
 
-class TypeMismatch(Exception):
-    """What is wrong with a value, and where within it."""
-
-    def __init__(
-        self, make_error: Callable[[str], IndicoError], path: str = "", nested: bool = False
-    ) -> None:
-        super().__init__()
-        self.make_error = make_error
-        self.path = path
-        self.nested = nested  # the value itself is of the type, and something within it is not
-
-    def prefixed(self, part: str) -> TypeMismatch:
-        return TypeMismatch(self.make_error, part + self.path, nested=True)
-
-    def to_error(self, field: str) -> IndicoError:
-        return self.make_error(field + self.path)
-
-
 @functools.cache
 def compile_type(kind: Any) -> Check:
     """
@@ -69,6 +52,14 @@ def compile_type(kind: Any) -> Check:
     from indico.core.adapters import compile_adapter
 
     return compile_adapter(kind)
+
+
+def check_type(field: str, value: Any, required: Any) -> None:
+    """Raise what is wrong with the value of this field, unless it is of the type."""
+    try:
+        compile_type(required)(value)
+    except TypeMismatch as mismatch:
+        raise mismatch.to_error(field) from None
 
 
 def refuse_names(kind: Any) -> None:

@@ -55,8 +55,7 @@ async def save_key(key: str, user_id: str) -> bool:
 async def get_user_id(key: str) -> Document | None:
     """The document of a key that is valid now, with `user_id` and `generation`, or None."""
     since = current_time() - int(config.KEY_LIFETIME * 1000)
-    document: Document | None = await db.mongodb.auth.find_one({**_current(key), "login": {"$gt": since}})
-    return document
+    return await db.mongodb.auth.find_one({**_current(key), "login": {"$gt": since}})
 
 
 @mongo

@@ -22,11 +22,12 @@ from unittest import mock
 
 from pymongo import MongoClient
 from tornado.testing import bind_unused_port
-from tornado.web import Application
 
 import indico
 from indico import db, server
+from indico.core.hooks import Application
 from indico.core.mongo.mongod import Mongod
+from indico.core.welcome import print_welcome
 from indico.routes.auth import AuthRoute
 from indico.tests.mocks import HEADERS, LOGIN_DATA, USER_KEY
 from indico.tests.testutils import slow
@@ -135,9 +136,10 @@ class StartTest(ProcessTest):
         self.assertRegex(process.url, "^http://127.0.0.1:[1-9][0-9]+$")
 
     def test_the_welcome_is_one_write(self) -> None:
-        application = Application(pages={"page": "/page"})
+        application = Application(database=db)
+        application.hooks.welcome_pages["page"] = "/page"
         with mock.patch("sys.stdout") as output:
-            server.print_welcome(application, 80)
+            print_welcome(application, 80)
         texts = [call.args[0] for call in output.write.call_args_list]
         self.assertEqual("".join(texts[1:]), "\n")
         self.assertIn("page      http://127.0.0.1:80/page\nLog in with\n", texts[0])
@@ -278,7 +280,7 @@ class RefusalTest(ProcessTest):
         self.addCleanup(taken.close)
         self.assert_refuses(
             f"ADDRESS 127.0.0.1 and PORT {port} can't be listened on: Address already in use."
-            f" Stop what listens there, or take another port: --port {port + 1}.",
+            f" Stop what listens there, or use another port: --port {port + 1}.",
             PORT=str(port),
         )
 
@@ -514,9 +516,10 @@ class StopTest(ProcessTest):
     def test_ctrl_c_while_it_starts_ends_it_without_a_traceback(self) -> None:
         process = self.launch(
             script="from indico import server\n"
+            "from indico.core import serving\n"
             "def interrupt(*_):\n"
             "    raise KeyboardInterrupt\n"
-            "server.listen = interrupt\n"
+            "serving.listen = interrupt\n"
             "server.main(debug=False, port=0)\n"
         )
         self.assertEqual((process.wait(), process.output), (130, ""))
@@ -619,9 +622,10 @@ server.ROUTES.append((r"/worker/(?P<action>[a-zA-Z]+)?", WorkerHandler))
     def test_workers_that_die_at_once_stop_the_parent_with_a_sentence_and_status_1(self) -> None:
         process = self.launch(
             script="from indico import server\n"
+            "from indico.core import serving\n"
             "async def fail(*sockets, **options):\n"
             "    raise OSError('no more memory')\n"
-            "server.serve = fail\n"
+            "serving.serve = fail\n"
             "server.main(debug=False, port=0)\n",
             WORKERS="2",
         )

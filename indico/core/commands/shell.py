@@ -27,8 +27,10 @@ import indico.db.auth_db as AuthDB
 import indico.db.user_db as UserDB
 from indico import config, db
 from indico.core.development import make_folder
+from indico.core.lifecycle import check_settings
 from indico.core.mongo.mongod import MongodError
-from indico.server import check_settings, make_mongod
+from indico.core.serving import make_mongod
+from indico.server import make_app
 
 NAMES: dict[str, Any] = {
     "__name__": "__console__",
@@ -178,7 +180,7 @@ def main() -> None:
     loop.add_signal_handler(signal.SIGINT, int)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        loop.run_until_complete(check_settings())
+        loop.run_until_complete(check_settings(make_app()))
         mongod = make_mongod()
         if mongod is not None:
             mongod.start()

@@ -25,8 +25,8 @@ from tornado.iostream import StreamClosedError
 from tornado.web import Application
 
 from indico import config
+from indico.core.http.envelope import HEADERS
 from indico.error import IndicoError
-from indico.routes.handler import HEADERS
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]

@@ -23,7 +23,7 @@ from uvicorn.server import ServerState
 from indico import config
 from indico.core.http.asgi import LINE, serve_request
 from indico.core.http.tornado_server import BACKLOG, LARGEST_HEADER, Crowd, accept_rest
-from indico.utils import spawn
+from indico.core.tasks import spawn
 
 
 class Signal:

@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from pydantic import BaseModel
-from tornado.web import Application, RequestHandler
+from tornado.web import RequestHandler
 
 from indico import config
 from indico.batteries import openapi
 from indico.batteries.openapi import describe_application
+from indico.core.hooks import Application
+from indico.core.http.pages import PageHandler
 from indico.routes.auth import AuthRoute
-from indico.routes.handler import IndicoHandler, PageHandler
+from indico.routes.handler import IndicoHandler
 from indico.routes.user import UserRoute
 from indico.server import make_app
 from indico.tests.testutils import slow
@@ -175,7 +177,7 @@ class PathsTest(StrictTest):
         self.assertEqual(statuses("/cups/{cup}.txt", "get"), [200, 413, 500, 503])
 
     def test_a_battery_may_add_statuses(self) -> None:
-        self.application.settings["statuses"] = {"pour": [429, 418, 499]}
+        self.application.hooks.extra_statuses = {"pour": [429, 418, 499]}
         document = describe_application(self.application)
         responses = document["paths"]["/tea/pour"]["post"]["responses"]
         self.assertEqual(responses["429"], {"$ref": "#/components/responses/429"})

@@ -11,9 +11,9 @@ import time
 from typing import Any
 from unittest import mock
 
-from tornado.web import Application
-
 from indico import config
+from indico.core.hooks import Application
+from indico.core.tasks import spawn
 from indico.routes.handler import IndicoHandler
 from indico.server import make_app
 from indico.tests.mocks import HEADERS, USER_KEY
@@ -22,7 +22,7 @@ from indico.tests.testutils.collector import Collector
 from indico.tests.testutils.process import ProcessTest
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
-from indico.utils import LOGGER, spawn
+from indico.utils import LOGGER
 
 TOKEN = 'abcdef\'s "uvwxyz" & \n'
 TRACE = "0af7651916cd43dd8448eb211c80319c"

@@ -20,7 +20,7 @@ from typing_extensions import NotRequired
 from indico.core.openapi import describe_types
 from indico.core.operations import Mode
 from indico.core.types import Described
-from indico.db import Document, Follows
+from indico.db import Document, DocumentOf
 from indico.tests.testutils.strict import StrictTest
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class Point:
     y: int = 0
 
 
-Order = Annotated[Document, Described(title="An order"), Follows({"leaf": (Leaf, True)}), "and more"]
+Order = Annotated[Document, Described(title="An order"), DocumentOf({"leaf": (Leaf, True)}), "and more"]
 
 
 class Shop(TypedDict):
@@ -242,7 +242,7 @@ class DocumentTest(OpenAPITest):
     schema = {"ours": (str, True), "name": (str, True), "tags": (list[bool], False), "any": (list, False)}
 
     def test_a_document_follows_its_schema(self) -> None:
-        whole = self.describe(Annotated[Document, Follows(self.schema)])
+        whole = self.describe(Annotated[Document, DocumentOf(self.schema)])
         self.assertEqual(list(whole["properties"]), ["_id", *self.schema])
         self.assertEqual(whole["required"], ["ours", "name"])
         self.assertEqual(whole["properties"]["tags"]["items"], {"type": "boolean"})
@@ -250,11 +250,11 @@ class DocumentTest(OpenAPITest):
         self.assertIn("propertyNames", self.schemas["StoredValue"])
 
     def test_it_may_be_a_part_without_some_fields(self) -> None:
-        part = self.describe(Annotated[Document, Follows(self.schema, part=True, refused=("ours",))])
+        part = self.describe(Annotated[Document, DocumentOf(self.schema, part=True, refused=("ours",))])
         self.assertEqual(list(part["properties"]), ["name", "tags", "any"])
         self.assertEqual(part["required"], [])
         self.assertEqual(part["not"], {"anyOf": [{"required": ["ours"]}]})
-        ignoring = self.describe(Annotated[Document, Follows(self.schema, part=True, ignored=("ours",))])
+        ignoring = self.describe(Annotated[Document, DocumentOf(self.schema, part=True, ignored=("ours",))])
         self.assertNotIn("ours", ignoring["properties"])
         self.assertNotIn("not", ignoring)
 

@@ -20,11 +20,11 @@ import typing_extensions
 from bson.objectid import ObjectId
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PastDatetime, RootModel, field_validator
 
-from indico.core.types import Described, compile_type, make_empty
+from indico.core.types import Described, check_type, compile_type, make_empty
 from indico.error import IndicoError
 from indico.tests.testutils.process import make_environment
 from indico.tests.testutils.strict import StrictTest
-from indico.utils import check_type, type_check, unpack
+from indico.utils import type_check, unpack
 
 
 class Item(TypedDict):

@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,15 +62,15 @@ class DatabaseTest(StrictTest):
 
 class MongoTest(DatabaseTest, AsyncTestCase):
     """
-    A test of database helpers, in either way of writing: pass `self.callback` and `self.wait()` for the
-    result, or await the helper in a test under `tornado.testing.gen_test`.
+    A test of database helpers, in either way of writing. Pass `self.callback` to a helper, and `result, error
+    = self.wait()` runs the loop until it is called. Or await the helper in a test under
+    `tornado.testing.gen_test`.
 
     `self.database` is PyMongo's own, to look at what a helper did.
     """
 
     def setUp(self) -> None:
         super().setUp()
-        self._error: BaseException | None = None
         db.connect()
         self.io_loop.run_sync(db.ensure_indexes)
 
@@ -80,13 +79,5 @@ class MongoTest(DatabaseTest, AsyncTestCase):
         super().tearDown()
 
     def callback(self, result: Any, error: BaseException | None = None) -> None:
-        """Ends `self.wait()`, which then returns the result or raises the error."""
-        self._error = error
-        self.stop(result)
-
-    def wait(self, condition: Callable[..., bool] | None = None, timeout: float | None = None) -> Any:
-        result = super().wait(condition, timeout)
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
-        return result
+        """End `self.wait()`, which then returns the pair of both."""
+        self.stop((result, error))

@@ -66,7 +66,7 @@ class Member:
             "--setParameter": "diagnosticDataCollectionEnabled=false",
         }
         words = [word for option in options.items() for word in option]
-        self.pid = supervisor.start_bound([path, *words, "--nounixsocket", "--quiet", "--logappend"])
+        self.pid = supervisor.start_tied_to_parent([path, *words, "--nounixsocket", "--quiet", "--logappend"])
         self.reachable = True
 
     def kill(self) -> None:

@@ -11,10 +11,12 @@ from typing import Any, ClassVar
 
 from tornado.httpserver import HTTPServer
 from tornado.testing import AsyncHTTPTestCase
-from tornado.web import Application
 
 from indico import config
-from indico.server import Route, lifespan, make_app, make_listener
+from indico.core.hooks import Application
+from indico.core.lifecycle import lifespan
+from indico.core.serving import make_http_server
+from indico.server import Route, make_app
 from indico.tests.mocks import HEADERS
 from indico.tests.testutils.mongo import DatabaseTest
 
@@ -45,6 +47,7 @@ class ServerTest(DatabaseTest, AsyncHTTPTestCase):
     """
 
     routes: ClassVar[Sequence[Route]] = ()
+    _app: Application
 
     def setUp(self) -> None:
         super().setUp()
@@ -56,7 +59,7 @@ class ServerTest(DatabaseTest, AsyncHTTPTestCase):
         super().tearDown()
 
     def get_http_server(self) -> HTTPServer:
-        server: HTTPServer = make_listener(self._app)  # or what has the methods of one
+        server: HTTPServer = make_http_server(self._app)  # or what has the methods of one
         return server
 
     def get_app(self) -> Application:

@@ -21,7 +21,10 @@ from unittest import mock
 from tornado.testing import AsyncTestCase, gen_test
 
 import indico.db.auth_db as AuthDB
-from indico import utils
+from indico.core.http import bodies, encoding
+from indico.core.http.bodies import MAX_DEPTH, MAX_FORM_FIELDS
+from indico.core.http.encoding import import_if_installed
+from indico.core.tasks import LATER, await_outcome, spawn
 from indico.error import IndicoError, InvalidJSON, InvalidValue, MissingField, MongoError, WrongFieldType
 from indico.tests.mocks import USER_ID, USER_KEY
 from indico.tests.mocks.request_mock import RequestHandler
@@ -29,16 +32,10 @@ from indico.tests.testutils import slow
 from indico.tests.testutils.mongo import MongoTest
 from indico.tests.testutils.strict import StrictTest
 from indico.utils import (
-    LATER,
     LOGGER,
-    MAX_DEPTH,
-    MAX_FORM_FIELDS,
     form_urlencoded_parse,
     mongo_callback,
-    optional,
-    settle,
     smart_parse,
-    spawn,
     type_check,
     unpack,
 )
@@ -52,8 +49,8 @@ class BodyTest(StrictTest):
     """A test of bodies, each given as a str and as bytes, and parsed with and without orjson."""
 
     def both(self, body: str | bytes) -> Iterator[str | bytes]:
-        for module in (utils.orjson, None):
-            with mock.patch.object(utils, "orjson", module):
+        for module in (encoding.orjson, None):
+            with mock.patch.object(bodies, "orjson", module):
                 yield body
                 if isinstance(body, str):
                     yield body.encode("utf-8", "surrogatepass")
@@ -87,8 +84,8 @@ class BodyTest(StrictTest):
 
 class OptionalTest(StrictTest):
     def test_a_module_that_is_not_installed_is_none(self) -> None:
-        self.assertIs(optional("json"), json)
-        self.assertIsNone(optional("indico.no_such_module"))
+        self.assertIs(import_if_installed("json"), json)
+        self.assertIsNone(import_if_installed("indico.no_such_module"))
 
 
 class JSONTest(BodyTest):
@@ -186,10 +183,10 @@ class EncodingTest(BodyTest):
             self.assert_refused("\ufeff" + text, "The body begins with a byte-order mark")
 
     def test_utf_16_and_utf_32_are_refused_with_and_without_byte_order_mark(self) -> None:
-        for encoding in ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"):
+        for codec in ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"):
             for text in ('{"a": 1}', "a=1"):
                 reason = "The body is UTF-16 or UTF-32 but should be UTF-8"
-                self.assert_refused(text.encode(encoding), reason)
+                self.assert_refused(text.encode(codec), reason)
 
     def test_the_other_byte_order_mark_of_utf_16_is_refused(self) -> None:
         body = b"\xfe\xff" + '{"a": 1}'.encode("utf-16-be")
@@ -706,6 +703,15 @@ class MongoCallbackTest(StrictTest):
         callback(None, InvalidValue("too deep"))
         self.assert_answer(400, "too deep")
 
+    def test_an_error_that_is_no_exception_is_the_data_of_a_500(self) -> None:
+        @mongo_callback(self.handler)
+        def callback(result: Any) -> None:
+            self.fail("it ran")
+
+        for error in ("no such table", "", {"code": 7}):
+            callback(None, error)
+            self.assert_answer(500, error)
+
     def test_an_error_of_mongodb_becomes_its_answer_and_its_cause_is_logged(self) -> None:
         @mongo_callback(self.handler)
         def callback(result: Any) -> None:
@@ -803,24 +809,24 @@ class SettleTest(LoopTest):
         async def action() -> int:
             return 7
 
-        self.assertEqual(await settle(action()), 7)
-        self.assertEqual(await settle(spawn(action())), 7)
+        self.assertEqual(await await_outcome(action()), 7)
+        self.assertEqual(await await_outcome(spawn(action())), 7)
 
     @gen_test
     async def test_an_awaitable_that_comes_to_none_is_none(self) -> None:
         async def action() -> None: ...
 
-        self.assertIsNone(await settle(action()))
+        self.assertIsNone(await await_outcome(action()))
 
     @gen_test
     async def test_the_result_of_a_plain_function_counts(self) -> None:
         outcomes: list[Any] = [0, "", False, [], {"a": 1}]
         for outcome in outcomes:
-            self.assertIs(await settle(outcome), outcome)
+            self.assertIs(await await_outcome(outcome), outcome)
 
     @gen_test
     async def test_none_from_a_plain_function_is_later(self) -> None:
-        self.assertIs(await settle(None), LATER)
+        self.assertIs(await await_outcome(None), LATER)
 
     @gen_test
     async def test_what_an_awaitable_raises_is_raised(self) -> None:
@@ -828,7 +834,7 @@ class SettleTest(LoopTest):
             raise MissingField("a")
 
         with self.assertRaises(MissingField):
-            await settle(action())
+            await await_outcome(action())
 
     def test_later_says_its_name(self) -> None:
         self.assertEqual(repr(LATER), "LATER")

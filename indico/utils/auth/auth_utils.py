@@ -18,11 +18,12 @@ from indico import config
 from indico.core.decorators import check_order, record
 from indico.core.development import get_secret
 from indico.core.mongo import key_cache
+from indico.core.tasks import await_outcome, spawn
 from indico.error import AuthError
-from indico.utils import Action, settle, spawn
+from indico.utils import Action
 
-USER_SALT = os.environ.get("USER_SALT")  # development makes one when the first key is made
-SCHEMES = {"indico_key": "", "authorization": "(?i:Bearer +)"}  # what stands before the key in these headers
+USER_SALT = os.environ.get("USER_SALT")  # development makes one with the first key
+SCHEMES = {"indico_key": "", "authorization": "(?i:Bearer +)"}  # the pattern before the key in these headers
 
 
 def user_hash(user_id: str, generation: int = 0) -> str:
@@ -48,13 +49,13 @@ def _hmac(salt: str, message: str) -> str:
 
 def read_key(headers: Mapping[str, str]) -> str:
     """
-    The key that a request carries in the header `indico_key`, or as `Authorization: Bearer <key>`. Raises
-    AuthError unless there is exactly one, of the form that keys have.
+    The key of a request: the header `indico_key`, or `Authorization: Bearer <key>`. Raises AuthError unless
+    there is exactly one, and it has the form of a key.
     """
     found = [(name.lower(), value) for name, value in headers.items() if name.lower() in SCHEMES]
     if len(found) != 1:
         raise AuthError()
-    name, value = found[0]  # of a header that came twice, both values, with a comma between
+    name, value = found[0]  # a header that came twice has both values, separated by a comma
     match = re.fullmatch(SCHEMES[name] + "([0-9a-f]{56})", value)
     if match is None:
         raise AuthError()
@@ -68,7 +69,7 @@ async def start_key(user_id: str, generation: int) -> str | None:
 
 
 async def end_key(key: str) -> None:
-    """End a valid key for good: the user's next login gets that of the next generation."""
+    """End a valid key for good. The user's next login gets the key of the next generation."""
     document = await AuthDB.get_user_id(key)
     if document is not None:
         try:
@@ -79,10 +80,12 @@ async def end_key(key: str) -> None:
 
 def auth(action: Action) -> Action:
     """
-    Let an action run only for a request with a valid key, as `self.user_id`; `self.key` is the key.
+    Run an action only if the request carries a valid key. It finds the user's id as `self.user_id`, and the
+    key as `self.key`.
 
-    Raises AuthError at once when the request carries none, or one that can't be a key. Otherwise returns a
-    task, which runs whether or not it is awaited and ends as the action does. Stands above all others.
+    Raises AuthError at once if the request carries no key, or one that can't be valid. Otherwise returns a
+    task, which runs whether or not it is awaited, and ends as the action does. Stands above all other
+    decorators.
     """
     check_order("auth", action)
 
@@ -101,10 +104,10 @@ def auth(action: Action) -> Action:
 
 
 async def _run(action: Action, handler: Any, key: str, args: tuple[Any, ...]) -> Any:
-    age = key_cache.get_age()
+    version = key_cache.get_version()
     document = await AuthDB.get_user_id(key)
     if document is None:
         raise AuthError()
-    key_cache.remember(key, document, age)
+    key_cache.remember(key, document, version)
     handler.key, handler.user_id = key, document["user_id"]
-    return await settle(action(handler, *args))
+    return await await_outcome(action(handler, *args))

@@ -151,8 +151,10 @@ class ScriptTest(ProcessTest):
         socket, port = bind_unused_port()
         socket.close()
         script = (
-            "from indico import config, server\nfrom indico.core.commands import shell\n"
-            f"server.DEFAULT_MONGODB_PORT = {port}\n"
+            "from indico import config\n"
+            "from indico.core import serving\n"
+            "from indico.core.commands import shell\n"
+            f"serving.DEFAULT_MONGODB_PORT = {port}\n"
             f"config.MONGODB = config.DEFAULT_MONGODB = 'mongodb://127.0.0.1:{port}'\n"
             "shell.main()\n"
         )

@@ -15,12 +15,13 @@ from tornado.testing import gen_test
 
 from indico import config, server
 from indico.config import SettingError
-from indico.core.http import uvicorn_listener
+from indico.core import serving
+from indico.core.http import request_handler, uvicorn_listener
+from indico.core.http.pages import PageHandler
 from indico.core.http.tornado_server import listen
 from indico.core.http.uvicorn_listener import Transport, UvicornListener
+from indico.core.lifecycle import check_settings
 from indico.error import InvalidValue
-from indico.routes import handler as handler_module
-from indico.routes.handler import PageHandler
 from indico.tests import test_server
 from indico.tests.core.http import test_hostile
 from indico.tests.core.http import test_tornado_server as test_listener
@@ -59,8 +60,8 @@ class PipelineTest(OnUvicorn, test_hostile.PipelineTest):
         async def talk(client: Client) -> bytes:
             await client.send(make_request("POST /probe/hangs HTTP/1.1") + make_post(b"ab")[:-1])
             await self.started.wait()
-            [hanging] = self._app.settings["in_flight"]
-            hanging.give_up(InvalidValue("enough"))
+            [hanging] = self._app.state.in_flight
+            hanging.abort_with(InvalidValue("enough"))
             received = await client.receive()
             await client.send(b"b" + LAST_REQUEST)
             return received + await client.receive_all()
@@ -78,12 +79,12 @@ class PipelineTest(OnUvicorn, test_hostile.PipelineTest):
         async def talk(client: Client) -> bytes:
             await client.send(make_request("POST /probe/hangs HTTP/1.1"))
             await self.started.wait()
-            [hanging] = self._app.settings["in_flight"]
+            [hanging] = self._app.state.in_flight
             await client.send(b"nonsense\r\n\r\n")
             await asyncio.sleep(0.01)
             await client.send(LAST_REQUEST)
             await asyncio.sleep(0.01)
-            hanging.give_up(InvalidValue("enough"))
+            hanging.abort_with(InvalidValue("enough"))
             return await client.receive_all()
 
         answers = read_answers(self.run_client(talk))
@@ -162,7 +163,7 @@ class LeavingTest(OnUvicorn, test_hostile.LeavingTest):
     @gen_test
     async def test_a_client_may_leave_while_it_is_told_that_its_body_is_too_large(self) -> None:
         self.set(config, "MAX_BODY_SIZE", 100)
-        self.set(handler_module, "LINGER", 0.05)
+        self.set(request_handler, "DISCARD_SECONDS", 0.05)
         async with self.client() as client:
             await client.send(make_request("POST /probe/echo HTTP/1.1", "Content-Length: 101"))
             client.reset()
@@ -245,7 +246,9 @@ class StartTest(OnUvicorn, ProcessTest):
     def test_without_uvicorn_it_says_what_to_install(self) -> None:
 
         with mock.patch.object(importlib.util, "find_spec", return_value=None):
-            self.assertRaisesRegex(SettingError, r"\[uvicorn\]", asyncio.run, server.check_settings())
+            self.assertRaisesRegex(
+                SettingError, r"\[uvicorn\]", asyncio.run, check_settings(server.make_app())
+            )
 
     def test_without_uvloop_it_runs_on_asyncio(self) -> None:
         loops: list[asyncio.AbstractEventLoop] = []
@@ -254,7 +257,7 @@ class StartTest(OnUvicorn, ProcessTest):
             loops.append(asyncio.get_running_loop())
 
         with mock.patch.object(importlib.util, "find_spec", return_value=None):
-            server.run(main())
+            serving.run(main())
         self.assertEqual(type(loops[0]).__module__.partition(".")[0], "asyncio")
 
 

@@ -315,7 +315,8 @@ class EmbeddedTest(DurabilityTest):
         self.uri = f"mongodb://127.0.0.1:{port}"
         self.script = f"""
 from indico import config, server
-server.DEFAULT_MONGODB_PORT = {port}
+from indico.core import serving
+serving.DEFAULT_MONGODB_PORT = {port}
 config.MONGODB = config.DEFAULT_MONGODB = "{self.uri}"
 server.main(debug=False, port=0)
 """
