@@ -104,7 +104,7 @@ class Point:
 Order = Annotated[Document, Described(title="An order"), DocumentOf({"leaf": (Leaf, True)}), "and more"]
 
 
-class Shop(TypedDict):
+class Ledger(TypedDict):
     orders: list[Order]
     anything: Any
 
@@ -259,8 +259,8 @@ class DocumentTest(OpenAPITest):
         self.assertNotIn("not", ignoring)
 
     def test_one_within_another_type_is_the_same_whatever_else_describes_it(self) -> None:
-        self.describe(Shop)
-        properties = self.schemas["Shop"]["properties"]
+        self.describe(Ledger)
+        properties = self.schemas["Ledger"]["properties"]
         inner = properties["orders"]["items"]
         self.assertEqual(inner["properties"]["leaf"], {"$ref": "#/components/schemas/Leaf"})
         self.assertEqual(inner["title"], "An order")

@@ -22,7 +22,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PastDatetime,
 
 from indico.core.types import Described, check_type, compile_type, make_empty
 from indico.error import IndicoError
+from indico.routes.handler import IndicoHandler
 from indico.tests.testutils.process import make_environment
+from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
 from indico.utils import type_check, unpack
 
@@ -595,6 +597,38 @@ class PathTest(TypeTest):
         with self.assertRaisesRegex(IndicoError, r"^Field order - \[0, .*: more than 50000 values in it"):
             check_type("order", 200_000 * [0], list[Point])
         self.assertLess(time.monotonic() - began, 5)
+
+
+class PaintHandler(IndicoHandler):
+    @unpack("trees", "colour", "day", price=decimal.Decimal("1.5"), at=None)
+    @type_check(list[Tree], Colour, datetime.date, decimal.Decimal, datetime.datetime | None)
+    async def mix(self, trees: list[Tree], colour: Colour, day: Any, price: Any, at: Any) -> list[str]:
+        return [type(trees[0].child).__name__, colour.name, day.isoformat(), str(price), str(at)]
+
+
+class ServedTest(ServerTest):
+    routes = [(r"/paint/(?P<action>[a-zA-Z]+)?", PaintHandler)]
+    body = {"trees": [{"child": {"child": 7}}], "colour": "red", "day": "2020-02-29"}
+
+    def test_an_action_gets_what_pydantic_makes_of_a_body(self) -> None:
+        answer = self.post("paint/mix", self.body)
+        self.assertEqual(answer, {"status": 200, "data": ["Tree", "RED", "2020-02-29", "1.5", "None"]})
+        answer = self.post("paint/mix", {**self.body, "price": "0.10", "at": 0})
+        self.assertEqual(answer["data"][3:], ["0.10", "1970-01-01 00:00:00+00:00"])
+
+    def test_what_is_wrong_in_a_body_is_a_400(self) -> None:
+        for change, message in (
+            (
+                {"trees": [{"child": {"child": "x"}}]},
+                "Field trees[0].child.child - x is type str but should be Tree | int | None",
+            ),
+            ({"colour": "pink"}, "Field colour - pink: Input should be 'red' or 'blue'"),
+            ({"day": 7}, "Field day - 7 is type int but should be date"),
+            ({"price": True}, "Field price - True is type bool but should be Decimal"),
+            ({"at": "7"}, "Field at - 7: Input should be a valid datetime, it is a number"),
+        ):
+            answer = self.post("paint/mix", {**self.body, **change})
+            self.assertEqual(answer, {"status": 400, "data": message})
 
 
 class ImportTest(StrictTest):
