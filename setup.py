@@ -17,7 +17,6 @@ OPTIONAL = {  # what a battery or a setting needs besides req.txt
     "openid": ["pyjwt[crypto]>=2.12"],
     "opentelemetry": ["opentelemetry-exporter-otlp-proto-http>=1.30"],
     "sentry": ["sentry-sdk>=2.20"],
-    "uvicorn": ["httptools>=0.6.3", "uvicorn>=0.38"],
 }
 
 setup(
@@ -67,6 +66,7 @@ setup(
             "schemathesis>=4",
             "selenium>=4.30",
             "types-pyyaml",
+            "uvicorn>=0.38",
         ],
         "docs": ["furo", "sphinx"],
     },

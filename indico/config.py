@@ -157,7 +157,7 @@ PRODUCTION = INDICO_ENV == "production"
 
 PORT = environment.whole("PORT", 5000, 0, 65535)  # 0: any free one
 ADDRESS = environment.text("ADDRESS", "" if PRODUCTION else "127.0.0.1")  # empty: all interfaces
-HTTP_SERVER = environment.choice("HTTP_SERVER", "tornado", "uvicorn")
+HTTP_SERVER = environment.choice("HTTP_SERVER", "own", "tornado")
 WORKERS = environment.whole("WORKERS", 1, 1, 512)  # processes sharing the port
 
 MONGODB = environment.address("MONGODB", DEFAULT_MONGODB, "mongodb://", "mongodb+srv://")
@@ -185,6 +185,7 @@ REQUEST_TIMEOUT = environment.number("REQUEST_TIMEOUT", 60, 0.01, YEAR)  # secon
 HEADER_TIMEOUT = environment.number("HEADER_TIMEOUT", 10, 0.01, YEAR)  # seconds, for a connection's first
 BODY_TIMEOUT = environment.number("BODY_TIMEOUT", 60, 0.01, YEAR)  # seconds, for all of a body
 WRITE_TIMEOUT = environment.number("WRITE_TIMEOUT", 60, 0.01, YEAR)  # seconds, for an answer to be read
+MAX_UNREAD = environment.whole("MAX_UNREAD", 256 * 1024 * 1024, 1, 2**63)  # bytes of requests not served yet
 MAX_UNSENT = environment.whole("MAX_UNSENT", 256 * 1024 * 1024, 1, 2**63)  # bytes of answers not read yet
 IDLE_TIMEOUT = environment.number("IDLE_TIMEOUT", 75, 0.01, YEAR)  # seconds, between two requests
 MAX_CONNECTIONS = environment.whole("MAX_CONNECTIONS", 0, 0, 2**31)  # a process; 0: what its files allow

@@ -43,7 +43,7 @@ def run_command_line(main: Callable[[bool, int], None]) -> None:
             "ADDRESS": "an address (default: 127.0.0.1; in production, all)",
         },
         "how many": {"WORKERS": "processes that share the port (default: 1)"},
-        "by what": {"HTTP_SERVER": "tornado, its own (default), or uvicorn"},
+        "by what": {"HTTP_SERVER": "own (default), or tornado for Tornado's"},
     }.items():
         arguments = parser.add_argument_group(group)
         for name, text in options.items():
