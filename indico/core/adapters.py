@@ -30,7 +30,7 @@ from indico.core.types import Check, name_type
 from indico.error import InvalidValue, MissingField, WrongFieldType, shorten
 
 MAX_ERRORS = 50_000  # in one value: pydantic takes a third of a second to list so many
-MAX_STEPS = 10_000  # in search of the place of an error: a client may have made many that could be meant
+MAX_STEPS = 10_000  # of the search for an error's place, which a client can make long
 LONGEST_MESSAGE = 1000  # characters: a validator's message may repeat the value
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
 DATE, DATETIME = TypeAdapter(datetime.date), TypeAdapter(datetime.datetime)
@@ -43,7 +43,7 @@ def compile_adapter(kind: Any) -> Check:
     def check(value: Any) -> Any:
         try:
             try:
-                text = to_json(value)  # by way of JSON, in which a date is a text though all is strict
+                text = to_json(value)  # because pydantic, if strict, takes a text for a date only from JSON
             except PydanticSerializationError:  # the value comes from code, not from a client
                 return validator.validate_python(value, strict=True)
             return validator.validate_json(text, strict=True)
@@ -72,7 +72,7 @@ def make_validator(adapter: TypeAdapter[Any]) -> Any:
     schema = adapt_schema(adapter.core_schema)
     if schema == adapter.core_schema:
         return adapter
-    return SchemaValidator(schema, _use_prebuilt=False)  # else models would be validated as they were made
+    return SchemaValidator(schema, _use_prebuilt=False)  # otherwise models keep the validators they have
 
 
 def adapt_schema(schema: Any) -> Any:
@@ -139,7 +139,7 @@ def find_path(value: Any, error: Any) -> Path:
         if has_part(inner, parts[place]):
             path = search(inner[parts[place]], place + 1)
             path = None if path is None else (parts[place], *path)
-        if path is None:  # the value has a key of that name, but it is not meant
+        if path is None:  # this part is the name of a union's member
             path = search(inner, place + 1)
         if path is None:
             failed.add((place, id(inner)))
@@ -181,7 +181,7 @@ def read_error(kind: Any, value: Any, errors: ValidationError) -> TypeMismatch:
         return TypeMismatch(MissingField, place + write_path(error["loc"][-1:]))
     if error["type"].endswith("_type"):
         required = message.removeprefix("Input should be ")
-        with suppress(NameError):  # of a dataclass within a function, whose names a model around it knows
+        with suppress(NameError):  # a dataclass within a function may use names that only its model finds
             required = next(map(name_type, find_types(kind, path)), required)
         return TypeMismatch(lambda field: WrongFieldType(field, given, required), place)
     return TypeMismatch(

@@ -15,6 +15,8 @@ ATTRIBUTE = "action_info"  # of a decorated function
 
 @dataclass(frozen=True)
 class ActionInfo:
+    """Each decorator keeps what those below it say, and adds its own."""
+
     decorators: tuple[str, ...] = ()  # their names, from the top
     fields: tuple[str, ...] | None = None  # of the body, as @unpack passes them on
     defaults: Mapping[str, Any] = field(default_factory=dict)  # of the fields that may be missing
@@ -28,20 +30,19 @@ def get_info(function: Callable[..., Any]) -> ActionInfo:
 
 
 def check_order(name: str, function: Callable[..., Any]) -> None:
-    """Raise TypeError if the decorator of this name may not stand right above those that `function` has."""
-    above = get_info(function).decorators[:1]
-    if above == (name,):
+    """Raise TypeError unless the decorator of this name may stand above those that the function has."""
+    top = next(iter(get_info(function).decorators), None)
+    if top == name:
         raise TypeError(f"@{name} stands above {function.__qualname__} twice")
-    if above and ORDER.index(name) > ORDER.index(above[0]):
+    if top is not None and ORDER.index(name) > ORDER.index(top):
         order = " ".join(f"@{decorator}" for decorator in ORDER)
-        raise TypeError(f"@{name} goes below @{above[0]}; from the top: {order}")
+        raise TypeError(f"@{name} goes below @{top}; from the top: {order}")
 
 
-def record(name: str, function: Callable[..., Any], wrapper: Callable[..., Any], **said: Any) -> None:
-    """Note on the wrapper that it is this decorator's, and what else it says: fields of ActionInfo."""
-    info = get_info(function)
-    update_info(wrapper, dataclasses.replace(info, decorators=(name, *info.decorators), **said))
+def add_decorator(name: str, wrapper: Callable[..., Any], info: ActionInfo) -> None:
+    """Record that this decorator made the wrapper, and `info` of what it stands above."""
+    set_info(wrapper, dataclasses.replace(info, decorators=(name, *info.decorators)))
 
 
-def update_info(function: Callable[..., Any], info: ActionInfo) -> None:
+def set_info(function: Callable[..., Any], info: ActionInfo) -> None:
     setattr(function, ATTRIBUTE, info)

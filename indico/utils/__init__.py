@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from indico.core.decorators import check_order, get_info, record, update_info
+from indico.core.decorators import add_decorator, check_order, get_info, set_info
 from indico.core.http.answers import to_answer
 from indico.core.http.bodies import form_urlencoded_parse as form_urlencoded_parse
 from indico.core.http.bodies import smart_parse as smart_parse
@@ -92,8 +92,8 @@ def unpack(*names: str, **defaults: Any) -> Callable[[Action], Action]:
             return function(self, *values)
 
         if info.types is not None:  # so that @type_check names them as they are named here
-            update_info(function, replace(info, fields=fields))
-        record("unpack", function, action, fields=fields, defaults=defaults)
+            set_info(function, replace(info, fields=fields))
+        add_decorator("unpack", action, replace(info, fields=fields, defaults=defaults))
         return action
 
     return decorator
@@ -108,10 +108,11 @@ def _check_default(name: str, default: Any, kind: Any) -> None:
 
 def type_check(*types: Any) -> Callable[[Action], Action]:
     """
-    Hold the arguments of an action to types, one for each, and raise WrongFieldType for the first that is
-    of another, with the path to what is wrong within it: `order.items[3].count`. See
-    `indico.core.types.compile_type` for what may be a type. Fields are named as `@unpack` above names
-    them, or else after the function's parameters.
+    Check the arguments of an action, a type for each: see `indico.core.types.compile_type` for the types.
+
+    Raises WrongFieldType, MissingField or InvalidValue for the first wrong value, with the path to it:
+    `order.items[3].count`. Fields are named as `@unpack` above names them, or else after the function's
+    parameters.
     """
     checks = [compile_type(required) for required in types]
 
@@ -135,7 +136,7 @@ def type_check(*types: Any) -> Callable[[Action], Action]:
                 raise mismatch.to_error(names[len(passed)]) from None
             return function(self, *passed)
 
-        record("type_check", function, checked, types=types)
+        add_decorator("type_check", checked, replace(get_info(function), types=types))
         return checked
 
     return decorator

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from itertools import product
 from typing import Any
 
-from indico.core.decorators import ORDER, ActionInfo, check_order, get_info, record
+from indico.core.decorators import ORDER, ActionInfo, add_decorator, check_order, get_info
 from indico.tests.testutils.strict import StrictTest
 from indico.utils import type_check, unpack
 from indico.utils.auth.auth_utils import auth
@@ -25,7 +25,7 @@ def make_decorator(name: str) -> Callable[[Callable[..., Any]], Callable[..., An
         def wrapper(*args: Any) -> Any:
             return function(*args)
 
-        record(name, function, wrapper)
+        add_decorator(name, wrapper, get_info(function))
         return wrapper
 
     return decorator

@@ -15,7 +15,7 @@ from typing import Any
 
 import indico.db.auth_db as AuthDB
 from indico import config
-from indico.core.decorators import check_order, record
+from indico.core.decorators import add_decorator, check_order, get_info
 from indico.core.development import get_secret
 from indico.core.mongo import key_cache
 from indico.core.tasks import await_outcome, spawn
@@ -99,7 +99,7 @@ def auth(action: Action) -> Action:
         outcome = action(self, *args)
         return spawn(outcome) if inspect.iscoroutine(outcome) else outcome
 
-    record("auth", action, wrapper)
+    add_decorator("auth", wrapper, get_info(action))
     return wrapper
 
 
