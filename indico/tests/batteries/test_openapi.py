@@ -224,6 +224,7 @@ class DefaultTest(StrictTest):
 
 
 class ServedTest(ServerTest):
+    stores = False
     routes = [AuthRoute, UserRoute]
 
     def test_it_is_plain_json_for_which_no_key_is_needed(self) -> None:
@@ -253,6 +254,8 @@ class ServedTest(ServerTest):
 
 
 class OffTest(ServerTest):
+    stores = False
+
     def get_app(self) -> Application:
         self.addCleanup(setattr, config, "DOCS", config.DOCS)
         config.DOCS = False
