@@ -32,7 +32,7 @@ from indico.error import InvalidValue, MissingField, WrongFieldType, shorten
 MAX_ERRORS = 50_000  # in one value: pydantic takes a third of a second to list so many
 MAX_STEPS = 10_000  # of the search for an error's place, which a client can make long
 LONGEST_MESSAGE = 1000  # characters: a validator's message may repeat the value
-EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
+EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 DATE, DATETIME = TypeAdapter(datetime.date), TypeAdapter(datetime.datetime)
 
 

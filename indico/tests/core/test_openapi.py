@@ -11,11 +11,10 @@ import re
 import uuid
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, NotRequired, TypedDict, TypeVar
 
 from bson.objectid import ObjectId
 from pydantic import BaseModel, ConfigDict, Field
-from typing_extensions import NotRequired
 
 from indico.core.openapi import describe_types
 from indico.core.operations import Mode

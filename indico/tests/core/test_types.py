@@ -77,7 +77,7 @@ class Coffee(BaseModel):
     hot: bool = Field(alias="isHot", default=True)
 
 
-class Colour(str, enum.Enum):
+class Colour(str, enum.Enum):  # noqa: UP042 - people write it
     RED = "red"
     BLUE = "blue"
 
@@ -442,7 +442,7 @@ class StrictnessTest(TypeTest):
             self.assertLess(len(caught.exception.message), 1300)
 
     def test_a_value_that_comes_from_code_need_not_be_json(self) -> None:
-        now = datetime.datetime(2020, 1, 2, tzinfo=datetime.timezone.utc)
+        now = datetime.datetime(2020, 1, 2, tzinfo=datetime.UTC)
         self.assert_taken(datetime.datetime, now)
         self.assert_taken(bytes, b"\xff")
         self.assert_taken(Tea, Tea(kind="green", grams=1))
@@ -453,16 +453,14 @@ class StrictnessTest(TypeTest):
 
 
 class DatetimeTest(TypeTest):
-    moment = datetime.datetime(2020, 1, 2, 3, 4, 5, 678_000, tzinfo=datetime.timezone.utc)
+    moment = datetime.datetime(2020, 1, 2, 3, 4, 5, 678_000, tzinfo=datetime.UTC)
     milliseconds = 1_577_934_245_678
 
     def test_it_is_an_iso_text_or_utc_milliseconds(self) -> None:
         check = compile_type(datetime.datetime)
         for value in (self.milliseconds, "2020-01-02T03:04:05.678Z", "2020-01-02T04:04:05.678+01:00"):
             self.assertEqual(check(value), self.moment)
-        self.assertEqual(
-            check(-1), datetime.datetime(1969, 12, 31, 23, 59, 59, 999_000, datetime.timezone.utc)
-        )
+        self.assertEqual(check(-1), datetime.datetime(1969, 12, 31, 23, 59, 59, 999_000, datetime.UTC))
 
     def test_it_is_so_within_everything(self) -> None:
         visit = {"at": self.milliseconds, "past": self.milliseconds, "type": "1"}
