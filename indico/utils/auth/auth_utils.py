@@ -15,6 +15,7 @@ from typing import Any
 
 import indico.db.auth_db as AuthDB
 from indico import config
+from indico.core.decorators import add_decorator, check_order, get_info
 from indico.core.development import get_secret
 from indico.core.mongo import key_cache
 from indico.core.tasks import await_outcome, spawn
@@ -87,6 +88,7 @@ def auth(action: Action) -> Action:
     task, which runs whether or not it is awaited, and ends as the action does. Stands above all other
     decorators.
     """
+    check_order("auth", action)
 
     @functools.wraps(action)
     def wrapper(self: Any, *args: Any) -> Any:
@@ -98,7 +100,7 @@ def auth(action: Action) -> Action:
         outcome = action(self, *args)
         return spawn(outcome) if inspect.iscoroutine(outcome) else outcome
 
-    vars(wrapper)["auth"] = True
+    add_decorator("auth", wrapper, get_info(action))
     return wrapper
 
 
