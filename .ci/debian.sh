@@ -17,14 +17,15 @@ make() {
   mv -T "$new" "$tree"
 }
 
-# What the Debian takes over of the machine: names, certificates, and where pip finds packages, but for folders.
+# What the Debian takes over of the machine: name servers, certificates, and pip's settings but for paths.
 configure() {
   local tree=$1
   cp -L /etc/hosts /etc/resolv.conf "$tree/etc/"
   if [ -e $bundle ]; then cp -L $bundle "$tree$bundle"; fi
   {
     echo "[global]"
-    python3 -m pip config list | sed -nE "s/^(:env:|global|user|site)\.([a-z-]+)='([^/].*)'$/\2 = \3/p" | grep -v file:
+    env -u PIP_QUIET python3 -m pip config list |
+      sed -nE "/file:/d; s/^(:env:|global|user|site)\.([a-z-]+)='([^/].*)'$/\2 = \3/p"
   } >"$tree/etc/pip.conf"
 }
 

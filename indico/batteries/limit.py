@@ -16,7 +16,7 @@ from pymongo import ReturnDocument
 
 from indico import config, db
 from indico.core.hooks import Application
-from indico.core.http.tornado_server import client_address
+from indico.core.http.proxies import client_address
 from indico.db import mongo
 from indico.error import IndicoError
 from indico.routes.handler import IndicoHandler

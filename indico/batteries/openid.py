@@ -16,6 +16,7 @@ from typing import Any
 from indico import config
 from indico.core.fetch import FAILURES, fetch_json
 from indico.core.hooks import Application
+from indico.core.setting_values import ISSUER
 from indico.core.tasks import spawn
 from indico.db.user_db import LoginUser
 from indico.error import IndicoError, InvalidValue, Unavailable
@@ -127,7 +128,7 @@ class Provider:
         try:
             address = self.issuer.rstrip("/") + "/.well-known/openid-configuration"
             about = await fetch_json(address, TIMEOUT)
-            if about["issuer"] != self.issuer or not config.ISSUER.fullmatch(about["jwks_uri"]):
+            if about["issuer"] != self.issuer or not ISSUER.fullmatch(about["jwks_uri"]):
                 raise ValueError("this is another provider, or its keys would travel in the clear")
             keys = read_keys(await fetch_json(about["jwks_uri"], TIMEOUT))
             if not keys:

@@ -5,7 +5,6 @@ What surrounds serving, whichever server serves: connections and background work
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -84,7 +83,5 @@ async def check_settings(application: Application) -> None:
     config.check()
     for sentence in config.environment.find_misspelt():
         LOGGER.warning(sentence)
-    if config.HTTP_SERVER == "uvicorn" and not all(map(importlib.util.find_spec, ("uvicorn", "httptools"))):
-        raise config.SettingError("HTTP_SERVER is uvicorn, which `pip install -e '.[uvicorn]'` installs.")
     application.database.connect()
     await application.database.close()

@@ -23,7 +23,10 @@ from indico import config
 from indico.core import supervisor
 from indico.core.development import make_folder
 from indico.core.hooks import Application
-from indico.core.http.tornado_server import Listener, listen
+from indico.core.http.limits import HTTPServer
+from indico.core.http.server import Server
+from indico.core.http.sockets import listen
+from indico.core.http.tornado_server import make_tornado_server
 from indico.core.lifecycle import check_settings, drain, lifespan
 from indico.core.mongo.mongod import Mongod, MongodError
 from indico.core.welcome import print_welcome
@@ -105,8 +108,8 @@ def run_workers(application: Application, sockets: list[socket.socket], mongod: 
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """`asyncio.run`, with uvloop for uvicorn if it is installed."""
-    if config.HTTP_SERVER == "uvicorn" and importlib.util.find_spec("uvloop"):
+    """`asyncio.run`, on uvloop if it is installed."""
+    if importlib.util.find_spec("uvloop"):
         importlib.import_module("uvloop").run(main)
     else:
         asyncio.run(main)
@@ -137,7 +140,7 @@ async def serve(
         await stop.wait()
         application.state.draining = True
         server.stop()
-        await server.take_leave()
+        await server.wait_until_idle()
         await drain(application)
         await server.close_all_connections()
     faulthandler.cancel_dump_traceback_later()
@@ -166,10 +169,6 @@ def report_blocking_calls() -> None:
     PeriodicCallback(lambda: faulthandler.dump_traceback_later(MAX_BLOCKING_SECONDS), TICK).start()
 
 
-def make_http_server(application: Application) -> Any:
+def make_http_server(application: Application) -> HTTPServer:
     """The server that HTTP_SERVER names."""
-    if config.HTTP_SERVER == "tornado":
-        return Listener(application)
-    from indico.core.http.uvicorn_listener import UvicornListener  # not installed everywhere
-
-    return UvicornListener(application)
+    return make_tornado_server(application) if config.HTTP_SERVER == "tornado" else Server(application)

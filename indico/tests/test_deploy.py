@@ -27,7 +27,7 @@ from tornado.testing import bind_unused_port
 import indico
 from indico import config
 from indico.config import MAX_BODY_SIZE, REQUEST_TIMEOUT, SHUTDOWN_TIMEOUT
-from indico.core.http.tornado_server import LAST_CALL
+from indico.core.http.limits import LAST_REQUEST_SECONDS
 from indico.db import INDEXES
 from indico.server import BATTERIES, make_app
 from indico.tests.mocks import HEADERS, LOGIN_DATA, USER_KEY
@@ -270,10 +270,12 @@ class FilesTest(StrictTest):
             self.assertEqual(run.returncode, 0, run.stdout)
 
     def test_systemd_and_compose_wait_longer_than_the_server_takes_to_stop(self) -> None:
-        self.assertGreater(int(self.read_settings("Service")["TimeoutStopSec"]), SHUTDOWN_TIMEOUT + LAST_CALL)
+        self.assertGreater(
+            int(self.read_settings("Service")["TimeoutStopSec"]), SHUTDOWN_TIMEOUT + LAST_REQUEST_SECONDS
+        )
         grace = re.search(r"stop_grace_period: (\d+)s", (DEPLOY / "compose.yaml").read_text())
         assert grace is not None
-        self.assertGreater(int(grace[1]), SHUTDOWN_TIMEOUT + LAST_CALL)
+        self.assertGreater(int(grace[1]), SHUTDOWN_TIMEOUT + LAST_REQUEST_SECONDS)
 
     def test_nginx_waits_longer_than_an_action_may_take(self) -> None:
         wait = re.search(r"proxy_read_timeout (\d+)s", (DEPLOY / "nginx.conf").read_text())

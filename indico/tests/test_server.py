@@ -59,8 +59,8 @@ PRODUCTION = {
 # A server that waits long for connections to end.
 PATIENT_SERVER = """
 from indico import server
-from indico.core.http import tornado_server
-tornado_server.LAST_CALL = 30
+from indico.core.http import limits
+limits.LAST_REQUEST_SECONDS = 30
 server.main(debug=False, port=0)
 """
 # A server with an action that takes until it is let go by a file, and one that never ends.

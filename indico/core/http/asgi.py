@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import json
 from asyncio import Future
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any
@@ -25,16 +24,13 @@ from tornado.iostream import StreamClosedError
 from tornado.web import Application
 
 from indico import config
-from indico.core.http.envelope import HEADERS
+from indico.core.http.responses import refuse
 from indico.error import IndicoError
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-
-LINE = "indico.line"  # the extension of a server that lends its connection; see `uvicorn_listener`
-LARGE = 65536  # bytes; what is larger is not worth copying
 
 
 def serve_request(
@@ -45,10 +41,7 @@ def serve_request(
 
 
 class Request(HTTPConnection):
-    """
-    A request and its answer. It is also the line (see `tornado_server.Line`) that handlers find, unless
-    the server lends a real one.
-    """
+    """A request and its response. It is also what handlers know of the connection (see `limits`)."""
 
     __slots__ = (
         "_begun",
@@ -58,7 +51,6 @@ class Request(HTTPConnection):
         "_closed",
         "_complete",
         "_finished",
-        "_line",
         "_receive",
         "_scope",
         "_send",
@@ -72,7 +64,6 @@ class Request(HTTPConnection):
         self._scope = scope
         self._receive = receive
         self._send = send
-        self._line = (scope.get("extensions") or {}).get(LINE)
         self._close_callback: Callable[[], object] | None = None
         self._begun = False  # the answer
         self._start: Message | None = None  # of it, not sent yet
@@ -115,14 +106,12 @@ class Request(HTTPConnection):
                 headers.add(name, value)
             else:
                 headers[name] = value  # whose characters the server has checked
-        if self._line is not None:
-            scope["headers"].clear()  # half a kilobyte, which a request that waits would keep
         return RequestStartLine(scope["method"], path, f"HTTP/{scope['http_version']}"), headers
 
     async def serve(self, application: Application) -> None:
         watcher = None
         try:
-            await self._read(application.start_request(self._line or self, self))
+            await self._read(application.start_request(self, self))
             self._body_read = True
             if self._sender is not None:
                 await self._sender
@@ -130,9 +119,7 @@ class Request(HTTPConnection):
                 await asyncio.sleep(0)  # in which an action that waits for nothing answers
             while not self._complete and not self._closed:
                 if self._start is None and not self._body and not self._finished:
-                    if self._line is not None:
-                        self._line.on_lost = self._lose
-                    elif watcher is None:
+                    if watcher is None:
                         watcher = asyncio.get_running_loop().create_task(self._watch())
                     self._waiting = asyncio.get_running_loop().create_future()
                     await self._waiting
@@ -143,23 +130,18 @@ class Request(HTTPConnection):
             self._lose()
             raise
         finally:
-            if self._line is not None:
-                self._line.on_lost = None
-            elif watcher is not None:
+            if watcher is not None:
                 watcher.cancel()
 
     async def _read(self, delegate: HTTPMessageDelegate) -> None:
         try:
             prepared = delegate.headers_received(*self._read_headers())
         except HTTPInputError:
-            self.refuse(IndicoError("Bad Request", 400))
+            refuse(self, IndicoError("Bad Request", 400))
             return
         if prepared is not None:
             await prepared
-        timer = None
-        if self._line is None:  # a real one has its deadline
-            late = IndicoError("The body took too long", 408)
-            timer = asyncio.get_running_loop().call_later(config.BODY_TIMEOUT, self.refuse, late)
+        timer = asyncio.get_running_loop().call_later(config.BODY_TIMEOUT, self._refuse_late)
         more = True
         while more and not self._complete:
             message = await self._receive()
@@ -178,8 +160,7 @@ class Request(HTTPConnection):
                 delegate.on_connection_close()
             else:
                 delegate.finish()
-        if timer is not None:
-            timer.cancel()
+        timer.cancel()
 
     # The answer
 
@@ -214,13 +195,9 @@ class Request(HTTPConnection):
         self._finished = True
         self._wake()
 
-    def refuse(self, error: IndicoError) -> None:
-        """Answer, in place of the application, what it has not come to see, and end the connection."""
+    def _refuse_late(self) -> None:
         if not self._begun:
-            body = json.dumps({"status": error.code, "data": error.message}).encode()
-            headers = HTTPHeaders({**HEADERS, "Content-Length": str(len(body)), "Connection": "close"})
-            self.write_headers(ResponseStartLine("HTTP/1.1", error.code, error.message), headers, body)
-            self.finish()
+            refuse(self, IndicoError("The body took too long", 408))
 
     def _wake(self) -> None:
         # Who writes goes on writing, or finishes, before what is woken here gets its turn.
@@ -242,8 +219,6 @@ class Request(HTTPConnection):
             sent, self._sent = self._sent, None
             finished = self._finished
             if start is not None:
-                if self._line is not None and 0 < len(body) < LARGE:
-                    self._line.join_next()
                 await self._send(start)
             if body or finished:
                 await self._send({"type": "http.response.body", "body": body, "more_body": not finished})
@@ -252,13 +227,13 @@ class Request(HTTPConnection):
                 sent.set_result(None)
         self._sender = None
 
-    # The line
+    # The connection, for handlers
 
     def is_closed(self) -> bool:
         """Whether the client has left, as far as the server has said."""
         return self._closed
 
-    def shut_down_writing(self) -> None:
+    def close_writing(self) -> None:
         """ASGI has nothing for it."""
 
     def close(self) -> None:

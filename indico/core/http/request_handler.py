@@ -16,7 +16,7 @@ from tornado.web import HTTPError, stream_request_body
 from indico import config
 from indico.core.hooks import get_hooks
 from indico.core.http.envelope import EnvelopeHandler
-from indico.core.http.tornado_server import Line
+from indico.core.http.limits import Connection, get_connection
 from indico.core.mongo.helper import begin_request
 from indico.core.timers import Timer, call_after
 from indico.error import BodyTooLarge, IndicoError, RequestTimeout
@@ -52,9 +52,8 @@ class LimitedHandler(EnvelopeHandler):
         return config.REQUEST_TIMEOUT
 
     @property
-    def _connection(self) -> Any:
-        connection: Any = self.request.server_connection
-        return connection if hasattr(connection, "shut_down_writing") else Line(connection.stream)
+    def _connection(self) -> Connection:
+        return get_connection(self.request)
 
     # The body
 
@@ -87,7 +86,8 @@ class LimitedHandler(EnvelopeHandler):
         self._discard_timer = asyncio.get_running_loop().call_later(DISCARD_SECONDS, self._hang_up)
         with suppress(StreamClosedError):  # the client has disconnected
             await self.flush()
-            self._connection.shut_down_writing()
+            self._connection.close_writing()
+        self.request.method = "REFUSED"  # not what its body would have been for
 
     def _hang_up(self) -> None:
         self.finish()

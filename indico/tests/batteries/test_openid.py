@@ -21,6 +21,7 @@ from tornado.testing import bind_unused_port
 from indico import config, db
 from indico.batteries import openid
 from indico.core.hooks import Application
+from indico.core.settings import Environment
 from indico.routes.auth import AuthRoute
 from indico.routes.user import UserRoute
 from indico.server import BATTERIES, make_app
@@ -402,7 +403,7 @@ class LoginRateTest(OpenIDTest):
 
     def get_app(self) -> Application:
         self.set(config, "LOGIN_RATE", (3, 24 * 3600))
-        self.set(config, "TRUSTED_PROXIES", config.Environment({"A": "127.0.0.1"}).networks("A"))
+        self.set(config, "TRUSTED_PROXIES", Environment({"A": "127.0.0.1"}).networks("A"))
         return super().get_app()
 
     def login_from(self, address: str, token: str) -> int:

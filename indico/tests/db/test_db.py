@@ -332,7 +332,8 @@ class IndexTest(MongoTest):
         await insert({"a": 1, "b": 1})
         with self.assertLogs("indico", "ERROR") as log:
             await indico.db.ensure_indexes()
-        self.assertIn("No index on a, b of things: ", log.output[0])
+        [line] = log.output
+        self.assertIn("No index on a, b of things: ", line)
 
     @gen_test
     async def test_an_index_that_is_there_otherwise_is_named_with_what_helps(self) -> None:

@@ -31,6 +31,7 @@ def user_hash(user_id: str, generation: int = 0) -> str:
     can make one without the salt. The first half depends on the user alone.
     """
     global USER_SALT
+    USER_SALT = USER_SALT or config.USER_SALT
     if not USER_SALT:
         if config.PRODUCTION:
             raise config.SettingError("USER_SALT is not set.")

@@ -23,7 +23,7 @@ from indico import config
 from indico.asgi import ASGIApplication
 from indico.core.http import request_handler
 from indico.core.http.pages import PageHandler
-from indico.core.http.tornado_server import client_address
+from indico.core.http.proxies import client_address
 from indico.error import Unavailable
 from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler

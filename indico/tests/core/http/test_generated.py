@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import quote_plus
@@ -20,6 +21,7 @@ from urllib.parse import quote_plus
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.configuration import set_hypothesis_home_dir
+from hypothesis.errors import HypothesisWarning
 from hypothesis.strategies import SearchStrategy
 
 from indico import config
@@ -35,6 +37,7 @@ from indico.tests.core.http.test_hostile import (
 )
 from indico.tests.mocks import OAUTH_ID, USER_KEY
 from indico.tests.testutils import slow
+from indico.tests.testutils.server import ServerTest
 from indico.utils.auth.auth_utils import user_hash
 
 EXAMPLES = 300 if os.environ.get("SLOW_TESTS") else 60
@@ -259,13 +262,15 @@ steps = st.lists(
 )
 
 
-class GeneratedTest(HostileTest):
+class GeneratedTest(HostileTest, ServerTest):
     """One server for all examples of a test, and one connection for as long as it lasts."""
 
     stores = True
 
     def setUp(self) -> None:
         super().setUp()
+        # Hypothesis warns of its own generator of random numbers, on some Pythons.
+        warnings.filterwarnings("ignore", ".*`register_random`", HypothesisWarning)
         self.most_lines = 10**9  # there are many requests, and each may have its line
         self.connection: Client | None = None
         self.addCleanup(self.disconnect)
@@ -360,9 +365,7 @@ class RequestTest(GeneratedTest):
             right = [bool(RIGHT.fullmatch(line)) for line in lines if not line.startswith("Indico-Key")]
             answer = self.request(path, [line.replace("@", key) for line in lines], b"{}")
             if right != [True]:
-                self.assertIn(
-                    answer.status, (401, BARE, 400) if config.HTTP_SERVER == "uvicorn" else (401, BARE), lines
-                )
+                self.assertIn(answer.status, (401, BARE), lines)
 
         run()
 

@@ -36,9 +36,10 @@ UNKNOWN_KEY = user_hash("nobody")
 
 class UserHashTest(StrictTest):
     def set_salt(self, salt: str | None) -> None:
-        patch = mock.patch.object(auth_utils, "USER_SALT", salt)
-        patch.start()
-        self.addCleanup(patch.stop)
+        for module in (auth_utils, config):
+            patch = mock.patch.object(module, "USER_SALT", salt)
+            patch.start()
+            self.addCleanup(patch.stop)
 
     def enter_empty_folder(self) -> Path:
         """An empty working directory for this test."""

@@ -5,36 +5,28 @@ How long clients may take, how many there may be, and that none of them keeps th
 from __future__ import annotations
 
 import asyncio
-import gc
-import logging
 import os
-import resource
 import socket
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
-from ipaddress import ip_network
+from contextlib import AsyncExitStack, ExitStack, suppress
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, ClassVar
 from unittest import mock
 
-from tornado.httputil import HTTPHeaders
 from tornado.testing import gen_test
 
 from indico import config
-from indico.core.http import tornado_server as listener
-from indico.core.http.tornado_server import client_address, count_connections, listen, raise_file_limit
+from indico.core.http import limits
+from indico.core.http.limits import count_connections
+from indico.core.http.sockets import raise_file_limit
 from indico.routes.handler import IndicoHandler
 from indico.tests.core.http.test_hostile import LAST_REQUEST, Client, make_post, make_request
 from indico.tests.mocks import HEADERS, LOGIN_DATA
 from indico.tests.testutils import slow
 from indico.tests.testutils.process import ProcessTest, ServerProcess, linux, wait_until
-from indico.tests.testutils.server import ServerTest, tornado_only
+from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
 
 PATIENCE = 30  # seconds; what takes longer will not happen
@@ -67,7 +59,7 @@ class LimitTest(ServerTest):
 
     def setUp(self) -> None:
         for module, name, value in [
-            (listener, "SWEEP", 10),
+            (limits, "SWEEP_INTERVAL_MS", 10),
             *((config, *item) for item in self.limits.items()),
         ]:
             patch = mock.patch.object(module, name, value)
@@ -249,16 +241,6 @@ class WriteTimeoutTest(LimitTest):
             self.assertGreater(len(await client.receive_all()), LARGE)
 
 
-class LogTest(LimitTest):
-    @tornado_only
-    def test_what_tornado_asserts_of_a_client_is_not_logged_and_all_else_is(self) -> None:
-        for error, count in ((AssertionError("no end of a chunk"), 0), (ValueError("a bug"), 1)):
-            with self.assertLogs(level="ERROR") as logs:
-                logging.getLogger("tornado.general").error("Uncaught exception", exc_info=error)
-                logging.getLogger("test").error("so that there is one")
-            self.assertEqual(len(logs.records), count + 1)
-
-
 class UnsentTest(LimitTest):
     limits = {"MAX_UNSENT": 1.5 * LARGE}
 
@@ -276,9 +258,9 @@ class UnsentTest(LimitTest):
 
 
 class StopTest(LimitTest):
-    async def take_leave(self) -> None:
+    async def wait_until_idle(self) -> None:
         server: Any = self.http_server  # of either kind
-        await server.take_leave()
+        await server.wait_until_idle()
 
     @gen_test(timeout=PATIENCE)
     async def test_who_has_connected_before_the_end_of_listening_is_served(self) -> None:
@@ -302,7 +284,7 @@ class StopTest(LimitTest):
             self.assertTrue(await self.ask(client))
             self._app.state.draining = True
             self.http_server.stop()
-            leave = asyncio.ensure_future(self.take_leave())
+            leave = asyncio.ensure_future(self.wait_until_idle())
             await client.send(make_post(b"ab"))
             self.assertIn(b"connection: close", (await client.receive()).lower())
             self.assertFalse(leave.done())
@@ -313,8 +295,8 @@ class StopTest(LimitTest):
     async def test_connections_that_idle_on_do_not_hold_up_the_end_for_long(self) -> None:
         async with AsyncExitStack() as stack:
             await self.connect(stack)
-            with mock.patch.object(listener, "LAST_CALL", SHORT):
-                await self.take_leave()
+            with mock.patch.object(limits, "LAST_REQUEST_SECONDS", SHORT):
+                await self.wait_until_idle()
 
 
 class MostConnectionsTest(LimitTest):
@@ -372,151 +354,9 @@ class MostConnectionsPerAddressTest(LimitTest):
             await self.wait_until_served(FIRST)
 
 
-class FileLimitTest(StrictTest):
-    def test_the_limit_of_files_is_raised_to_what_the_machine_allows(self) -> None:
-        program = (
-            "import resource\n"
-            "resource.setrlimit(resource.RLIMIT_NOFILE, (50, 200))\n"
-            "from indico.core.http.tornado_server import raise_file_limit\n"
-            "print(raise_file_limit(), *resource.getrlimit(resource.RLIMIT_NOFILE))\n"
-        )
-        output = subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, check=True
-        ).stdout
-        self.assertEqual(output.split(), ["200", "200", "200"])
-
-    def test_a_machine_that_allows_less_than_it_says_leaves_the_limit(self) -> None:
-        before = resource.getrlimit(resource.RLIMIT_NOFILE)
-        for error in (ValueError, OSError):
-            with mock.patch.object(resource, "setrlimit", side_effect=error):
-                self.assertEqual(raise_file_limit(), before[0])
-        self.assertEqual(resource.getrlimit(resource.RLIMIT_NOFILE), before)
-
+class CountTest(StrictTest):
     def test_most_files_are_for_connections(self) -> None:
         self.assertEqual([count_connections(files) for files in (20, 1024, 20_000)], [10, 924, 19_900])
-
-
-class ClientAddressTest(StrictTest):
-    def address(self, remote_ip: str | None, *forwarded: str) -> str:
-        headers = HTTPHeaders()
-        for value in forwarded:
-            headers.add("X-Forwarded-For", value)
-        request: Any = SimpleNamespace(remote_ip=remote_ip, headers=headers)
-        with mock.patch.object(config, "TRUSTED_PROXIES", [ip_network("10.0.0.0/8"), ip_network("::1")]):
-            return client_address(request)
-
-    def test_what_a_stranger_claims_is_not_believed(self) -> None:
-        self.assertEqual(self.address("192.0.2.1", "198.51.100.7"), "192.0.2.1")
-
-    def test_a_trusted_proxy_is_believed_and_nobody_before_it(self) -> None:
-        self.assertEqual(self.address("10.0.0.1", "203.0.113.9, 198.51.100.7 , 10.1.1.1"), "198.51.100.7")
-        self.assertEqual(self.address("::1", "203.0.113.9", "2001:DB8::0:7"), "2001:db8::7")
-
-    def test_who_has_no_address_is_not_believed(self) -> None:
-        self.assertEqual(self.address(None, "198.51.100.7"), "None")
-
-    def test_what_is_no_address_is_not_believed(self) -> None:
-        for hop in ("", "unknown", "198.51.100.7:80", "<script>", "10.0.0.256", "\xff", 9999 * "1,"):
-            with self.subTest(hop=hop[:20]):
-                self.assertEqual(self.address("10.0.0.1", f"198.51.100.7,{hop}"), "10.0.0.1")
-
-
-TAKEN = """
-import errno, os, resource, socket
-from unittest import mock
-from indico.core.http.tornado_server import listen
-
-[listening] = listen(0, "127.0.0.1")
-clients = [socket.create_connection(listening.getsockname()) for _ in range(2)]
-lowest = open(os.devnull)
-hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-resource.setrlimit(resource.RLIMIT_NOFILE, (lowest.fileno() + 1, hard))
-
-def accept():
-    try:
-        listening.accept()
-    except ConnectionAbortedError:
-        print("turned-away")
-    except BlockingIOError:
-        print("nobody")
-
-with mock.patch("builtins.open", side_effect=OSError(errno.EMFILE, "too many")):
-    accept()
-    taken = os.dup(0)
-    accept()
-os.close(taken)
-accept()
-print(*[client.recv(1) for client in clients])
-"""
-
-
-class ListeningSocketTest(StrictTest):
-    def setUp(self) -> None:
-        super().setUp()
-        [self.listening] = listen(0, FIRST)
-        self.addCleanup(self.listening.close)
-
-    def connect(self) -> socket.socket:
-        client = socket.create_connection(self.listening.getsockname(), PATIENCE)
-        self.addCleanup(client.close)
-        return client
-
-    @contextmanager
-    def no_files(self) -> Iterator[None]:
-        """No file can be opened, because all numbers up to the limit are taken."""
-        before = resource.getrlimit(resource.RLIMIT_NOFILE)
-        gc.collect()  # or what it closes later leaves a number free
-        with open(os.devnull) as lowest:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest.fileno() + 1, before[1]))
-            try:
-                yield
-            finally:
-                resource.setrlimit(resource.RLIMIT_NOFILE, before)
-
-    def test_clients_are_accepted_while_there_are_files(self) -> None:
-        client = self.connect()
-        accepted, address = self.listening.accept()
-        accepted.close()
-        self.assertEqual(address, client.getsockname())
-        with self.assertRaises(BlockingIOError):
-            self.listening.accept()
-
-    def test_workers_take_turns(self) -> None:
-        for _ in range(3):
-            self.connect()
-        with mock.patch.object(config, "WORKERS", 2):
-            for _ in range(2):
-                self.listening.accept()[0].close()
-                with self.assertRaisesRegex(BlockingIOError, "turn"):
-                    self.listening.accept()
-            self.listening.accept()[0].close()
-
-    def test_without_files_each_client_is_turned_away(self) -> None:
-        clients = [self.connect() for _ in range(20)]
-        accepted: list[socket.socket] = []  # with files that other threads of this process gave back
-        turned_away = 0
-        with self.no_files(), self.assertRaises(BlockingIOError):
-            while True:
-                try:
-                    accepted.append(self.listening.accept()[0])
-                except ConnectionAbortedError:
-                    turned_away += 1
-        for connection in accepted:
-            connection.close()
-        self.assertEqual(len(accepted) + turned_away, len(clients))
-        self.assertGreater(turned_away, len(accepted))
-        for client in clients:
-            self.assertEqual(client.recv(1), b"")
-
-    def test_clients_are_accepted_again_when_there_are_files_again(self) -> None:
-        with self.no_files(), self.assertRaises(BlockingIOError):
-            self.listening.accept()
-        self.test_clients_are_accepted_while_there_are_files()
-
-    def test_a_file_in_reserve_that_another_took_is_had_again_later(self) -> None:
-        # In a process of its own: here other threads give files back at any moment.
-        script = subprocess.run([sys.executable, "-c", TAKEN], capture_output=True, text=True)
-        self.assertEqual(script.stdout.split(), ["turned-away", "nobody", "turned-away", "b''", "b''"])
 
 
 def cpu_seconds(pid: int) -> float:

@@ -1,0 +1,77 @@
+"""
+What is left of a connection when a handler has taken its socket, as WebSockets do.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+from asyncio import Future
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from tornado.iostream import IOStream
+
+if TYPE_CHECKING:
+    from indico.core.http.limits import ConnectionLimits
+
+
+class DetachedStream(IOStream):
+    """
+    Tornado's stream on a connection of ours, which goes on counting among the connections. It first gives
+    what had been read before. Its client may be silent for ever: `websocket_ping_interval` finds those that
+    have vanished, and so does TCP, after hours.
+    """
+
+    deadline = math.inf
+
+    def __init__(self, connected: socket.socket, data: bytes, limits: ConnectionLimits) -> None:
+        """Take a socket that stays open for its former owner too, and what had been read of it."""
+        self._data = memoryview(data)
+        self._limits = limits
+        self._unsent = 0  # bytes
+        duplicate = socket.socket(fileno=os.dup(connected.fileno()))
+        duplicate.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        super().__init__(duplicate)
+
+    # What Tornado asks of a kind of stream
+
+    def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
+        if not self._data:
+            return super().read_from_fd(buf)
+        size = min(len(buf), len(self._data))
+        buf[:size] = self._data[:size]
+        self._data = self._data[size:]
+        return size
+
+    def write_to_fd(self, data: memoryview) -> int:
+        size = super().write_to_fd(data)
+        self._unsent -= size
+        return size
+
+    def write(self, data: bytes | memoryview) -> Future[None]:
+        self._unsent += len(data)
+        return super().write(data)
+
+    def close_fd(self) -> None:
+        self._limits.remove(self)
+        super().close_fd()
+
+    # The connection, for limits
+
+    def is_closed(self) -> bool:
+        return self.closed()
+
+    def has_left(self) -> bool:
+        return False
+
+    def unread_bytes(self) -> int:
+        return len(self._data)
+
+    def unsent_bytes(self) -> int:
+        return self._unsent
+
+    def close_writing(self) -> None:
+        with suppress(OSError):  # the client has left
+            self.socket.shutdown(socket.SHUT_WR)

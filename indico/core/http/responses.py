@@ -1,0 +1,219 @@
+"""
+The writing half of a connection: what Tornado knows as an HTTPConnection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import math
+import time
+from asyncio import Future
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from tornado.httputil import (
+    HTTPConnection,
+    HTTPHeaders,
+    HTTPOutputError,
+    RequestStartLine,
+    ResponseStartLine,
+)
+from tornado.iostream import StreamClosedError
+
+from indico.core.http.envelope import HEADERS
+from indico.error import IndicoError
+
+if TYPE_CHECKING:
+    from indico.core.http.server import Server
+
+LARGE = 64 * 1024  # bytes; what is larger is not worth copying to send it with the headers
+LINGER = 2  # seconds for the rest of a body after a response that closes the connection
+
+
+def refuse(connection: HTTPConnection, error: IndicoError) -> None:
+    """Respond in place of the application, and have the connection closed."""
+    body = json.dumps({"status": error.code, "data": error.message}, separators=(",", ":")).encode()
+    headers = HTTPHeaders({**HEADERS, "Content-Length": str(len(body)), "Connection": "close"})
+    reason = http.client.responses[error.code]
+    connection.write_headers(ResponseStartLine("HTTP/1.1", error.code, reason), headers, body)
+    connection.finish()
+
+
+class ResponseWriter(HTTPConnection):
+    """Writes the response to one request after the other."""
+
+    __slots__ = (
+        "deadline",
+        "remote_ip",
+        "_begun",
+        "_chunked",
+        "_drained",
+        "_finished",
+        "_held",
+        "_is_head",
+        "_is_old",
+        "_keep_alive",
+        "_on_left",
+        "_server",
+        "_remaining",
+        "_transport",
+        "_write_closed",
+        "_write_paused",
+    )
+
+    protocol = "http"
+    _transport: asyncio.Transport
+
+    def __init__(self, server: Server, remote_ip: str) -> None:
+        self.deadline = math.inf
+        self.remote_ip = remote_ip
+        self._server = server
+        self._drained: Future[None] | None = None  # when the client has read most of what is written
+        self._write_paused = False
+        self._write_closed = False
+        self._on_left: Callable[[], object] | None = None
+        self._held = b""  # the response to an upgrade, which the new protocol's stream sends
+        self._start_response(False, False, True)
+
+    def _start_response(self, is_head: bool, is_old: bool, keep_alive: bool) -> None:
+        self._is_head = is_head
+        self._is_old = is_old  # HTTP/1.0
+        self._keep_alive = keep_alive
+        self._begun = False
+        self._finished = False
+        self._chunked = False
+        self._remaining: int | None = None  # bytes of the Content-Length
+
+    @property
+    def context(self) -> ResponseWriter:
+        """Tornado takes `remote_ip` and `protocol` of a request from here."""
+        return self
+
+    def set_close_callback(self, callback: Callable[[], object] | None) -> None:
+        """Have this called if the client leaves after its request and before the response is finished."""
+        self._on_left = callback
+
+    # What Tornado writes
+
+    def write_headers(
+        self,
+        start_line: RequestStartLine | ResponseStartLine,
+        headers: HTTPHeaders,
+        chunk: bytes | None = None,
+    ) -> Future[None]:
+        assert isinstance(start_line, ResponseStartLine)
+        self._begun = True
+        code = start_line.code
+        has_body = not (self._is_head or code in (204, 304) or code < 200)
+        length = headers.get("Content-Length")
+        self._remaining = None if length is None else int(length) if has_body else 0
+        self._chunked = has_body and length is None and not self._is_old
+        if self._chunked:
+            headers["Transfer-Encoding"] = "chunked"
+        if headers.get("Connection", "").lower() == "close" or (has_body and length is None and self._is_old):
+            self._keep_alive = False
+        if not self._keep_alive:
+            headers["Connection"] = "close"
+        elif self._is_old:
+            headers["Connection"] = "keep-alive"
+        lines = [f"HTTP/1.1 {code} {start_line.reason}"]
+        lines += [f"{name}: {value}" for name, value in headers.get_all()]
+        text = "\r\n".join(lines)
+        if text.count("\n") >= len(lines) or text.count("\r") >= len(lines):
+            raise ValueError("A header of the response holds a line break")
+        head = (text + "\r\n\r\n").encode("latin-1")
+        if code == 101:
+            self._held = head
+            return self._server.done
+        return self._send(head, self._frame(chunk) if chunk else b"")
+
+    def write(self, chunk: bytes) -> Future[None]:
+        return self._send(self._frame(chunk)) if chunk else self._send(b"")
+
+    def _frame(self, chunk: bytes) -> bytes:
+        if self._chunked:
+            return b"%x\r\n%b\r\n" % (len(chunk), chunk)
+        if self._remaining is not None:
+            self._remaining -= len(chunk)
+            if self._remaining < 0:
+                self.close()
+                raise HTTPOutputError("Tried to write more data than Content-Length")
+        return chunk
+
+    def finish(self) -> None:
+        if self._remaining and not self.is_closed():
+            self.close()
+            raise HTTPOutputError(f"Tried to write {self._remaining} bytes less than Content-Length")
+        if self._chunked:
+            self._send(b"0\r\n\r\n")
+        self._finished = True
+        self._on_left = None
+        if not self._held:  # or else the handler is about to detach the connection
+            self._end_response()
+
+    def _end_response(self) -> None:
+        raise NotImplementedError
+
+    def _send(self, data: bytes, more: bytes = b"") -> Future[None]:
+        if self._transport.is_closing():
+            return self._fail()
+        if not self._write_closed:
+            if len(more) > LARGE:
+                self._transport.writelines([data, more])
+            elif data:
+                self._transport.write(data + more if more else data)
+        if not self._write_paused:
+            return self._server.done
+        if self._drained is None:
+            self._drained = asyncio.get_running_loop().create_future()
+        return self._drained
+
+    def _fail(self) -> Future[None]:
+        failed: Future[None] = asyncio.get_running_loop().create_future()
+        failed.set_exception(StreamClosedError())
+        failed.exception()  # nobody need look at it
+        return failed
+
+    # What the transport says
+
+    def pause_writing(self) -> None:
+        self._write_paused = True
+
+    def resume_writing(self) -> None:
+        self._write_paused = False
+        drained, self._drained = self._drained, None
+        if drained is not None and not drained.done():
+            drained.set_result(None)
+
+    def _stop_waiting(self) -> None:
+        """The connection is lost, and with it what has not been sent."""
+        drained, self._drained = self._drained, None
+        if drained is not None and not drained.done():
+            drained.set_exception(StreamClosedError())
+            drained.exception()
+
+    # The connection, for limits and handlers
+
+    def is_closed(self) -> bool:
+        return self._transport.is_closing()
+
+    def unsent_bytes(self) -> int:
+        return self._transport.get_write_buffer_size()
+
+    def close_writing(self) -> None:
+        if not self._write_closed and not self._transport.is_closing():
+            self._write_closed = True
+            self._transport.write_eof()
+
+    def close(self) -> None:
+        self._transport.abort()
+
+    def _linger(self) -> None:
+        """
+        Close, but read for a while what the client still sends: closing at once would reset the connection
+        before the client could read the response.
+        """
+        self.close_writing()
+        self.deadline = min(self.deadline, time.monotonic() + LINGER)

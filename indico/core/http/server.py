@@ -1,0 +1,85 @@
+"""
+The HTTP server: it accepts connections, and hands their requests to a Tornado application.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import socket
+import time
+from collections.abc import Iterable
+from contextvars import copy_context
+from typing import Any
+
+from tornado.httputil import HTTPServerConnectionDelegate
+
+from indico import config
+from indico.core.http.connection import ServerConnection
+from indico.core.http.limits import ConnectionLimits
+from indico.core.http.sockets import BACKLOG, accept_waiting
+
+CLOSE_SECONDS = 1  # for what is written to be sent, at the end
+
+
+class Server:
+    """HTTP/1.1 on asyncio, with the limits of ConnectionLimits. It is an `HTTPServer` (see `limits`)."""
+
+    def __init__(self, application: HTTPServerConnectionDelegate) -> None:
+        self.application = application
+        self.limits = ConnectionLimits()
+        self.context = copy_context()  # of no request
+        self.loop = asyncio.get_event_loop()
+        self.done: asyncio.Future[None] = self.loop.create_future()  # for all that need not wait
+        self.done.set_result(None)
+        self._sockets: list[socket.socket] = []
+        self._connecting: set[asyncio.Task[Any]] = set()
+
+    def add_sockets(self, sockets: Iterable[socket.socket]) -> None:
+        for listening in sockets:
+            listening.setblocking(False)
+            self._sockets.append(listening)
+            self.loop.add_reader(listening.fileno(), self._accept, listening)
+
+    def _accept(self, listening: socket.socket) -> None:
+        # Workers that share a socket take one client each in turn: a worker that took all clients that wait
+        # would leave the others without work.
+        self._connect(accept_waiting(listening, 1 if config.WORKERS > 1 else BACKLOG))
+
+    def _connect(self, accepted: list[tuple[socket.socket, Any]]) -> None:
+        for client, address in accepted:
+            client.setblocking(False)
+            remote_ip = address[0] if address else "0.0.0.0"  # as Tornado has it for Unix sockets
+            make_connection = functools.partial(ServerConnection, self, remote_ip)
+            task = self.loop.create_task(self._hand_over(client, make_connection))
+            self._connecting.add(task)
+            task.add_done_callback(self._connecting.discard)
+
+    async def _hand_over(self, client: socket.socket, make_connection: Any) -> None:
+        try:
+            await self.loop.connect_accepted_socket(make_connection, client)
+        except OSError:  # the client has left already
+            client.close()
+
+    def stop(self) -> None:
+        for listening in self._sockets:
+            self.loop.remove_reader(listening.fileno())
+            # A client that connects between this and the end of listening is cut off.
+            accepted = accept_waiting(listening, BACKLOG)
+            listening.close()
+            self._connect(accepted)
+        self._sockets.clear()
+        self.limits.stop()
+
+    async def wait_until_idle(self) -> None:
+        await self.limits.wait_until_idle()
+
+    async def close_all_connections(self) -> None:
+        if self._connecting:
+            await asyncio.wait(self._connecting)
+        deadline = time.monotonic() + CLOSE_SECONDS
+        while connections := self.limits.list_connections():
+            for connection in connections:
+                if not connection.unsent_bytes() or time.monotonic() > deadline:
+                    connection.close()
+            await asyncio.sleep(0)
