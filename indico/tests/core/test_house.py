@@ -39,7 +39,7 @@ for name in walk(indico.core):
         if (error.name or "").startswith("indico"):
             failed.append(f"{name} imports {error.name}")
 print(modules, "modules")
-sys.exit("\\n".join(failed))
+sys.exit("\\n".join(failed) or 0)
 """
 
 

@@ -7,6 +7,7 @@ default address.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -19,6 +20,8 @@ from unittest import mock
 from pymongo import MongoClient
 from tornado.testing import bind_unused_port
 
+from indico import config, server
+from indico.core import serving
 from indico.core.mongo import mongod as embedded
 from indico.core.mongo.mongod import Mongod, MongodError
 from indico.tests.mocks import LOGIN_DATA
@@ -243,6 +246,41 @@ def find_mongods(folder: Path) -> list[int]:
     return [pid for pid in processes_in(folder) if is_mongod(pid)]
 
 
+class MainTest(StrictTest):
+    """`main` in this process, which finds no MongoDB at the default address and can't start one."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.folder = make_folder()
+        self.addCleanup(remove_folder, self.folder)
+        self.port = find_port()
+
+    def exit_main(self) -> Any:
+        with (
+            contextlib.chdir(self.folder),
+            mock.patch.object(config, "MONGODB", config.DEFAULT_MONGODB),
+            mock.patch.object(serving, "DEFAULT_MONGODB_PORT", self.port),
+            mock.patch.object(serving, "listen", return_value=[]),
+            self.assertRaises(SystemExit) as raised,
+        ):
+            server.main(debug=False, port=0)
+        return raised.exception.code
+
+    def test_without_a_mongod_to_be_had_there_is_a_sentence(self) -> None:
+        with mock.patch.object(embedded, "find_mongod", return_value=None):
+            sentence = self.exit_main()
+        self.assertTrue(
+            sentence.startswith(f"No MongoDB answers at port {self.port}, and no mongod is installed.")
+        )
+
+    def test_a_folder_that_can_not_be_made_is_a_sentence(self) -> None:
+        (self.folder / ".indico").touch()
+        self.assertEqual(
+            self.exit_main(),
+            f"Development keeps its data in {self.folder / '.indico'}, which can't be made: File exists.",
+        )
+
+
 @linux
 class ServerWithMongodTest(ProcessTest):
     """Servers in one folder, without a MongoDB other than the one they start."""
@@ -361,6 +399,7 @@ server.main(debug=False, port=0)
         self.assertEqual(server.stop(), 0)
         self.assertTrue(embedded.is_answering(self.mongodb_port))
 
+    @slow
     def test_without_a_mongod_to_be_had_there_is_a_sentence(self) -> None:
         self.assert_refuses(
             f"No MongoDB answers at port {self.mongodb_port}, and no mongod is installed. Install one"
@@ -369,6 +408,7 @@ server.main(debug=False, port=0)
             PATH="",
         )
 
+    @slow
     def test_a_folder_that_can_not_be_made_is_a_sentence(self) -> None:
         (self.folder / ".indico").touch()
         self.assert_refuses(
