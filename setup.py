@@ -12,11 +12,11 @@ VERSION = re.compile('^__version__ = "(.+)"$', re.MULTILINE)
 OPTIONAL = {  # what a battery or a setting needs besides req.txt
     "docs-page": ["mkdocs-swagger-ui-tag>=0.8"],  # for the files of Swagger UI that it brings
     "fast": ["orjson>=3.9", 'uvloop>=0.19; sys_platform != "win32"'],
-    "metrics": ["prometheus-client>=0.21"],
+    "metrics": ["prometheus-client>=0.23.1"],
     "mongojet": ["mongojet>=0.5.8"],
     "openid": ["pyjwt[crypto]>=2.12"],
     "opentelemetry": ["opentelemetry-exporter-otlp-proto-http>=1.30"],
-    "sentry": ["sentry-sdk>=2.20"],
+    "sentry": ["sentry-sdk>=2.27"],
 }
 
 setup(
@@ -35,14 +35,15 @@ setup(
         "Operating System :: MacOS",
         "Operating System :: POSIX :: Linux",
         "Programming Language :: Python :: 3 :: Only",
-        "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
         "Programming Language :: Python :: 3.13",
+        "Programming Language :: Python :: 3.14",
+        "Programming Language :: Python :: 3.15",
         "Topic :: Internet :: WWW/HTTP :: HTTP Servers",
         "Typing :: Typed",
     ],
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     packages=find_packages(include=["indico", "indico.*"]),
     include_package_data=True,  # what MANIFEST.in names, below the package
     install_requires=(HERE / "req.txt").read_text(encoding="utf-8").split(),
@@ -50,7 +51,7 @@ setup(
         **OPTIONAL,
         "dev": [
             *(requirement for requirements in OPTIONAL.values() for requirement in requirements),
-            "coverage>=7.10",
+            "coverage>=7.10.3",
             "hypothesis>=6.100",
             "pydantic>=2.7",
             "pynose>=1.5.5",
@@ -69,7 +70,7 @@ setup(
             "schemathesis>=4",
             "selenium>=4.30",
             "types-pyyaml",
-            "uvicorn>=0.38",
+            "uvicorn>=0.54",
         ],
         "docs": ["furo", "sphinx"],
     },

@@ -36,7 +36,7 @@ HEADER_TIMEOUT = environment.number("HEADER_TIMEOUT", 10, 0.01, YEAR)  # seconds
 BODY_TIMEOUT = environment.number("BODY_TIMEOUT", 60, 0.01, YEAR)  # seconds, for a whole body
 WRITE_TIMEOUT = environment.number("WRITE_TIMEOUT", 60, 0.01, YEAR)  # seconds, for a response to be read
 IDLE_TIMEOUT = environment.number("IDLE_TIMEOUT", 75, 0.01, YEAR)  # seconds, between two requests
-MAX_UNREAD = environment.whole("MAX_UNREAD", 256 * 1024 * 1024, 1, 2**63)  # bytes of requests not served yet
+MAX_UNREAD = environment.whole("MAX_UNREAD", 256 * 1024 * 1024, 1, 2**63)  # bytes of unserved requests
 MAX_UNSENT = environment.whole("MAX_UNSENT", 256 * 1024 * 1024, 1, 2**63)  # bytes of unread responses
 MAX_CONNECTIONS = environment.whole("MAX_CONNECTIONS", 0, 0, 2**31)  # a process; 0: what its files allow
 MAX_CONNECTIONS_PER_ADDRESS = environment.whole("MAX_CONNECTIONS_PER_ADDRESS", 0, 0, 2**31)  # 0: half
@@ -62,7 +62,7 @@ FACEBOOK_GRAPH_URL = environment.address(
 )
 
 # The battery limit
-LOGIN_RATE = environment.rate("LOGIN_RATE", "10/minute")  # logins, for each address and each oauth_id
+LOGIN_RATE = environment.rate("LOGIN_RATE", "10/minute")  # for each address and each oauth_id
 
 # The battery cors
 CORS_ORIGINS = environment.origins("CORS_ORIGINS")  # whose pages may call the server

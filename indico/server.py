@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from tornado.web import RequestHandler
 
 from indico import config, db
-from indico.core.command_line import run_command_line
+from indico.core import command_line
 from indico.core.hooks import Application
 from indico.core.http.envelope import name_request
 from indico.core.http.pages import UnknownHandler
@@ -65,4 +65,4 @@ def main(debug: bool = True, port: int = config.PORT) -> None:
 
 
 if __name__ == "__main__":
-    run_command_line(main)
+    command_line.main()

@@ -64,7 +64,7 @@ async def count(subject: str, expires: int) -> int:
         {"key": hashlib.sha256(subject.encode()).hexdigest()},
         {
             "$inc": {"count": 1},
-            "$setOnInsert": {"expires": datetime.datetime.fromtimestamp(expires, datetime.timezone.utc)},
+            "$setOnInsert": {"expires": datetime.datetime.fromtimestamp(expires, datetime.UTC)},
         },
         upsert=True,
         return_document=ReturnDocument.AFTER,

@@ -8,7 +8,7 @@ import argparse
 import functools
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pymongo
@@ -34,13 +34,6 @@ MONGODB for example, are environment variables: docs/settings.rst lists them.
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """`python -m indico serve`, with these options."""
-    from indico import server
-
-    run_command_line(server.main, words)
-
-
-def run_command_line(serve: Callable[[bool, int], None], words: Sequence[str] | None = None) -> None:
     """Serve with these options, by default those of the command line. They override the environment."""
     parser = argparse.ArgumentParser(
         prog="python -m indico.server",
@@ -58,7 +51,10 @@ def run_command_line(serve: Callable[[bool, int], None], words: Sequence[str] | 
     options = vars(parser.parse_args(words))
     read_env_file()
     config.override(**options)
-    serve(not config.PRODUCTION, config.PORT)
+
+    from indico import server
+
+    server.main(debug=not config.PRODUCTION, port=config.PORT)
 
 
 def read_env_file() -> None:

@@ -94,8 +94,9 @@ def read_indexes(database: Database[Document]) -> Indexes:
 
 
 def declared_indexes() -> Indexes:
-    pairs = indexes.INDEXES
-    return {(collection, model.document["name"]): dict(model.document) for collection, model in pairs}
+    return {
+        (collection, model.document["name"]): dict(model.document) for collection, model in indexes.INDEXES
+    }
 
 
 def compare(existing: Indexes, declared: Indexes) -> list[Change]:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
 
 from bson.errors import BSONError, InvalidDocument
 from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
@@ -20,9 +20,6 @@ from indico.core.log import LOGGER
 from indico.core.tasks import spawn
 from indico.core.timers import call_after
 from indico.error import IndicoError, InvalidValue, MongoError, Unavailable
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -43,7 +40,7 @@ class Helper(Protocol[P, T_co]):
     @overload
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T_co]: ...
     @overload
-    def __call__(self, *args: Unpack[tuple[Unpack[tuple[Any, ...]], Callback]]) -> None: ...
+    def __call__(self, *args: *tuple[*tuple[Any, ...], Callback]) -> None: ...
 
 
 def mongo(function: Callable[P, Coroutine[Any, Any, T]]) -> Helper[P, T]:

@@ -20,6 +20,8 @@ from indico.tests.testutils.server import ServerTest
 
 
 class PageTest(ServerTest):
+    stores = False
+
     def test_the_page_allows_nothing_from_elsewhere(self) -> None:
         response = self.fetch("/docs")
         self.assertEqual((response.code, response.headers["Content-Type"]), (200, "text/html; charset=UTF-8"))
@@ -58,6 +60,8 @@ class PageTest(ServerTest):
 
 
 class OffTest(ServerTest):
+    stores = False
+
     def get_app(self) -> Application:
         self.addCleanup(setattr, config, "DOCS", config.DOCS)
         config.DOCS = False
@@ -70,6 +74,8 @@ class OffTest(ServerTest):
 
 
 class MissingTest(ServerTest):
+    stores = False
+
     def get_app(self) -> Application:
         self.addCleanup(setattr, docs_page, "ASSETS", docs_page.ASSETS)
         docs_page.ASSETS = "nowhere_to_be_found"

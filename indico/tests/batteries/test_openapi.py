@@ -11,12 +11,11 @@ import re
 import subprocess
 import sys
 import unittest
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired, TypedDict
 
 from bson.objectid import ObjectId
 from pydantic import BaseModel
 from tornado.web import RequestHandler
-from typing_extensions import NotRequired
 
 from indico import config
 from indico.batteries.openapi import Components, describe_application
@@ -277,6 +276,7 @@ class TypesTest(StrictTest):
 
 
 class ServedTest(ServerTest):
+    stores = False
     routes = [AuthRoute, UserRoute]
 
     def test_it_is_plain_json_for_which_no_key_is_needed(self) -> None:
@@ -301,6 +301,8 @@ class ServedTest(ServerTest):
 
 
 class OffTest(ServerTest):
+    stores = False
+
     def get_app(self) -> Application:
         self.addCleanup(setattr, config, "DOCS", config.DOCS)
         config.DOCS = False

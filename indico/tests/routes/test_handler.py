@@ -170,6 +170,7 @@ class PreparedHandler(IndicoHandler):
 
 
 class ProbeTest(ServerTest):
+    stores = False
     routes = [
         (r"/probe/(?P<action>[a-zA-Z]+)?", ProbeHandler),
         (r"/patient/(?P<action>[a-zA-Z]+)?", PatientHandler),
@@ -690,7 +691,7 @@ class EncodeTest(StrictTest):
             "dates": [
                 Day(2000, 1, 1),
                 datetime.datetime(1969, 1, 2),
-                datetime.datetime.now(datetime.timezone.utc),
+                datetime.datetime.now(datetime.UTC),
             ],
             "far": DatetimeMS(2**62),
             "others": [uuid.uuid4(), Colour.RED, Int64(2**60), Text("text"), (1, None, True), 2**64],

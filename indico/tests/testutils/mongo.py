@@ -21,6 +21,8 @@ from indico import config, db
 from indico.core.mongo.mongod import Mongod
 from indico.tests.testutils.strict import StrictTest
 
+ROOM = 2 * 1024**3  # bytes, several times what the whole suite takes
+
 
 @functools.cache
 def start_mongodb() -> MongoClient[dict[str, Any]]:
@@ -31,7 +33,7 @@ def start_mongodb() -> MongoClient[dict[str, Any]]:
     if not os.environ.get("MONGODB"):
         socket, port = bind_unused_port()
         socket.close()
-        folder = Path(tempfile.mkdtemp(prefix="indico-test-"))
+        folder = Path(tempfile.mkdtemp(prefix="indico-test-", dir=find_memory()))
         atexit.register(shutil.rmtree, folder)
         mongod = Mongod(folder, port)
         mongod.start()
@@ -40,6 +42,15 @@ def start_mongodb() -> MongoClient[dict[str, Any]]:
     client: MongoClient[dict[str, Any]] = MongoClient(config.MONGODB)
     atexit.register(client.close)
     return client
+
+
+def find_memory() -> str | None:
+    """Where files are in memory, if there is room: there mongod makes a database four times as fast."""
+    memory = "/dev/shm"
+    try:
+        return memory if shutil.disk_usage(memory).free > ROOM and os.access(memory, os.W_OK) else None
+    except OSError:
+        return None
 
 
 def name_database(test_id: str) -> str:

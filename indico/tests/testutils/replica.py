@@ -171,6 +171,13 @@ class ReplicaSet:
 
         wait_until(is_whole, "all members, one of them the primary", PATIENCE)
 
+    def restart_members(self) -> None:
+        """Start those that were killed, and return when the set is whole."""
+        for member in self.members:
+            if member.pid is None:
+                member.start()
+        self.wait_until_whole()
+
     def step_down(self) -> None:
         """Have the primary hand over to another member."""
         self.wait_for_primary().client.admin.command("replSetStepDown", 10)

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
+from tornado.ioloop import IOLoop
 from tornado.testing import AsyncTestCase, gen_test
 
 import indico.db.auth_db as AuthDB
@@ -761,6 +762,18 @@ class SpawnTest(LoopTest):
 
         spawn(work())
         self.assertEqual(self.wait(), "done")
+
+    def test_a_coroutine_may_be_spawned_before_there_is_a_loop(self) -> None:
+        async def work() -> None:
+            IOLoop.current().stop()
+
+        self.addCleanup(asyncio.set_event_loop, self.io_loop.asyncio_loop)  # type: ignore[attr-defined]
+        asyncio.set_event_loop(None)
+        task = spawn(work())
+        loop = IOLoop.current()
+        self.addCleanup(loop.close)
+        loop.start()
+        self.assertTrue(task.done())
 
     @gen_test
     async def test_a_task_ends_with_the_result_or_the_error(self) -> None:

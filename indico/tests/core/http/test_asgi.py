@@ -142,6 +142,7 @@ class Exchange:
 
 
 class ASGITest(ServerTest):
+    stores = False
     routes = [
         AuthRoute,
         (r"/probe/(?P<action>[a-zA-Z]+)?", ProbeHandler),

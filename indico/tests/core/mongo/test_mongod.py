@@ -107,6 +107,7 @@ class MongodTest(StrictTest):
         self.mongod.restart_if_gone()
         self.assertEqual(self.mongod.pid, pid)
 
+    @slow
     def test_tend_starts_it_again_when_it_is_killed(self) -> None:
         self.mongod.start()
         first = self.mongod.pid

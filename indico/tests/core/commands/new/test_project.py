@@ -257,7 +257,7 @@ class StrippingTest(ProjectTest):
             "indico/other.py": "print(config.B)\n",
             "indico/server.py": 'BATTERIES: list[str] = [\n    "indico.batteries.horn",\n]\n',
             "indico/config.py": "# Horn\nA = call(\n    0,\n)\n\n# Others\nB = 1\nC = 2\nSUM = C + 1\n",
-            ".ci/run": "unset A B C\n",
+            ".ci/lib.sh": "unset A B C\n",
             "setup.py": "extras = {\n"
             '        "dev": [\n            "alone",\n            "rest",\n            "both",\n        ],\n'
             '        "check": ["ruff", "both"],\n        "horn": ["alone", "both"],  # why\n'
