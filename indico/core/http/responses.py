@@ -122,6 +122,17 @@ class ResponseWriter(HTTPConnection):
             return self._server.done
         return self._send(head, self._frame(chunk) if chunk else b"")
 
+    def write_response(self, head: bytes, body: bytes) -> None:
+        """Write a response at once: the lines of its head but for the length of the body, and the body."""
+        if not self._keep_alive:
+            head += b"Connection: close\r\n"
+        elif self._is_old:
+            head += b"Connection: keep-alive\r\n"
+        self._begun = True
+        self._remaining = 0
+        self._send(b"%bContent-Length: %d\r\n\r\n" % (head, len(body)), body)
+        self.finish()
+
     def write(self, chunk: bytes) -> Future[None]:
         return self._send(self._frame(chunk)) if chunk else self._send(b"")
 

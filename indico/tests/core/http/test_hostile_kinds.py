@@ -11,7 +11,7 @@ from unittest import mock
 
 from tornado.web import HTTPError, RequestHandler
 
-from indico.core.http.envelope import HEADERS
+from indico.core.http.lazy import HEADERS
 from indico.core.http.pages import PageHandler
 from indico.routes.auth import AuthRoute
 from indico.routes.user import UserRoute
