@@ -22,7 +22,8 @@ from pymongo import MongoClient
 
 from bench import work
 from bench.machine import OTHER_CORE, Failure, free_port, pinned
-from indico import config, db, supervisor
+from indico import config, db
+from indico.core import supervisor
 from indico.core.mongo.mongod import find_mongod, is_answering
 
 SALT = "the benchmark's salt, known to all"

@@ -12,7 +12,7 @@ from indico import config, db
 # Ours, each line a way to run it: add one to have it measured. One whose settings this version does not know,
 # or whose driver is not installed, is left out, and that is said.
 BARE = {"BATTERIES": "none"}  # the peers have none either
-UVICORN = {"HTTP_SERVER": "uvicorn"}
+TORNADO = {"HTTP_SERVER": "tornado"}
 MONGOJET = {"MONGODB_DRIVER": "mongojet"}
 CACHE = {"KEY_CACHE": "60"}
 OURS = [
@@ -21,12 +21,10 @@ OURS = [
     Server("indico/pymongo", "bench.ours", BARE | {"MONGODB_DRIVER": "pymongo"}),
     Server("indico/mongojet", "bench.ours", BARE | MONGOJET),
     Server("indico/cache", "bench.ours", BARE | CACHE),
-    Server("indico/uvicorn", "bench.ours", BARE | UVICORN),
-    Server("indico/uvicorn/batteries", "bench.ours", UVICORN),
-    Server("indico/uvicorn/cache", "bench.ours", BARE | UVICORN | CACHE),
-    Server("indico/uvicorn/mongojet", "bench.ours", BARE | UVICORN | MONGOJET),
-    Server("indico/uvicorn/mongojet/cache", "bench.ours", BARE | UVICORN | MONGOJET | CACHE),
+    Server("indico/mongojet/cache", "bench.ours", BARE | MONGOJET | CACHE),
+    Server("indico/tornado", "bench.ours", BARE | TORNADO),
 ]
+OWN_ECHO = ("indico", "indico/batteries", "indico/tornado")  # the others differ by their driver
 
 PEERS = [
     Server(f"{name}/{driver}", f"bench.peers.{name}", {"MONGODB_DRIVER": driver})
@@ -51,7 +49,7 @@ def find_obstacle(server: Server) -> str | None:
             return f"this version has no setting {name}"
         if name == "MONGODB_DRIVER" and value not in db.DRIVERS:
             return f"this version has no driver {value}"
-        if name in ("MONGODB_DRIVER", "HTTP_SERVER") and importlib.util.find_spec(value) is None:
+        if name == "MONGODB_DRIVER" and importlib.util.find_spec(value) is None:
             return f"{value} is not installed"
     return None
 
@@ -69,7 +67,8 @@ def choose(names: list[str], action: str) -> list[Server]:
         chosen = [
             server
             for server in chosen
-            if server.name in ("indico", "indico/uvicorn") or server.name.endswith("/motor")
+            if server.name in ("indico", "indico/batteries", "indico/tornado")
+            or server.name.endswith("/motor")
         ]
     if action == "login":
         chosen = [server for server in chosen if not server.name.startswith("beanie")]

@@ -15,14 +15,13 @@ from pathlib import Path
 from bench.findings import Finding, at_most
 from bench.machine import OTHER_CORE, ROOT, Failure, Running, Server, family, memory, pinned
 from bench.mongodb import Mongod, start_mongod
-from bench.servers import BARE, UVICORN, find_obstacle
+from bench.servers import BARE, TORNADO, find_obstacle
 
 SETTINGS = {"MAX_CONNECTIONS_PER_ADDRESS": "30000"}
 SERVERS = (  # and the most KiB for each request
-    (Server("indico", "bench.ours", BARE | SETTINGS), 16),
-    (Server("indico/batteries", "bench.ours", SETTINGS), 16),
-    (Server("indico/uvicorn", "bench.ours", BARE | UVICORN | SETTINGS), 12),
-    (Server("indico/uvicorn/batteries", "bench.ours", UVICORN | SETTINGS), 12),
+    (Server("indico", "bench.ours", BARE | SETTINGS), 10),
+    (Server("indico/batteries", "bench.ours", SETTINGS), 11),
+    (Server("indico/tornado", "bench.ours", BARE | TORNADO | SETTINGS), None),
     (Server("bare Tornado", "bench.peers.tornado"), None),
 )
 WORKERS = Server("indico/batteries, two workers", "bench.ours", SETTINGS | {"WORKERS": "2"})

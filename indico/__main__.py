@@ -21,12 +21,11 @@ COMMANDS = {
 def main() -> None:
     """Run the command that the command line names, or say which there are."""
     name, *words = sys.argv[1:] or [""]
-    if name in COMMANDS:
-        importlib.import_module(COMMANDS[name][0]).main(words)
-        return
     lines = [f"  {command:9}{text}" for command, (_, text) in COMMANDS.items()]
     usage = ["usage: python -m indico COMMAND ...", "", *lines, "", "COMMAND --help says more about each."]
-    if name in ("", "-h", "--help"):
+    if name in COMMANDS:
+        importlib.import_module(COMMANDS[name][0]).main(words)
+    elif name in ("", "-h", "--help"):
         print("\n".join(usage))
     else:
         sys.exit("\n".join([f"{name} is no command.", "", *usage]))

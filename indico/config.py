@@ -8,7 +8,7 @@ test or the command line can set another.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from indico.core.settings import Environment
 from indico.core.settings import SettingError as SettingError
@@ -36,7 +36,7 @@ HEADER_TIMEOUT = environment.number("HEADER_TIMEOUT", 10, 0.01, YEAR)  # seconds
 BODY_TIMEOUT = environment.number("BODY_TIMEOUT", 60, 0.01, YEAR)  # seconds, for a whole body
 WRITE_TIMEOUT = environment.number("WRITE_TIMEOUT", 60, 0.01, YEAR)  # seconds, for a response to be read
 IDLE_TIMEOUT = environment.number("IDLE_TIMEOUT", 75, 0.01, YEAR)  # seconds, between two requests
-MAX_UNREAD = environment.whole("MAX_UNREAD", 256 * 1024 * 1024, 1, 2**63)  # bytes of unserved requests
+MAX_UNREAD = environment.whole("MAX_UNREAD", 256 * 1024 * 1024, 1, 2**63)  # bytes of requests not served yet
 MAX_UNSENT = environment.whole("MAX_UNSENT", 256 * 1024 * 1024, 1, 2**63)  # bytes of unread responses
 MAX_CONNECTIONS = environment.whole("MAX_CONNECTIONS", 0, 0, 2**31)  # a process; 0: what its files allow
 MAX_CONNECTIONS_PER_ADDRESS = environment.whole("MAX_CONNECTIONS_PER_ADDRESS", 0, 0, 2**31)  # 0: half
@@ -62,7 +62,7 @@ FACEBOOK_GRAPH_URL = environment.address(
 )
 
 # The battery limit
-LOGIN_RATE = environment.rate("LOGIN_RATE", "10/minute")  # for each address and each oauth_id
+LOGIN_RATE = environment.rate("LOGIN_RATE", "10/minute")  # logins, for each address and each oauth_id
 
 # The battery cors
 CORS_ORIGINS = environment.origins("CORS_ORIGINS")  # whose pages may call the server
@@ -84,7 +84,7 @@ SENTRY_TRACES_SAMPLE_RATE = environment.number("SENTRY_TRACES_SAMPLE_RATE", 0, 0
 # The battery opentelemetry
 OTEL_EXPORTER_OTLP_ENDPOINT = environment.address("OTEL_EXPORTER_OTLP_ENDPOINT", "", "https://", "http://")
 
-# A secret in a file is not read yet: `__getattr__` does it.
+# What is in a file is taken out again: `read_secret` reads it when it is needed.
 environment.load(globals())
 
 
@@ -105,11 +105,13 @@ def override(**variables: str) -> None:
     environment.override(globals(), variables)
 
 
-if not TYPE_CHECKING:  # mypy would take every name for a setting
+def read_secret(name: str) -> Any:
+    """A secret that is in a file, when it is first used. Raises SettingError if it can't be read."""
+    if name not in environment.settings:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = environment.read(name)
+    return value
 
-    def __getattr__(name: str) -> Any:
-        """A secret that is in a file, when it is first used. Raises SettingError if it can't be read."""
-        if name not in environment.settings:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = globals()[name] = environment.read(name)
-        return value
+
+# Python asks it for names that the module lacks. As a `def`, mypy would take every name for a setting.
+globals()["__getattr__"] = read_secret

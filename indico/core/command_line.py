@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import sys
 from collections.abc import Sequence
@@ -77,9 +78,5 @@ def read_env_file() -> None:
     variables = {name: value for name, value in found.items() if value and not os.environ.get(name)}
     os.environ.update(variables)
     config.override(**variables)
-
-    def unset() -> None:
-        for name in variables:
-            os.environ.pop(name, None)
-
-    autoreload.add_reload_hook(unset)  # so that the next process reads the file again
+    for name in variables:  # an autoreload then reads the file again
+        autoreload.add_reload_hook(functools.partial(os.unsetenv, name))

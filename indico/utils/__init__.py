@@ -4,16 +4,20 @@ What makes an action read like a sentence: decorators.
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+from indico.core.decorators import add_decorator, check_order, get_info, set_info
 from indico.core.http.answers import to_answer
 from indico.core.http.bodies import form_urlencoded_parse as form_urlencoded_parse
 from indico.core.http.bodies import smart_parse as smart_parse
 from indico.core.log import LOGGER as LOGGER
-from indico.core.types import Problem, compile_type
+from indico.core.mismatch import TypeMismatch
+from indico.core.types import compile_type
 from indico.error import MissingField
 
 Action = Callable[..., Any]
@@ -54,21 +58,27 @@ def mongo_callback(handler: Any) -> Callable[[Callable[[Any], Any]], Callable[..
     return decorator
 
 
-def unpack(*names: str) -> Callable[[Action], Action]:
+def unpack(*names: str, **defaults: Any) -> Callable[[Action], Action]:
     """
     Parse the body and pass the named fields on: `@unpack("a", "b")` makes `f(self, a, b)` an action.
 
-    Raises what `smart_parse` raises, and MissingField for the first name, as declared, that the body
-    lacks. Stands below `@auth` and above `@type_check`, which then names its errors after these fields.
+    Fields named by keyword may be missing, and then have that value: `@unpack("title", pinned=False)`. They
+    come after the others. Each request gets a copy of a default of its own. Raises what `smart_parse`
+    raises, and MissingField for the first name, as declared, that the body lacks.
     """
-    if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
-        raise TypeError('@unpack takes the names of fields, each once: @unpack("name", "email")')
+    fields = (*names, *defaults)
+    if not all(isinstance(name, str) for name in names) or len(set(fields)) < len(fields):
+        raise TypeError(
+            '@unpack takes the names of fields, each once: @unpack("name", "email", pinned=False)'
+        )
 
     def decorator(function: Action) -> Action:
-        if hasattr(function, "auth"):
-            raise TypeError("@auth goes above @unpack: who may not come in is not read")
-        inspect.signature(function).bind(None, *names)  # a TypeError at import, not at the first request
-        vars(function)["fields"] = names
+        check_order("unpack", function)
+        inspect.signature(function).bind(None, *fields)  # a TypeError at import, not at the first request
+        info = get_info(function)
+        for kind, name in zip(info.types or (), fields):
+            if name in defaults:
+                _check_default(name, defaults[name], kind)
 
         @functools.wraps(function)
         def action(self: Any, data: str | bytes) -> Any:
@@ -76,25 +86,38 @@ def unpack(*names: str) -> Callable[[Action], Action]:
             for name in names:
                 if name not in parsed:
                     raise MissingField(name)
-            return function(self, *[parsed[name] for name in names])
+            values = [parsed[name] for name in names]
+            for name, default in defaults.items():
+                values.append(parsed[name] if name in parsed else copy.deepcopy(default))
+            return function(self, *values)
 
+        if info.types is not None:  # so that @type_check names them as they are named here
+            set_info(function, replace(info, fields=fields))
+        add_decorator("unpack", action, replace(info, fields=fields, defaults=defaults))
         return action
 
     return decorator
 
 
+def _check_default(name: str, default: Any, kind: Any) -> None:
+    try:
+        compile_type(kind)(default)
+    except TypeMismatch as mismatch:
+        raise TypeError(f"The default of {name} can't be used: {mismatch.to_error(name).message}") from None
+
+
 def type_check(*types: Any) -> Callable[[Action], Action]:
     """
-    Hold the arguments of an action to types, one for each, and raise WrongFieldType for the first that is
-    of another, with the path to what is wrong within it: `order.items[3].count`. See
-    `indico.core.types.compile_type` for what may be a type. Fields are named as `@unpack` above names
-    them, or else after the function's parameters.
+    Check the arguments of an action, a type for each: see `indico.core.types.compile_type` for the types.
+
+    Raises WrongFieldType, MissingField or InvalidValue for the first wrong value, with the path to it:
+    `order.items[3].count`. Fields are named as `@unpack` above names them, or else after the function's
+    parameters.
     """
     checks = [compile_type(required) for required in types]
 
     def decorator(function: Action) -> Action:
-        if any(hasattr(function, name) for name in ("types", "fields", "auth")):
-            raise TypeError("@type_check goes below @auth and @unpack: it checks what @unpack passes on")
+        check_order("type_check", function)
         parameters = tuple(inspect.signature(function).parameters)[1:]
         if len(parameters) != len(types):
             raise TypeError(
@@ -108,12 +131,12 @@ def type_check(*types: Any) -> Callable[[Action], Action]:
             try:
                 for check, value in zip(checks, values):
                     passed.append(check(value))
-            except Problem as problem:
-                names = vars(checked).get("fields", parameters)  # those of @unpack, if there is one
-                raise problem.to_error(names[len(passed)]) from None
+            except TypeMismatch as mismatch:
+                names = get_info(checked).fields or parameters  # those of @unpack, if there is one
+                raise mismatch.to_error(names[len(passed)]) from None
             return function(self, *passed)
 
-        vars(checked)["types"] = types
+        add_decorator("type_check", checked, replace(get_info(function), types=types))
         return checked
 
     return decorator

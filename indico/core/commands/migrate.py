@@ -94,9 +94,8 @@ def read_indexes(database: Database[Document]) -> Indexes:
 
 
 def declared_indexes() -> Indexes:
-    return {
-        (collection, model.document["name"]): dict(model.document) for collection, model in indexes.INDEXES
-    }
+    pairs = indexes.INDEXES
+    return {(collection, model.document["name"]): dict(model.document) for collection, model in pairs}
 
 
 def compare(existing: Indexes, declared: Indexes) -> list[Change]:

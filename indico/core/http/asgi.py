@@ -6,11 +6,9 @@ the application each ASGI request is an `HTTPConnection`.
 from __future__ import annotations
 
 import asyncio
-import functools
 from asyncio import Future
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from collections.abc import Callable, Coroutine
 from typing import Any
-from urllib.parse import quote
 
 from tornado.httputil import (
     HTTPConnection,
@@ -24,13 +22,9 @@ from tornado.iostream import StreamClosedError
 from tornado.web import Application
 
 from indico import config
-from indico.core.http.responses import refuse
+from indico.core.http.asgi_messages import Message, Receive, Scope, Send, read_scope, write_start
+from indico.core.http.refusals import refuse
 from indico.error import IndicoError
-
-Message = MutableMapping[str, Any]
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 
 
 def serve_request(
@@ -42,23 +36,6 @@ def serve_request(
 
 class Request(HTTPConnection):
     """A request and its response. It is also what handlers know of the connection (see `limits`)."""
-
-    __slots__ = (
-        "_begun",
-        "_body",
-        "_body_read",
-        "_close_callback",
-        "_closed",
-        "_complete",
-        "_finished",
-        "_receive",
-        "_scope",
-        "_send",
-        "_sender",
-        "_sent",
-        "_start",
-        "_waiting",
-    )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._scope = scope
@@ -91,23 +68,6 @@ class Request(HTTPConnection):
     def protocol(self) -> str:
         return str(self._scope.get("scheme", "http"))
 
-    def _read_headers(self) -> tuple[RequestStartLine, HTTPHeaders]:
-        scope = self._scope
-        path = (scope.get("raw_path") or quote(scope["path"]).encode()).decode("latin-1")
-        path = path.removeprefix(scope.get("root_path", "")) or "/"
-        if scope["query_string"]:
-            path = f"{path}?{scope['query_string'].decode('latin-1')}"
-        headers = HTTPHeaders()
-        for raw_name, raw_value in scope["headers"]:
-            name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
-            if name == ":authority":  # of HTTP/2
-                headers["Host"] = value
-            elif name in headers:
-                headers.add(name, value)
-            else:
-                headers[name] = value  # whose characters the server has checked
-        return RequestStartLine(scope["method"], path, f"HTTP/{scope['http_version']}"), headers
-
     async def serve(self, application: Application) -> None:
         watcher = None
         try:
@@ -135,7 +95,7 @@ class Request(HTTPConnection):
 
     async def _read(self, delegate: HTTPMessageDelegate) -> None:
         try:
-            prepared = delegate.headers_received(*self._read_headers())
+            prepared = delegate.headers_received(*read_scope(self._scope))
         except HTTPInputError:
             refuse(self, IndicoError("Bad Request", 400))
             return
@@ -176,10 +136,7 @@ class Request(HTTPConnection):
     ) -> Future[None]:
         assert isinstance(start_line, ResponseStartLine)
         self._begun = True
-        lines = [encode_header(name, value) for name, value in headers.get_all()]
-        if self._scope["http_version"] not in ("1.0", "1.1"):
-            lines = [line for line in lines if line[0] != b"connection"]  # HTTP/2 has no such thing
-        self._start = {"type": "http.response.start", "status": start_line.code, "headers": lines}
+        self._start = write_start(self._scope, start_line.code, headers)
         return self.write(chunk or b"")
 
     def write(self, chunk: bytes) -> Future[None]:
@@ -253,9 +210,3 @@ class Request(HTTPConnection):
             sent.set_exception(StreamClosedError())
             sent.exception()  # nobody need look at it
         return sent
-
-
-@functools.lru_cache(1000)
-def encode_header(name: str, value: str) -> tuple[bytes, bytes]:
-    """A header of an answer as ASGI servers take it."""
-    return name.lower().encode("latin-1"), value.encode("latin-1")

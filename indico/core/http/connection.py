@@ -5,16 +5,13 @@ A client's connection.
 from __future__ import annotations
 
 import asyncio
-import select
+import time
 from typing import cast
 
 from tornado.iostream import IOStream
 
 from indico.core.http.detached import DetachedStream
 from indico.core.http.requests import BODY, DETACHED, ENDED, RequestReader
-
-READ_AHEAD = 64 * 1024  # bytes that are read while a request is at work; what is more waits in the kernel
-LEFT = getattr(select, "POLLRDHUP", 0)  # Linux alone; elsewhere POLLHUP tells
 
 
 class ServerConnection(RequestReader, asyncio.Protocol):
@@ -40,10 +37,7 @@ class ServerConnection(RequestReader, asyncio.Protocol):
         if self._state <= BODY:
             self._advance()
             return
-        if len(self._buffer) > READ_AHEAD and not self._paused:
-            self._paused = True
-            self._server.limits.paused.add(self)
-            self._transport.pause_reading()
+        self._pause_reading()
         self._count_unread()
 
     def eof_received(self) -> None:
@@ -56,12 +50,13 @@ class ServerConnection(RequestReader, asyncio.Protocol):
 
     # What handlers and limits ask
 
-    def has_left(self) -> bool:
-        if self.is_closed():
-            return True
-        poll = select.poll()
-        poll.register(self._transport.get_extra_info("socket"), LEFT | select.POLLHUP | select.POLLERR)
-        return bool(poll.poll(0))
+    def set_max_body_size(self, size: int) -> None:
+        """The largest body of this request in bytes: for `prepare`, as with Tornado's own server."""
+        self._max_body = size
+
+    def set_body_timeout(self, seconds: float) -> None:
+        """How long this request's body may take, from now on."""
+        self.deadline = time.monotonic() + seconds
 
     def detach(self) -> IOStream:
         """Give the socket to a handler, which speaks another protocol on it."""

@@ -20,7 +20,7 @@ TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 REQUEST_LINE = re.compile(rb"(%b) ([^\x00-\x20\x7f]+) (HTTP/1\.[0-9])\r\n" % TOKEN)
 BEGINNING = re.compile(rb"\r?|%b( [^\x00-\x20\x7f]*( [HTP/1.0-9]{0,8}\r?)?)?" % TOKEN)
 ABSOLUTE = re.compile(r"https?://([^/?#@]+)(.*)", re.IGNORECASE)
-REPEATED_LENGTH = re.compile(rb"(?i)\r\ncontent-length:[ \t]*([0-9]+(?:[ \t]*,[ \t]*[0-9]+)*)[ \t]*(?=\r\n)")
+LENGTH = re.compile(rb"(?im)^content-length:[ \t]*([0-9]+(?:[ \t]*,[ \t]*[0-9]+)*)[ \t]*\r\n")
 
 
 class BadRequest(Exception):
@@ -32,15 +32,11 @@ class Head:
 
     __slots__ = ("line", "headers", "body_size", "keep_alive")
 
-    line: RequestStartLine
-
-    def __init__(self) -> None:
+    def __init__(self, line: RequestStartLine, fields: bytes) -> None:
+        self.line = line
         self.headers = HTTPHeaders()
         self.body_size = 0  # or CHUNKED
         self.keep_alive = False
-
-    def parse(self, fields: bytes) -> None:
-        """Take headers, each a line, and an empty line."""
         # An upgrade is the handler's affair; for the parser it is the end of HTTP.
         with suppress(httptools.HttpParserUpgrade):
             httptools.HttpRequestParser(self).feed_data(b"POST / HTTP/1.1\r\n" + fields)
@@ -63,21 +59,16 @@ def parse_head(data: bytes) -> Head:
     match = REQUEST_LINE.match(data)
     if match is None:
         raise BadRequest
-    method, target, version = match[1].decode(), match[2].decode("latin-1"), match[3].decode()
-    head = Head()
-    head.line = RequestStartLine(method, target, version)
+    line = RequestStartLine(match[1].decode(), match[2].decode("latin-1"), match[3].decode())
+    fields = data[match.end() :]
     try:
-        head.parse(data[match.end() :])
+        head = Head(line, fields)
     except httptools.HttpParserError:
-        # A length that is repeated is fine if it is the same. Few clients do that, so it is looked at last.
-        normal = _write_length_once(data[match.end() - 2 :])
-        head = Head()
-        head.line = RequestStartLine(method, target, version)
         try:
-            head.parse(normal[2:])
+            head = Head(line, _write_length_once(fields))
         except httptools.HttpParserError as error:
             raise BadRequest from error
-    if target[0] != "/":
+    if line.path[0] != "/":
         _take_absolute_target(head)
     _find_body(head)
     head.keep_alive = _is_kept_alive(head)
@@ -85,12 +76,15 @@ def parse_head(data: bytes) -> Head:
 
 
 def _write_length_once(fields: bytes) -> bytes:
-    """The same headers with one Content-Length if all of them are equal, and with a size that fits."""
-    lengths = [part.strip() for match in REPEATED_LENGTH.finditer(fields) for part in match[1].split(b",")]
+    """
+    What the parser does not take, though nothing is wrong with it: a length that is repeated or very large.
+    Few clients send that, so it is tried last.
+    """
+    lengths = [part.strip() for match in LENGTH.finditer(fields) for part in match[1].split(b",")]
     if len(set(lengths)) != 1:
         return fields
     length = lengths[0] if len(lengths[0].lstrip(b"0")) < 18 else b"%d" % LARGEST_SIZE
-    return b"\r\nContent-Length: %b%b" % (length, REPEATED_LENGTH.sub(b"", fields))
+    return b"Content-Length: %b\r\n%b" % (length, LENGTH.sub(b"", fields))
 
 
 def _take_absolute_target(head: Head) -> None:
@@ -118,7 +112,7 @@ def _find_body(head: Head) -> None:
             raise BadRequest
         head.body_size = CHUNKED
     elif "Content-Length" in headers:
-        head.body_size = int(headers["Content-Length"])
+        head.body_size = int(headers["Content-Length"].lstrip("0") or "0")
     if head.body_size and head.line.method == "CONNECT":
         raise BadRequest
 

@@ -5,8 +5,6 @@ The writing half of a connection: what Tornado knows as an HTTPConnection.
 from __future__ import annotations
 
 import asyncio
-import http.client
-import json
 import math
 import time
 from asyncio import Future
@@ -22,23 +20,11 @@ from tornado.httputil import (
 )
 from tornado.iostream import StreamClosedError
 
-from indico.core.http.envelope import HEADERS
-from indico.error import IndicoError
-
 if TYPE_CHECKING:
     from indico.core.http.server import Server
 
 LARGE = 64 * 1024  # bytes; what is larger is not worth copying to send it with the headers
 LINGER = 2  # seconds for the rest of a body after a response that closes the connection
-
-
-def refuse(connection: HTTPConnection, error: IndicoError) -> None:
-    """Respond in place of the application, and have the connection closed."""
-    body = json.dumps({"status": error.code, "data": error.message}, separators=(",", ":")).encode()
-    headers = HTTPHeaders({**HEADERS, "Content-Length": str(len(body)), "Connection": "close"})
-    reason = http.client.responses[error.code]
-    connection.write_headers(ResponseStartLine("HTTP/1.1", error.code, reason), headers, body)
-    connection.finish()
 
 
 class ResponseWriter(HTTPConnection):
@@ -104,25 +90,32 @@ class ResponseWriter(HTTPConnection):
         chunk: bytes | None = None,
     ) -> Future[None]:
         assert isinstance(start_line, ResponseStartLine)
-        self._begun = True
         code = start_line.code
         has_body = not (self._is_head or code in (204, 304) or code < 200)
-        length = headers.get("Content-Length")
-        self._remaining = None if length is None else int(length) if has_body else 0
-        self._chunked = has_body and length is None and not self._is_old
-        if self._chunked:
-            headers["Transfer-Encoding"] = "chunked"
-        if headers.get("Connection", "").lower() == "close" or (has_body and length is None and self._is_old):
-            self._keep_alive = False
-        if not self._keep_alive:
-            headers["Connection"] = "close"
-        elif self._is_old:
-            headers["Connection"] = "keep-alive"
+        length = None
         lines = [f"HTTP/1.1 {code} {start_line.reason}"]
-        lines += [f"{name}: {value}" for name, value in headers.get_all()]
+        for name, value in headers.get_all():
+            if name == "Connection" and value.lower() in ("close", "keep-alive"):
+                self._keep_alive = self._keep_alive and value.lower() == "keep-alive"
+                continue
+            if name == "Content-Length":
+                length = int(value)
+            lines.append(f"{name}: {value}")
+        self._remaining = length if has_body else 0
+        if has_body and length is None:
+            if self._is_old:
+                self._keep_alive = False
+            else:
+                lines.append("Transfer-Encoding: chunked")
+        if not self._keep_alive and code != 101:
+            lines.append("Connection: close")
+        elif self._is_old:
+            lines.append("Connection: keep-alive")
         text = "\r\n".join(lines)
         if text.count("\n") >= len(lines) or text.count("\r") >= len(lines):
             raise ValueError("A header of the response holds a line break")
+        self._begun = True
+        self._chunked = has_body and length is None and not self._is_old
         head = (text + "\r\n\r\n").encode("latin-1")
         if code == 101:
             self._held = head

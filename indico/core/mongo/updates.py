@@ -16,7 +16,7 @@ from bson.objectid import ObjectId
 
 from indico.core.http.bodies import check_shape, iter_levels
 from indico.core.mongo.helper import mongo
-from indico.core.types import check_type, compile_type, make_empty
+from indico.core.types import Description, check_type, compile_type, make_empty
 from indico.error import InvalidValue, shorten
 
 Document = dict[str, Any]
@@ -28,7 +28,7 @@ MAX_FIELDS = 200  # of an update: MongoDB's time for them grows with their squar
 
 
 @dataclass(frozen=True, eq=False)
-class DocumentOf:
+class DocumentOf(Description):
     """
     A document that follows a schema, for the API's description: `Annotated[Document,
     DocumentOf(USER_SCHEMA)]` is a document as stored. `part=True` describes what clients send: any of the
@@ -39,6 +39,10 @@ class DocumentOf:
     part: bool = False
     ignored: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
+        schema = handler(source)
+        return {**schema, "metadata": {**schema.get("metadata", {}), "document": self}}  # for core/openapi.py
 
 
 def mongo_obj(

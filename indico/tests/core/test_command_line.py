@@ -13,6 +13,7 @@ from contextlib import redirect_stdout
 from unittest import mock
 
 from indico import __main__
+from indico.tests.mocks import LOGIN_DATA, USER_ID
 from indico.tests.testutils import slow
 from indico.tests.testutils.process import PATIENCE, ProcessTest, make_environment, wait_until
 from indico.tests.testutils.strict import StrictTest
@@ -118,6 +119,22 @@ class EnvFileTest(ProcessTest):
         self.assertEqual(server.stop(), 0)
 
 
+class SecretFileTest(ProcessTest):
+    def test_the_salt_in_a_file_makes_the_keys(self) -> None:
+        (self.folder / "salt").write_text("pepper\n")
+        server = self.start(USER_SALT="", USER_SALT_FILE="salt")
+        key = server.post("auth/login", LOGIN_DATA)["data"]["indico_key"]
+        self.assertEqual(key, hmac.new(b"pepper", USER_ID.encode(), "sha224").hexdigest())
+        self.assertEqual(server.stop(), 0)
+
+    def test_a_file_that_can_not_be_read_is_one_sentence_and_status_1(self) -> None:
+        self.assert_refuses(
+            "MONGODB_FILE is 'nowhere', which can't be read: No such file or directory.",
+            MONGODB="",
+            MONGODB_FILE="nowhere",
+        )
+
+
 class MainTest(StrictTest):
     def run_main(self, *words: str) -> str:
         with mock.patch.object(sys, "argv", ["indico", *words]), redirect_stdout(io.StringIO()) as output:
@@ -143,7 +160,6 @@ class MainTest(StrictTest):
                 self.assertRaises(SystemExit, self.run_main, name, "--a", "b")
                 parse.assert_called_once_with(["--a", "b"])
 
-    @slow
     def test_python_runs_it(self) -> None:
         command = [sys.executable, "-m", "indico", "serve", "--version"]
         text = subprocess.check_output(command, env=make_environment({}), text=True)

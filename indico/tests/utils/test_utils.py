@@ -5,6 +5,8 @@ Bodies, decorators and the two ways of writing an action.
 from __future__ import annotations
 
 import asyncio
+import datetime
+import enum
 import gc
 import inspect
 import json
@@ -438,10 +440,88 @@ class UnpackTest(StrictTest):
     def test_above_auth_it_complains_at_import(self) -> None:
         def action(handler: Any, a: int) -> None: ...
 
-        with self.assertRaisesRegex(TypeError, "@auth goes above"):
+        with self.assertRaisesRegex(TypeError, "@unpack goes below @auth"):
             unpack("a")(auth(action))
-        with self.assertRaisesRegex(TypeError, "@auth goes above"):
+        with self.assertRaisesRegex(TypeError, "@unpack goes below @auth"):
             unpack("a")(auth(type_check(int)(action)))
+
+
+class DefaultTest(StrictTest):
+    def test_a_missing_field_has_its_default(self) -> None:
+        @unpack("title", "body", pinned=False, note=None)
+        @type_check(str, str, bool, str | None)
+        def action(handler: Any, title: str, body: str, pinned: bool, note: str | None) -> Any:
+            return title, body, pinned, note
+
+        self.assertEqual(action(None, "title=a&body=b"), ("a", "b", False, None))
+        self.assertEqual(
+            action(None, '{"note": "c", "pinned": true, "body": "b", "title": "a"}'), ("a", "b", True, "c")
+        )
+        with self.assertRaisesRegex(MissingField, "body field was not provided"):
+            action(None, '{"title": "a", "pinned": true}')
+
+    def test_a_field_that_is_there_is_checked(self) -> None:
+        @unpack("title", pinned=False)
+        @type_check(str, bool)
+        def action(handler: Any, title: str, fixed: bool) -> None:
+            self.fail("it ran")
+
+        for given, shown in (("null", "None is type NoneType"), ("0", "0 is type int")):
+            with self.assertRaises(WrongFieldType) as caught:
+                action(None, f'{{"title": "a", "pinned": {given}}}')
+            self.assertEqual(caught.exception.message, f"Field pinned - {shown} but should be bool")
+
+    def test_all_fields_may_have_one(self) -> None:
+        @unpack(a=1, names=2)
+        def action(handler: Any, a: Any, names: Any) -> Any:
+            return a, names
+
+        self.assertEqual(action(None, "{}"), (1, 2))
+        self.assertEqual(action(None, '{"names": 3}'), (1, 3))
+
+    def test_what_a_request_does_to_a_default_no_other_request_sees(self) -> None:
+        def action(handler: Any, tags: list[list[int]]) -> Any:
+            tags.append([2])
+            tags[0].append(3)
+            return tags
+
+        for function in (action, type_check(list)(action), type_check(list[list[int]])(action)):
+            given = [[1]]
+            unpacked = unpack(tags=given)(function)
+            for _ in range(3):
+                self.assertEqual(unpacked(None, "{}"), [[1, 3], [2]])
+            self.assertEqual(given, [[1]])
+
+    def test_a_default_may_be_of_a_type_that_json_lacks(self) -> None:
+        class Colour(enum.Enum):
+            RED = "red"
+
+        @unpack(colour=Colour.RED, day=datetime.date(2020, 1, 2))
+        @type_check(Colour, datetime.date)
+        def action(handler: Any, colour: Colour, day: datetime.date) -> Any:
+            return colour, day
+
+        self.assertEqual(action(None, "{}"), (Colour.RED, datetime.date(2020, 1, 2)))
+
+    def test_a_default_of_another_type_complains_at_import(self) -> None:
+        def action(handler: Any, title: str, pinned: bool) -> None: ...
+
+        checked = type_check(str, bool)(action)
+        with self.assertRaisesRegex(
+            TypeError, "The default of pinned .* - no is type str but should be bool"
+        ):
+            unpack("title", pinned="no")(checked)
+
+    def test_a_name_with_and_without_one_complains_at_import(self) -> None:
+        with self.assertRaises(TypeError):
+            unpack("a", "b", a=1)
+
+    def test_another_number_of_names_than_parameters_complains_at_import(self) -> None:
+        def action(handler: Any, a: int, b: int) -> None: ...
+
+        for defaults in ({}, {"b": 1, "c": 2}):
+            with self.subTest(defaults), self.assertRaises(TypeError):
+                unpack("a", **defaults)(action)
 
 
 class TypeCheckTest(StrictTest):
@@ -551,12 +631,18 @@ class TypeCheckTest(StrictTest):
                 type_check(*types)(action)
 
     def test_above_unpack_or_auth_it_complains_at_import(self) -> None:
-        for above in (unpack("a"), auth, type_check(int)):
+        for above in (unpack("a"), auth):
 
             def action(handler: Any, a: int) -> None: ...
 
             with self.assertRaisesRegex(TypeError, "@type_check goes below"):
                 type_check(int)(above(action))
+
+    def test_above_another_it_complains_at_import(self) -> None:
+        def action(handler: Any, a: int) -> None: ...
+
+        with self.assertRaisesRegex(TypeError, "@type_check stands above .*action twice"):
+            type_check(int)(type_check(int)(action))
 
 
 class LoopTest(StrictTest, AsyncTestCase):

@@ -15,13 +15,14 @@ from typing import Any
 
 import indico.db.auth_db as AuthDB
 from indico import config
+from indico.core.decorators import add_decorator, check_order, get_info
 from indico.core.development import get_secret
 from indico.core.mongo import key_cache
 from indico.core.tasks import await_outcome, spawn
 from indico.error import AuthError
 from indico.utils import Action
 
-USER_SALT = os.environ.get("USER_SALT")  # development makes one with the first key
+USER_SALT = os.environ.get("USER_SALT")  # or else `user_hash` finds it
 SCHEMES = {"indico_key": "", "authorization": "(?i:Bearer +)"}  # the pattern before the key in these headers
 
 
@@ -87,6 +88,7 @@ def auth(action: Action) -> Action:
     task, which runs whether or not it is awaited, and ends as the action does. Stands above all other
     decorators.
     """
+    check_order("auth", action)
 
     @functools.wraps(action)
     def wrapper(self: Any, *args: Any) -> Any:
@@ -98,7 +100,7 @@ def auth(action: Action) -> Action:
         outcome = action(self, *args)
         return spawn(outcome) if inspect.iscoroutine(outcome) else outcome
 
-    vars(wrapper)["auth"] = True
+    add_decorator("auth", wrapper, get_info(action))
     return wrapper
 
 

@@ -1,6 +1,6 @@
 """
 What hostile clients do to handlers of other kinds: the tests of `test_hostile`, once over a plain handler of
-Tornado's and once over a page.
+Tornado's and once over a page; and some of them on uvloop.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from indico.core.http.pages import PageHandler
 from indico.routes.auth import AuthRoute
 from indico.routes.user import UserRoute
 from indico.tests.core.http import test_hostile
+from indico.tests.core.http.on_uvloop import UvloopTest
 from indico.tests.core.http.test_hostile import LAST, ProbeHandler
 
 ROUTES = [AuthRoute, UserRoute]
@@ -120,6 +121,10 @@ class OnPage(test_hostile.HostileTest):
         super().setUp()
 
 
+class OnUvloop(UvloopTest, test_hostile.HostileTest):
+    pass
+
+
 CASES: list[type[test_hostile.HostileTest]] = [
     test_hostile.VersionTest,
     test_hostile.HostTest,
@@ -148,3 +153,4 @@ def vary(base: type, cases: list[type[test_hostile.HostileTest]], left_out: set[
 
 vary(OnPlainHandler, [test_hostile.MethodTest, *CASES], set())
 vary(OnPage, CASES, GET_IS_WRONG)
+vary(OnUvloop, [test_hostile.PipelineTest, test_hostile.LeavingTest, test_hostile.ExpectTest], set())

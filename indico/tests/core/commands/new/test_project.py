@@ -229,7 +229,7 @@ class StrippingTest(ProjectTest):
     def test_a_setting_that_nothing_else_speaks_of_goes_too(self) -> None:
         files = self.make_files()
         remove_battery(files, "horn")
-        self.assertEqual(files["indico/config.py"].decode(), "B = 1\nC = 2\nSUM = C + 1\n")
+        self.assertEqual(files["indico/config.py"].decode(), "# Others\nB = 1\nC = 2\nSUM = C + 1\n")
         self.assertEqual(
             files["docs/settings.rst"].decode(), "   * - ``B``\n     - 1\n   * - ``C``\n     - 2\n"
         )
@@ -256,7 +256,7 @@ class StrippingTest(ProjectTest):
             "indico/tests/batteries/test_horn.py": "",
             "indico/other.py": "print(config.B)\n",
             "indico/server.py": 'BATTERIES: list[str] = [\n    "indico.batteries.horn",\n]\n',
-            "indico/config.py": "A = call(\n    0,\n)\nB = 1\nC = 2\nSUM = C + 1\n",
+            "indico/config.py": "# Horn\nA = call(\n    0,\n)\n\n# Others\nB = 1\nC = 2\nSUM = C + 1\n",
             ".ci/lib.sh": "unset A B C\n",
             "setup.py": "extras = {\n"
             '        "dev": [\n            "alone",\n            "rest",\n            "both",\n        ],\n'

@@ -1,0 +1,48 @@
+"""
+What requests and responses are called in ASGI.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from urllib.parse import quote
+
+from tornado.httputil import HTTPHeaders, RequestStartLine
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+def read_scope(scope: Scope) -> tuple[RequestStartLine, HTTPHeaders]:
+    """The line and the headers of a request."""
+    path = (scope.get("raw_path") or quote(scope["path"]).encode()).decode("latin-1")
+    path = path.removeprefix(scope.get("root_path", "")) or "/"
+    if scope["query_string"]:
+        path = f"{path}?{scope['query_string'].decode('latin-1')}"
+    headers = HTTPHeaders()
+    for raw_name, raw_value in scope["headers"]:
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        if name == ":authority":  # of HTTP/2
+            headers["Host"] = value
+        elif name in headers:
+            headers.add(name, value)
+        else:
+            headers[name] = value  # whose characters the server has checked
+    return RequestStartLine(scope["method"], path, f"HTTP/{scope['http_version']}"), headers
+
+
+def write_start(scope: Scope, status: int, headers: HTTPHeaders) -> Message:
+    """The beginning of a response."""
+    lines = [_encode_header(name, value) for name, value in headers.get_all()]
+    if scope["http_version"] not in ("1.0", "1.1"):
+        lines = [line for line in lines if line[0] != b"connection"]  # HTTP/2 has no such thing
+    return {"type": "http.response.start", "status": status, "headers": lines}
+
+
+@functools.lru_cache(1000)
+def _encode_header(name: str, value: str) -> tuple[bytes, bytes]:
+    return name.lower().encode("latin-1"), value.encode("latin-1")

@@ -1,0 +1,22 @@
+"""
+Responses that the server gives in place of the application.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+
+from tornado.httputil import HTTPConnection, HTTPHeaders, ResponseStartLine
+
+from indico.core.http.envelope import HEADERS
+from indico.error import IndicoError
+
+
+def refuse(connection: HTTPConnection, error: IndicoError) -> None:
+    """Respond in place of the application, and have the connection closed."""
+    body = json.dumps({"status": error.code, "data": error.message}, separators=(",", ":")).encode()
+    headers = HTTPHeaders({**HEADERS, "Content-Length": str(len(body)), "Connection": "close"})
+    reason = http.client.responses[error.code]
+    connection.write_headers(ResponseStartLine("HTTP/1.1", error.code, reason), headers, body)
+    connection.finish()

@@ -1,0 +1,279 @@
+"""
+Tornado's WebSockets on our server: nothing is lost on the way, and they count among the connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, ClassVar, cast
+from unittest import mock
+
+from tornado.httpserver import HTTPServer
+from tornado.testing import AsyncHTTPTestCase, gen_test
+from tornado.web import Application, RequestHandler
+from tornado.websocket import WebSocketClosedError, WebSocketHandler, websocket_connect
+
+from indico import config
+from indico.core.http import limits
+from indico.core.http.server import Server
+from indico.server import make_app
+from indico.tests.core.http.on_uvloop import UvloopTest
+from indico.tests.core.http.test_hostile import BARE_400, PATIENCE, Client, make_request
+from indico.tests.testutils.strict import StrictTest
+
+HEADERS = [
+    "Connection: Upgrade",
+    "Upgrade: websocket",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZQ==",
+]
+LARGE = 10_000_000  # bytes, more than the buffers between server and client hold
+
+
+def make_handshake(*headers: str, target: str = "/socket", method: str = "GET") -> bytes:
+    return make_request(f"{method} {target} HTTP/1.1", *HEADERS, *headers)
+
+
+def make_frame(text: bytes, opcode: int = 1) -> bytes:
+    """A short message as clients send it, masked with zeros."""
+    assert len(text) < 126
+    return bytes([0x80 | opcode, 0x80 | len(text), 0, 0, 0, 0]) + text
+
+
+class EchoHandler(WebSocketHandler):
+    closed: asyncio.Event
+    opened: ClassVar[list[EchoHandler]]
+
+    def open(self, *args: str, **kwargs: str) -> None:
+        self.opened.append(self)
+        self.closed = asyncio.Event()
+
+    def on_message(self, message: str | bytes) -> None:
+        self.write_message(message)
+
+    def on_close(self) -> None:
+        self.closed.set()
+
+
+class RawHandler(RequestHandler):
+    """Speaks a protocol of its own after its response."""
+
+    async def get(self) -> None:
+        self.set_header("Content-Length", "0")
+        await self.flush()
+        await asyncio.sleep(0.01)  # in which the event loop sends it
+        stream = self.detach()
+        await stream.write(b"ready ")
+        await stream.write(await stream.read_until(b"."))
+        stream.close()
+
+
+class HastyHandler(RequestHandler):
+    refusal = ""
+
+    def get(self) -> None:
+        self.write(LARGE * b"a")
+        self.flush()
+        try:
+            self.detach()
+        except RuntimeError as error:
+            type(self).refusal = str(error)
+
+
+class SocketTest(StrictTest, AsyncHTTPTestCase):
+    def get_app(self) -> Application:
+        EchoHandler.opened = []
+        return make_app(routes=[("/socket", EchoHandler), ("/raw", RawHandler), ("/hasty", HastyHandler)])
+
+    def get_http_server(self) -> HTTPServer:
+        self.server = Server(self._app)
+        return cast(HTTPServer, self.server)
+
+    def setUp(self) -> None:
+        patch = mock.patch.object(limits, "SWEEP_INTERVAL_MS", 10)
+        patch.start()
+        self.addCleanup(patch.stop)
+        super().setUp()
+
+    @asynccontextmanager
+    async def client(self, data: bytes) -> AsyncIterator[Client]:
+        """A client that has sent this."""
+        client = Client(self.get_http_port())
+        try:
+            await client.connect()
+            await client.send(data)
+            yield client
+        finally:
+            client.socket.close()
+
+    async def receive(self, client: Client, end: bytes) -> bytes:
+        received = b""
+        while not received.endswith(end):
+            part = await client.receive()
+            self.assertTrue(part, received)
+            received += part
+        return received
+
+    async def open(self, **options: Any) -> Any:
+        return await websocket_connect(f"ws://127.0.0.1:{self.get_http_port()}/socket", **options)
+
+    def count(self) -> int:
+        return len(self.server.limits.list_connections())
+
+    async def wait_until_gone(self) -> None:
+        while self.count():
+            await asyncio.sleep(0)
+
+
+class MessageTest(SocketTest):
+    @gen_test(timeout=PATIENCE)
+    async def test_messages_go_both_ways(self) -> None:
+        connection = await self.open(compression_options={})
+        for size in (1, 1000, 100_000):
+            await connection.write_message(size * "a")
+            self.assertEqual(await connection.read_message(), size * "a")
+        connection.close()
+        self.assertIsNone(await connection.read_message())
+        await self.wait_until_gone()
+
+    @gen_test(timeout=PATIENCE)
+    async def test_messages_that_come_with_the_request_are_not_lost(self) -> None:
+        frames = b"".join(make_frame(b"%d" % number) for number in range(100))
+        async with self.client(make_handshake() + frames) as client:
+            received = await self.receive(client, b"99")
+        head, _, messages = received.partition(b"\r\n\r\n")
+        self.assertTrue(head.startswith(b"HTTP/1.1 101 Switching Protocols\r\n"), head)
+        self.assertEqual(messages, b"".join(b"\x81%c%d" % (len(str(n)), n) for n in range(100)))
+
+    @gen_test(timeout=PATIENCE)
+    async def test_a_request_in_single_bytes_is_the_same(self) -> None:
+        async with self.client(b"") as client:
+            for byte in make_handshake() + make_frame(b"hello"):
+                await client.send(bytes([byte]))
+                await asyncio.sleep(0)
+            await self.receive(client, b"\r\n\r\n\x81\x05hello")
+
+    @gen_test(timeout=PATIENCE)
+    async def test_a_socket_may_follow_other_requests_on_its_connection(self) -> None:
+        data = make_request("GET /nope HTTP/1.1") + make_handshake() + make_frame(b"hello")
+        async with self.client(data) as client:
+            received = await self.receive(client, b"\x81\x05hello")
+        self.assertTrue(received.startswith(b"HTTP/1.1 404 "))
+        self.assertIn(b"HTTP/1.1 101 ", received)
+
+    @gen_test(timeout=PATIENCE)
+    async def test_a_stream_may_be_taken_without_an_upgrade(self) -> None:
+        async with self.client(make_request("GET /raw HTTP/1.1") + b"go.") as client:
+            received = await client.receive_all()
+        self.assertTrue(received.endswith(b"\r\n\r\nready go."), received)
+
+    @gen_test(timeout=PATIENCE)
+    async def test_a_stream_can_not_be_taken_before_the_response_is_sent(self) -> None:
+        async with self.client(make_request("GET /hasty HTTP/1.1")) as client:
+            await client.receive()
+            self.assertIn("detached", HastyHandler.refusal)
+
+
+class RefusalTest(SocketTest):
+    @gen_test(timeout=PATIENCE)
+    async def test_what_is_no_handshake_gets_an_answer_and_the_connection_goes_on(self) -> None:
+        for request in (
+            make_request("GET /socket HTTP/1.1"),
+            make_request("GET /socket HTTP/1.1", *HEADERS[:2]),
+            make_handshake("Origin: https://elsewhere.example"),
+            make_handshake(method="POST"),
+        ):
+            async with self.client(request) as client:
+                self.assertRegex(await client.receive(), rb"^HTTP/1\.1 4[0-9][0-9] ")
+                await client.send(make_handshake())
+                self.assertIn(b"HTTP/1.1 101 ", await self.receive(client, b"\r\n\r\n"))
+
+    @gen_test(timeout=PATIENCE)
+    async def test_a_handshake_that_is_no_http_is_cut_off(self) -> None:
+        for header in ("Upgrade : x", " folded", "Content-Length: x", "A: b\0c"):
+            async with self.client(make_handshake(header)) as client:
+                self.assertEqual(await client.receive_all(), BARE_400)
+
+    @gen_test(timeout=PATIENCE)
+    async def test_frames_that_are_none_end_the_connection(self) -> None:
+        for data in (b"\xff\xff\xff\xff", b"\x81\x05hello", os.urandom(10_000).replace(b"\x88", b"\xff")):
+            async with self.client(make_handshake()) as client:
+                await self.receive(client, b"\r\n\r\n")
+                await client.send(b"\x8f" + data)
+                await client.receive_all()
+        await self.wait_until_gone()
+
+    @gen_test(timeout=PATIENCE)
+    async def test_a_client_may_leave_after_each_byte(self) -> None:
+        data = make_handshake() + make_frame(b"hello")
+        for leave in (Client.end, Client.reset):
+            for length in range(0, len(data) + 1, 3):
+                async with self.client(data[:length]) as client:
+                    leave(client)
+                await self.wait_until_gone()
+        for handler in EchoHandler.opened:
+            await handler.closed.wait()
+
+
+class LimitTest(SocketTest):
+    @gen_test(timeout=PATIENCE)
+    async def test_a_socket_counts_as_a_connection_until_it_ends(self) -> None:
+        self.server.limits._max = 1
+        connection = await self.open()
+        async with self.client(make_handshake()) as client:
+            self.assertEqual(await client.receive_all(), b"")
+        connection.close()
+        await self.wait_until_gone()
+        async with self.client(make_handshake()) as client:
+            await self.receive(client, b"\r\n\r\n")
+
+    @gen_test(timeout=PATIENCE)
+    async def test_a_socket_may_be_silent_for_longer_than_a_connection(self) -> None:
+        with (
+            mock.patch.object(config, "IDLE_TIMEOUT", 0.05),
+            mock.patch.object(config, "HEADER_TIMEOUT", 0.05),
+        ):
+            connection = await self.open()
+            async with self.client(b"") as silent:
+                self.assertEqual(await silent.receive_all(), b"")
+            await connection.write_message("still here")
+            self.assertEqual(await connection.read_message(), "still here")
+        connection.close()
+
+    @gen_test(timeout=PATIENCE)
+    async def test_a_client_that_does_not_read_its_messages_is_cut_off(self) -> None:
+        with mock.patch.object(config, "WRITE_TIMEOUT", 0.05):
+            async with self.client(make_handshake()) as client:
+                await self.receive(client, b"\r\n\r\n")
+                [handler] = EchoHandler.opened
+                with self.assertRaises(WebSocketClosedError):
+                    await handler.write_message(LARGE * b"a", binary=True)
+                await handler.closed.wait()
+
+    @gen_test(timeout=PATIENCE)
+    async def test_sockets_are_closed_at_the_end(self) -> None:
+        connection = await self.open()
+        self.server.stop()
+        with mock.patch.object(limits, "LAST_REQUEST_SECONDS", 0.05):
+            await self.server.wait_until_idle()
+        await connection.write_message("still here")
+        self.assertEqual(await connection.read_message(), "still here")
+        await self.server.close_all_connections()
+        self.assertIsNone(await connection.read_message())
+        await EchoHandler.opened[0].closed.wait()
+        connection.close()
+
+
+class UvloopMessageTest(UvloopTest, MessageTest):
+    pass
+
+
+class UvloopRefusalTest(UvloopTest, RefusalTest):
+    pass
+
+
+class UvloopLimitTest(UvloopTest, LimitTest):
+    pass
