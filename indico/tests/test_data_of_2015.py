@@ -12,6 +12,7 @@ from bson.raw_bson import RawBSONDocument
 from indico.tests.mocks import LOGIN_DATA, USER, USER_ID, USER_KEY
 from indico.tests.routes.test_auth import NOT_AUTHENTICATED, TRUE, AccountTest
 from indico.tests.test_docs import needs_docs
+from indico.tests.testutils import slow
 from indico.tests.testutils.mongo import DatabaseTest
 from indico.tests.testutils.pages import read_blocks
 from indico.tests.testutils.process import ProcessTest
@@ -53,6 +54,7 @@ class ServedTest(AccountTest):
 
 
 class StartTest(ProcessTest):
+    @slow
     def test_a_unique_index_that_can_not_be_made_is_named_and_the_server_serves(self) -> None:
         self.database.user.insert_many([{"user_id": "a"}, {"user_id": "a"}])
         self.database.auth.insert_one({"key": USER_KEY, "user_id": USER_ID})

@@ -233,6 +233,7 @@ class HelpTest(StrictTest):
             self.assertIn(option, text)
         self.assertNotIn("secret", text)
 
+    @slow
     def test_version_names_what_matters(self) -> None:
         command = [sys.executable, "-m", "indico.server", "--version"]
         text = subprocess.run(command, env=make_environment({}), capture_output=True, text=True, check=True)

@@ -268,6 +268,7 @@ class OffTest(ServerTest):
 
 
 class ProductionTest(StrictTest):
+    @slow
     def test_production_serves_it_only_when_told_to(self) -> None:
         for settings, expected in (
             ({}, "True"),

@@ -88,11 +88,11 @@ class SentryTest(ServerTest):
 
 class ErrorTest(SentryTest):
     def test_a_failure_arrives_with_its_traceback_under_its_actions_name(self) -> None:
-        headers = self._app.settings.setdefault("headers", [])
-        headers.append(lambda handler: handler.set_header("X-Request-Id", "mine"))
-        self.fail_at("odd/explode", {"access_token": TOKEN})
-        headers.clear()
-        self.fail_at("odd/explode", {"access_token": TOKEN})
+        hooks = self._app.hooks
+        named = [lambda handler: handler.set_header("X-Request-Id", "mine")]
+        for headers in (named, []):
+            with mock.patch.object(hooks, "response_headers", headers):
+                self.fail_at("odd/explode", {"access_token": TOKEN})
         event, other = self.end()
         self.assertNotIn("tags", other)
         self.assertEqual(self.collector.posts[0][0], "/api/7/envelope/")

@@ -56,12 +56,14 @@ class EnvFileTest(ProcessTest):
         said = "INDICO_ENV is not taken from .env: set it in the environment.\n"
         self.assertEqual(self.show(), (0, "1048576 5.0 development\n", said))
 
+    @slow
     def test_the_server_takes_its_salt_from_it(self) -> None:
         self.write("USER_SALT=pepper\n")
         key = hmac.new(b"pepper", b"facebook1", "sha224").hexdigest()
         source = "from indico.utils.auth.auth_utils import user_hash\nuser_hash('facebook1')\n"
         self.assertEqual(self.show(source, USER_SALT=""), (0, f"{key!r}\n", ""))
 
+    @slow
     def test_the_server_and_its_workers_read_it_and_name_what_is_no_setting(self) -> None:
         self.write("MAX_BODY_SIZE=50\nINDICO_SALT=x\nWORKERS=2\nPORT=http\n")
         server = self.start("--port", "0", PORT="")
@@ -69,6 +71,7 @@ class EnvFileTest(ProcessTest):
         self.assertEqual(server.fetch("auth/login", 50 * "a").status, 413)
         self.assertEqual(server.stop(), 0)
 
+    @slow
     def test_a_value_that_makes_no_sense_is_a_sentence(self) -> None:
         self.write("WORKERS=many\n")
         self.assert_refuses("WORKERS should be a whole number from 1 to 512, but is 'many'.")
@@ -120,6 +123,7 @@ class EnvFileTest(ProcessTest):
 
 
 class SecretFileTest(ProcessTest):
+    @slow
     def test_the_salt_in_a_file_makes_the_keys(self) -> None:
         (self.folder / "salt").write_text("pepper\n")
         server = self.start(USER_SALT="", USER_SALT_FILE="salt")
@@ -127,6 +131,7 @@ class SecretFileTest(ProcessTest):
         self.assertEqual(key, hmac.new(b"pepper", USER_ID.encode(), "sha224").hexdigest())
         self.assertEqual(server.stop(), 0)
 
+    @slow
     def test_a_file_that_can_not_be_read_is_one_sentence_and_status_1(self) -> None:
         self.assert_refuses(
             "MONGODB_FILE is 'nowhere', which can't be read: No such file or directory.",

@@ -23,6 +23,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PastDatetime,
 from indico.core.types import Described, check_type, compile_type, make_empty
 from indico.error import IndicoError
 from indico.routes.handler import IndicoHandler
+from indico.tests.testutils import slow
 from indico.tests.testutils.process import make_environment
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
@@ -630,6 +631,7 @@ class ServedTest(ServerTest):
 
 
 class ImportTest(StrictTest):
+    @slow
     def test_our_own_routes_need_no_pydantic(self) -> None:
         script = "import sys, indico.server; indico.server.make_app(); print('pydantic' in sys.modules)"
         shown = subprocess.check_output([sys.executable, "-c", script], env=make_environment({}), text=True)

@@ -58,6 +58,7 @@ class ScriptTest(ProcessTest):
         )
         return result.returncode, result.stdout, result.stderr
 
+    @slow
     def test_it_awaits_at_the_top_level_and_shows_values(self) -> None:
         self.database.user.insert_one({"user_id": "facebook1", "name": "Ada"})
         source = (

@@ -265,8 +265,6 @@ steps = st.lists(
 class GeneratedTest(HostileTest, ServerTest):
     """One server for all examples of a test, and one connection for as long as it lasts."""
 
-    stores = True
-
     def setUp(self) -> None:
         super().setUp()
         # Hypothesis warns of its own generator of random numbers, on some Pythons.

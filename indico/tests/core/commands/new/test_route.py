@@ -114,6 +114,7 @@ class RefusedTest(RouteTest):
             with self.subTest(name):
                 self.assert_refused(f"{name} has a meaning already", name)
 
+    @slow
     def test_what_is_there_already(self) -> None:
         self.add("tea_party")
         for name, path in (
