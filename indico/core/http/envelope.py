@@ -40,6 +40,7 @@ class EnvelopeHandler(RequestHandler):
         "_state",
     )
     allowed_methods = "POST"  # for the header `Allow`, separated by commas
+    request_id: str | None = None  # the battery `logs` sets it
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._method = ""
