@@ -1,9 +1,9 @@
 """
 Limit: LOGIN_RATE logins for each address and each account. Further ones are 429 until the minute is over.
 
-A login is the action `login` of any handler. The handler's property `subject`, if it has one, tells its account.
-Logins are counted in MongoDB, in windows of a fixed length, so all workers and machines share the count. An
-address or account is stored as a digest, until its window ends.
+A login is the action `login` of any handler. The handler's property `subject`, if it has one, tells its
+account. Logins are counted in MongoDB, in windows of a fixed length, so all workers and machines share the
+count. An address or account is stored as a digest, until its window ends.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """
 OpenTelemetry: a span for each request, named after its action, and a child span for each of MongoDB's
-commands, sent by OTLP over HTTP to OTEL_EXPORTER_OTLP_ENDPOINT. A request's `traceparent` is its span's parent.
+commands, sent by OTLP over HTTP to OTEL_EXPORTER_OTLP_ENDPOINT. A request's `traceparent` becomes the parent
+of its span.
 """
 
 from __future__ import annotations
