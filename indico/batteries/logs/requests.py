@@ -34,22 +34,25 @@ class RequestRecord:
     def __init__(self, request_id: str, handler: RequestHandler | None = None) -> None:
         self.request_id = request_id
         self.handler = handler
-        self.names: dict[str, str | None] = {}  # as of the last line
+        self.names: dict[str, Any] = {}  # as they were at the end
 
     def read_fields(self) -> dict[str, Any]:
         handler = self.handler  # another thread may end the request meanwhile
-        if handler is not None:
-            self.names = {
-                "route": name_route(type(handler)),
-                "action": getattr(handler, "action", None),
-                "user_id": getattr(handler, "user_id", None),
-            }
-        fields = {"request_id": self.request_id, **self.names}
-        return {name: value for name, value in fields.items() if value}
+        names = self.names if handler is None else read_names(handler)
+        return {"request_id": self.request_id, **names}
 
     def end(self) -> None:
-        self.read_fields()
-        self.handler = None
+        assert self.handler is not None  # a request ends once
+        self.names, self.handler = read_names(self.handler), None
+
+
+def read_names(handler: RequestHandler) -> dict[str, Any]:
+    """The route, action and user of a request, as far as they are known."""
+    names = {"route": name_route(type(handler))}
+    for name in ("action", "user_id"):
+        if value := getattr(handler, name, None):
+            names[name] = value
+    return names
 
 
 _current: ContextVar[RequestRecord | None] = ContextVar("request", default=None)
