@@ -60,12 +60,7 @@ class Private(NamedTuple):
 
 
 KNOWN = [
-    Private("batteries/cors.py", "default_router", "a route that goes before those of the application"),
-    Private(
-        "batteries/metrics.py", "ValueClass", "prometheus-client makes values that processes share by it"
-    ),
     Private("batteries/openapi.py", "default_router", "the routes of the application"),
-    Private("batteries/sentry.py", "_headers", "the headers of an answer, which tell its id"),
     Private("core/http/request_handler.py", "REFUSED", "the method of a request whose body is refused"),
 ]
 

@@ -1,9 +1,9 @@
 """
-CORS: lets pages of CORS_ORIGINS, which are on other origins, call the server from a browser.
+CORS: lets pages of other origins, those of CORS_ORIGINS, call the server from a browser.
 
-A preflight is answered before anything else looks at it, whatever its path, because a page has to be let
-in to see a 404 as well. Every answer carries the headers, errors too. A page of any other origin, and a
-request that is no preflight, gets what it would get without this battery.
+A preflight is answered before the application's routes are tried, because a page may only see a 404 after a
+preflight that succeeded. All responses have the headers, errors included. For pages of any other origin, and
+for requests that are no preflights, nothing changes.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from indico import config
 from indico.core.hooks import Application
 from indico.core.http.request_handler import LimitedHandler
 
-EXPOSED = "Retry-After, X-Request-Id"  # what a page may read besides what it always may
-MAX_AGE = 2 * 3600  # seconds that a browser may remember a preflight's answer; some take no more
+EXPOSED = "Retry-After, X-Request-Id"  # headers that a page may read, besides a few that it always may
+MAX_AGE = 2 * 3600  # seconds that a browser may remember a preflight; some browsers allow no more
 PREFLIGHT = {
     "Access-Control-Allow-Methods": "GET, POST",
     "Access-Control-Allow-Headers": "Authorization, Content-Type, indico_key, X-Request-Id",
@@ -29,9 +29,9 @@ PREFLIGHT = {
 
 
 def install(application: Application) -> None:
-    """Answer preflights and add the headers, if CORS_ORIGINS names anybody."""
+    """Answer preflights and add the headers, if there are CORS_ORIGINS."""
     if config.CORS_ORIGINS:
-        application.default_router.rules.insert(0, Rule(PreflightMatcher(), PreflightHandler))
+        application.add_handlers(".*", [Rule(PreflightMatcher(), PreflightHandler)])
         application.hooks.response_headers.append(find_headers)
 
 
@@ -56,7 +56,7 @@ def find_headers(handler: RequestHandler) -> Iterator[tuple[str, str]]:
 
 
 class PreflightMatcher(Matcher):
-    """Any path, when a browser asks whether a page may send what it wants to send."""
+    """Matches an allowed preflight, whatever its path."""
 
     def match(self, request: HTTPServerRequest) -> dict[str, Any] | None:
         is_preflight = request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers

@@ -22,7 +22,7 @@ def install(application: Application) -> None:
 
 @mongo
 async def ping() -> None:
-    """Ask MongoDB for a sign of life."""
+    """Raises Unavailable if MongoDB does not answer."""
     await db.mongodb.command("ping")
 
 
@@ -43,6 +43,6 @@ class ReadyHandler(PageHandler):
             await asyncio.wait_for(ping(), PING_TIMEOUT)
         except TimeoutError as error:
             raise Unavailable("The database did not answer in time") from error
-        if get_state(self.application).draining:  # by now, which it may not have been before
+        if get_state(self.application).draining:
             raise Unavailable("The server is going down")
         self.respond(True)

@@ -1,9 +1,9 @@
 """
-Login rate: LOGIN_RATE logins for each address and each account, then 429 until the minute is over.
+Limit: LOGIN_RATE logins for each address and each account. Further ones are 429 until the minute is over.
 
-A login is the action `login` of any handler, and its account what the handler says by a property, `subject`.
-They are counted in MongoDB, in windows of a fixed length, so that all workers and machines share the count.
-An address or account is stored as a digest, and only for as long as its window lasts.
+A login is the action `login` of any handler. The handler's property `subject`, if it has one, tells its
+account. Logins are counted in MongoDB, in windows of a fixed length, so all workers and machines share the
+count. An address or account is stored as a digest, until its window ends.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ async def check_login_rate(handler: IndicoHandler) -> None:
     try:
         subjects.append(handler.subject)  # type: ignore[attr-defined]
     except (AttributeError, IndicoError):
-        pass  # it has none, or can't tell from this body, which the action answers
+        pass  # no such property, or a body without one: the action responds to that
     for subject in subjects:
         if await count(f"{window} {subject}", end) > most:
             raise TooManyRequests(length - spent)
@@ -59,7 +59,7 @@ async def check_login_rate(handler: IndicoHandler) -> None:
 
 @mongo
 async def count(subject: str, expires: int) -> int:
-    """Count one more of this subject, until this time in seconds; how many there were."""
+    """Count one more login of this subject. Returns the number so far. `expires` is a time in seconds."""
     document = await db.mongodb.login_rate.find_one_and_update(
         {"key": hashlib.sha256(subject.encode()).hexdigest()},
         {

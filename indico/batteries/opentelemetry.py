@@ -1,6 +1,7 @@
 """
-OpenTelemetry: a span for each request, named after its action, and one below it for each of MongoDB's
-commands, sent by OTLP over HTTP to OTEL_EXPORTER_OTLP_ENDPOINT. A `traceparent` is taken over.
+OpenTelemetry: a span for each request, named after its action, and a child span for each of MongoDB's
+commands, sent by OTLP over HTTP to OTEL_EXPORTER_OTLP_ENDPOINT. A request's `traceparent` becomes the parent
+of its span.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Tracer
 
-FLUSH = 2  # seconds that the endpoint has at the end for what was not sent yet
+FLUSH_SECONDS = 2  # that the endpoint has at the end for what was not sent yet
 
 
 def install(application: Application) -> None:
@@ -55,13 +56,13 @@ async def lifespan(application: Application) -> AsyncIterator[None]:
         application.hooks.around_request.remove(tracing.watch)
         ending = threading.Thread(target=provider.shutdown, daemon=True)
         ending.start()
-        deadline = time.monotonic() + FLUSH
+        deadline = time.monotonic() + FLUSH_SECONDS
         while ending.is_alive() and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
 
 
 def make_provider() -> TracerProvider:
-    """What makes and sends spans. The SDK reads its own variables for all that is not said here."""
+    """What makes and sends spans. Everything that is not set here the SDK reads from its own variables."""
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import SERVICE_NAME, Resource
     from opentelemetry.sdk.trace import TracerProvider
@@ -77,17 +78,17 @@ def make_provider() -> TracerProvider:
 
 
 class Tracing(CommandListener):
-    """Makes the spans. Of a request and a command they have names, times and outcomes, and no content."""
+    """Makes the spans. They have names, times and outcomes, and no content of requests or commands."""
 
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
 
     def watch(self, handler: EnvelopeHandler) -> Callable[[], None]:
-        """Begin the span of a request, which is the current one in all that the request starts."""
+        """Begin the span of a request. It is the current span in everything that the request starts."""
         from opentelemetry import context, trace
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        # From an empty context: the connection's own still has the span of its last request.
+        # Into an empty context, since the connection's own still has the span of its last request.
         parent = TraceContextTextMapPropagator().extract(handler.request.headers, context.Context())
         span = self._tracer.start_span("request", parent, trace.SpanKind.SERVER)
         span.set_attribute("http.request.method", str(handler.request.method))
@@ -104,7 +105,7 @@ class Tracing(CommandListener):
         return end
 
     def started(self, event: CommandStartedEvent) -> None:
-        """Nothing is known yet."""
+        """Nothing to send yet."""
 
     def succeeded(self, event: CommandSucceededEvent) -> None:
         self._add(event)
@@ -115,7 +116,7 @@ class Tracing(CommandListener):
     def _add(self, event: CommandSucceededEvent | CommandFailedEvent) -> None:
         from opentelemetry import trace
 
-        if not trace.get_current_span().is_recording():  # no request's, or one that was answered
+        if not trace.get_current_span().is_recording():  # outside of a request, or after its end
             return
         now = time.time_ns()
         span = self._tracer.start_span(

@@ -1,11 +1,12 @@
 """
-Sentry: what is logged as an error goes to SENTRY_DSN, with its traceback, and named after the action. Of the
-request goes nothing along: no body, no header, no variable, and no message that quotes one of them.
+Sentry: what is logged as an error goes to SENTRY_DSN, with its traceback and the name of its action. Nothing
+of the request is sent: no body, no header, no variable, and no message that quotes one of them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import logging
 import re
 import uuid
@@ -23,28 +24,28 @@ from indico.core.http.envelope import EnvelopeHandler, name_request
 from indico.error import IndicoError
 from indico.utils import LOGGER, smart_parse
 
-FLUSH = 2  # seconds that Sentry has at the end for what was not sent yet
+FLUSH_SECONDS = 2  # that Sentry has at the end for what was not sent yet
+DSN = re.compile(r"https?://[^/@\s]+@[^/@:\s]+(:\d{1,5})?/(\S+/)?\d+")
 FILTERED = "[Filtered]"
-SHORTEST = 6  # characters; what clients send that is shorter may stand in messages
-WORD = re.compile(rf"\w{{{SHORTEST},}}")
+MIN_LENGTH = 6  # characters; messages may hold what is shorter
+WORD = re.compile(rf"\w{{{MIN_LENGTH},}}")
 SECRET = re.compile(r"(?<![0-9a-f])[0-9a-f]{56}(?![0-9a-f])|(?<=://)[^/@\s]+(?=@)")  # keys, passwords in URIs
 
+
+# Contexts live longer than requests, so this does not keep the handler in memory.
 _handler: ContextVar[Callable[[], EnvelopeHandler | None]] = ContextVar("handler", default=lambda: None)
+_transaction: ContextVar[Any] = ContextVar("transaction", default=None)
 
 
 def install(application: Application) -> None:
     """Send errors while the server runs, if there is a SENTRY_DSN."""
     if not config.SENTRY_DSN:
         return
-    try:
-        from sentry_sdk.utils import BadDsn, Dsn
-    except ImportError:
+    if importlib.util.find_spec("sentry_sdk") is None:
         LOGGER.warning("SENTRY_DSN needs sentry-sdk: pip install -e '.[sentry]'")
         return
-    try:
-        Dsn(config.SENTRY_DSN)
-    except BadDsn as error:
-        raise config.SettingError("SENTRY_DSN should be like https://key@example.com/1.") from error
+    if not DSN.fullmatch(config.SENTRY_DSN):
+        raise config.SettingError("SENTRY_DSN should be like https://key@example.com/1.")
     application.hooks.lifespans.append(lifespan)
 
 
@@ -59,7 +60,7 @@ async def lifespan(application: Application) -> AsyncIterator[None]:
         environment=config.INDICO_ENV,
         before_send=prepare,
         traces_sample_rate=config.SENTRY_TRACES_SAMPLE_RATE,
-        # What they collect, variables and breadcrumbs may hold tokens and bodies.
+        # Integrations, variables and breadcrumbs may send tokens and bodies.
         default_integrations=False,
         auto_enabling_integrations=False,
         include_local_variables=False,
@@ -75,20 +76,20 @@ async def lifespan(application: Application) -> AsyncIterator[None]:
     finally:
         application.hooks.around_request.remove(watch)
         logging.getLogger().removeHandler(errors)
-        await asyncio.to_thread(sentry_sdk.get_client().close, timeout=FLUSH)
+        await asyncio.to_thread(sentry_sdk.get_client().close, timeout=FLUSH_SECONDS)
         sentry_sdk.get_global_scope().set_client(None)
 
 
 def watch(handler: EnvelopeHandler) -> Callable[[], object]:
-    """Know whose error it is, and time the request if SENTRY_TRACES_SAMPLE_RATE says so."""
+    """Remember whose errors follow, and time the request if SENTRY_TRACES_SAMPLE_RATE says so."""
     import sentry_sdk
 
-    _handler.set(weakref.ref(handler))  # the connection keeps its context, and should not keep the handler
+    _handler.set(weakref.ref(handler))
     if not config.SENTRY_TRACES_SAMPLE_RATE:
         return lambda: None
     headers = {name.lower(): value for name, value in handler.request.headers.items()}
     transaction: Any = sentry_sdk.start_transaction(sentry_sdk.continue_trace(headers, op="http.server"))
-    vars(handler)["transaction"] = transaction
+    _transaction.set(transaction)
 
     def end() -> None:
         transaction.name = name_request(handler)
@@ -100,17 +101,15 @@ def watch(handler: EnvelopeHandler) -> Callable[[], object]:
 
 def prepare(event: Any, hint: Any) -> Any:
     """The event, named after its request's action, without anything that the client sent."""
-    handler = _handler.get()()
+    handler, transaction = _handler.get()(), _transaction.get()
+    trace = {"trace_id": uuid.uuid4().hex, "span_id": uuid.uuid4().hex[:16]}
     if handler is not None:
         event["transaction"] = name_request(handler)
-        if "X-Request-Id" in handler._headers:  # which the logs have too
-            event.setdefault("tags", {})["request_id"] = handler._headers["X-Request-Id"]
-    transaction = vars(handler).get("transaction") if handler is not None else None
-    event.setdefault("contexts", {})["trace"] = (
-        transaction.get_trace_context()
-        if transaction is not None
-        else {"trace_id": uuid.uuid4().hex, "span_id": uuid.uuid4().hex[:16]}
-    )
+        if handler.request_id is not None:
+            event.setdefault("tags", {})["request_id"] = handler.request_id
+        if transaction is not None:
+            trace = transaction.get_trace_context()
+    event.setdefault("contexts", {})["trace"] = trace
     secrets = sorted({*find_secrets(handler)}, key=len, reverse=True)
     for exception in event.get("exception", {}).get("values", ()):
         exception["value"] = scrub(exception["value"], secrets)
@@ -120,17 +119,15 @@ def prepare(event: Any, hint: Any) -> Any:
 
 
 def find_secrets(handler: EnvelopeHandler | None) -> Iterator[str]:
-    """What no message may hold: the server's secrets and, however it may be quoted, what the client sent."""
+    """What no message may hold: the server's secrets and what the client sent, however it is quoted."""
     yield from filter(None, (config.USER_SALT, config.DEV_TOKEN, config.FACEBOOK_APP_SECRET))
     if handler is None:
         return
-    yield from (value for value in handler.request.headers.values() if len(value) >= SHORTEST)
+    yield from (value for value in handler.request.headers.values() if len(value) >= MIN_LENGTH)
     for text in read_strings(handler.request.body):
-        if len(text) >= SHORTEST:
+        if len(text) >= MIN_LENGTH:
             yield from (text, repr(text)[1:-1], quote_plus(text))
-            yield from WORD.findall(
-                text
-            )  # whatever stands in between may have been escaped, and more than once
+            yield from WORD.findall(text)  # what is between words may be escaped, even more than once
 
 
 def read_strings(body: bytes) -> list[str]:

@@ -36,6 +36,7 @@ class EnvelopeHandler(LazyHandler):
         "_state",
     )
     allowed_methods = "POST"  # for the header `Allow`, separated by commas
+    request_id: str | None = None  # the battery `logs` sets it
 
     def __init__(self, application: Any, request: Any, **kwargs: Any) -> None:
         self._has_tornado = True

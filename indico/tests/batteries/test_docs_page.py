@@ -77,8 +77,8 @@ class MissingTest(ServerTest):
     stores = False
 
     def get_app(self) -> Application:
-        self.addCleanup(setattr, docs_page, "ASSETS", docs_page.ASSETS)
-        docs_page.ASSETS = "nowhere_to_be_found"
+        self.addCleanup(setattr, docs_page, "PACKAGE", docs_page.PACKAGE)
+        docs_page.PACKAGE = "nowhere_to_be_found"
         with self.assertLogs("indico", "WARNING") as log:
             application = make_app(routes=self.routes)
         self.warnings = [record.getMessage() for record in log.records]

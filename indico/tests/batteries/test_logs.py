@@ -22,7 +22,7 @@ from tornado.web import RequestHandler
 
 import indico.db.user_db as UserDB
 from indico import config, db
-from indico.batteries import logs
+from indico.batteries.logs import formatters
 from indico.core.lifecycle import drain
 from indico.core.tasks import spawn
 from indico.db import mongo
@@ -52,6 +52,7 @@ class OddHandler(IndicoHandler):
         async def tell_later() -> None:
             await asyncio.sleep(0)
             logging.getLogger("elsewhere").warning("in a task")
+            await asyncio.to_thread(LOGGER.info, "in a thread")
 
         UserDB.find_user(USER_ID, found)
 
@@ -73,6 +74,7 @@ async def command(name: str) -> None:
 
 class PlainHandler(RequestHandler):
     def get(self) -> None:
+        LOGGER.info("in the plain one")
         self.finish("plain")
 
 
@@ -86,7 +88,7 @@ class LogTest(ServerTest):
         root = logging.getLogger()
         self.stream = io.StringIO()
         handler = logging.StreamHandler(self.stream)
-        handler.setFormatter(logs.JSONFormatter())  # until the battery does it
+        handler.setFormatter(formatters.JSONFormatter())  # until the battery does it
         root.addHandler(handler)
         self.addCleanup(root.removeHandler, handler)
         self.addCleanup(root.setLevel, root.level)
@@ -206,8 +208,8 @@ class IdTest(LogTest):
 class CauseTest(LogTest):
     def test_what_a_request_logs_wherever_has_its_id(self) -> None:
         request_id = self.request("odd/tell")
-        wait_until(lambda: self.io_loop.run_sync(lambda: asyncio.sleep(0)) or len(self.lines) == 4, "4 lines")
-        for message in ("in the action", "in the callback", "in a task", "200 odd.tell"):
+        wait_until(lambda: self.io_loop.run_sync(lambda: asyncio.sleep(0)) or len(self.lines) == 5, "5 lines")
+        for message in ("in the action", "in the callback", "in a task", "in a thread", "200 odd.tell"):
             self.assertEqual(self.line(message)["request_id"], request_id)
 
     def test_a_failure_has_its_id_and_its_traceback_as_a_field(self) -> None:
@@ -265,7 +267,14 @@ class CauseTest(LogTest):
         for message in ("in the action", "in the callback", "200 odd.tell"):
             found = [line["request_id"] for line in self.lines if message in line["message"]]
             self.assertEqual(found, ["one", "two"], message)
-        self.assertNotIn("request_id", self.line("200 plain"))
+        plain = self.line("200 plain")["request_id"]
+        self.assertEqual(self.line("in the plain one")["request_id"], plain)
+        self.assertNotIn(plain, ("one", "two"))
+
+    def test_a_plain_handler_of_tornados_has_its_id_too(self) -> None:
+        self.fetch("/plain", headers={"X-Request-Id": "mine"})
+        for message in ("in the plain one", "200 plain"):
+            self.assertEqual(self.line(message)["request_id"], "mine")
 
     def test_a_connection_that_stays_open_keeps_no_handler(self) -> None:
         handlers: list[weakref.ref[IndicoHandler]] = []
@@ -316,7 +325,7 @@ class CommandTest(LogTest):
 
 class TextTest(StrictTest):
     def format(self, record: logging.LogRecord, coloured: bool = False) -> str:
-        return logs.TextFormatter(coloured).format(record)
+        return formatters.TextFormatter(coloured).format(record)
 
     def record(self, message: str, level: int = logging.INFO, **changes: Any) -> logging.LogRecord:
         record = logging.LogRecord("indico", level, __file__, 1, message, (), None)
@@ -356,13 +365,13 @@ class FormatTest(StrictTest):
     def choose(self, setting: str, terminal: bool) -> logging.Formatter:
         stream = mock.Mock(isatty=lambda: terminal)
         with mock.patch.object(config, "LOG_FORMAT", setting):
-            return logs.make_formatter(stream)
+            return formatters.make_formatter(stream)
 
     def test_a_terminal_gets_text_and_all_else_json_unless_told_otherwise(self) -> None:
-        self.assertIsInstance(self.choose("auto", terminal=True), logs.TextFormatter)
-        self.assertIsInstance(self.choose("auto", terminal=False), logs.JSONFormatter)
-        self.assertIsInstance(self.choose("json", terminal=True), logs.JSONFormatter)
-        self.assertIsInstance(self.choose("text", terminal=False), logs.TextFormatter)
+        self.assertIsInstance(self.choose("auto", terminal=True), formatters.TextFormatter)
+        self.assertIsInstance(self.choose("auto", terminal=False), formatters.JSONFormatter)
+        self.assertIsInstance(self.choose("json", terminal=True), formatters.JSONFormatter)
+        self.assertIsInstance(self.choose("text", terminal=False), formatters.TextFormatter)
 
 
 class ProcessLogTest(ProcessTest):

@@ -13,6 +13,7 @@ import re
 import signal
 import socket
 import sys
+import tempfile
 import time
 import urllib.request
 from pathlib import Path
@@ -60,11 +61,6 @@ class OddHandler(IndicoHandler):
 
 class MetricsTest(ServerTest):
     routes = [AuthRoute, (r"/odd/(?P<action>[a-zA-Z]+)?", OddHandler)]
-
-    def setUp(self) -> None:
-        super().setUp()
-        hooks = self._app.hooks
-        self.addCleanup(lambda: self.assertEqual(hooks.mongo_listeners, []))  # once the server has ended
 
     def scrape(self) -> Series:
         return read(self.fetch("/metrics").body.decode())
@@ -187,6 +183,44 @@ class MissingTest(StrictTest):
         )
 
 
+class NotSharedTest(StrictTest):
+    """Several workers that can't be added up."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        for patch in (mock.patch.object(config, "WORKERS", 2), mock.patch.dict(os.environ)):
+            patch.start()
+            self.addCleanup(patch.stop)
+
+    def assert_says(self, sentence: str) -> None:
+        with self.assertLogs("indico", logging.WARNING) as logged:
+            make_app()
+        (line,) = logged.output
+        self.assertIn(f"GET /metrics shows one worker at a time{sentence}", line)
+        self.assertNotIn("PROMETHEUS_MULTIPROC_DIR", os.environ)
+
+    def test_a_prometheus_client_that_was_imported_before_is_named(self) -> None:
+        self.assert_says(", since prometheus_client was imported before")
+
+    def test_that_there_is_no_folder_to_write_to_is_said(self) -> None:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = "/nonexistent"
+        with mock.patch.object(tempfile, "mkdtemp", side_effect=OSError(2, "No usable temporary directory")):
+            self.assert_says(": No usable temporary directory")
+
+
+class OneProcessTest(ProcessTest):
+    def test_a_folder_of_the_environment_that_is_not_there_changes_nothing(self) -> None:
+        temporary = self.folder / "temporary"
+        temporary.mkdir()
+        server = self.start(PROMETHEUS_MULTIPROC_DIR="/nonexistent", TMPDIR=str(temporary))
+        server.post("auth/check")
+        with urllib.request.urlopen(f"{server.url}/metrics", timeout=30) as response:
+            series = read(response.read().decode())
+        self.assertEqual(series["http_requests_total", "auth", "check", "401"], 1)
+        self.assertEqual(server.stop(), 0)
+        self.assertEqual(os.listdir(temporary), [])
+
+
 class SharedMetricsTest(ProcessTest):
     """Two workers, one of which dies."""
 
@@ -211,7 +245,14 @@ server.main(debug=False, port=0)
         super().setUp()
         self.temporary = self.folder / "temporary"
         self.temporary.mkdir()
-        self.server = self.start(script=self.script, WORKERS="2", TMPDIR=str(self.temporary))
+        self.given = self.folder / "given"  # to other servers, too
+        self.given.mkdir()
+        self.server = self.start(
+            script=self.script,
+            WORKERS="2",
+            TMPDIR=str(self.temporary),
+            PROMETHEUS_MULTIPROC_DIR=str(self.given),
+        )
         self.asked = 0
 
     def ask(self) -> int:
@@ -262,6 +303,7 @@ server.main(debug=False, port=0)
         self.assert_counted()
         self.assertEqual(self.server.stop(), 0)
         self.assertEqual(os.listdir(self.temporary), [])
+        self.assertEqual(os.listdir(self.given), [])
 
     @linux
     def test_a_parent_that_is_killed_leaves_no_folder(self) -> None:

@@ -8,11 +8,13 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
 from indico import config
 from indico.core.hooks import Application
+from indico.core.http.envelope import EnvelopeHandler
 from indico.core.tasks import spawn
 from indico.routes.handler import IndicoHandler
 from indico.server import main, make_app
@@ -88,11 +90,15 @@ class SentryTest(ServerTest):
 
 class ErrorTest(SentryTest):
     def test_a_failure_arrives_with_its_traceback_under_its_actions_name(self) -> None:
-        hooks = self._app.hooks
-        named = [lambda handler: handler.set_header("X-Request-Id", "mine")]
-        for headers in (named, []):
-            with mock.patch.object(hooks, "response_headers", headers):
-                self.fail_at("odd/explode", {"access_token": TOKEN})
+        ids = iter(("mine", None))
+
+        def set_id(handler: EnvelopeHandler) -> Callable[[], None]:
+            handler.request_id = next(ids)
+            return lambda: None
+
+        self._app.hooks.around_request.append(set_id)
+        self.fail_at("odd/explode", {"access_token": TOKEN})
+        self.fail_at("odd/explode", {"access_token": TOKEN})
         event, other = self.end()
         self.assertNotIn("tags", other)
         self.assertEqual(self.collector.posts[0][0], "/api/7/envelope/")
@@ -167,7 +173,7 @@ class TransactionTest(SentryTest):
 class OffTest(StrictTest):
     def test_without_sentry_sdk_the_server_says_so(self) -> None:
         with (
-            mock.patch.dict(sys.modules, {"sentry_sdk": None, "sentry_sdk.utils": None}),
+            mock.patch.dict(sys.modules, {"sentry_sdk": None}),
             mock.patch.object(config, "SENTRY_DSN", "http://public@127.0.0.1/1"),
             self.assertLogs("indico", logging.WARNING) as logged,
         ):
@@ -179,9 +185,15 @@ class OffTest(StrictTest):
 
 class RefusalTest(StrictTest):
     def test_a_dsn_that_is_none_ends_main_with_a_sentence_without_it(self) -> None:
-        with mock.patch.object(config, "SENTRY_DSN", "secret"), self.assertRaises(SystemExit) as raised:
-            main(debug=False, port=0)
-        self.assertEqual(raised.exception.code, "SENTRY_DSN should be like https://key@example.com/1.")
+        for dsn in ("secret", "https://secret/1", "https://key@secret/name", "https://key@secret:port/1"):
+            with mock.patch.object(config, "SENTRY_DSN", dsn), self.assertRaises(SystemExit) as raised:
+                main(debug=False, port=0)
+            self.assertEqual(raised.exception.code, "SENTRY_DSN should be like https://key@example.com/1.")
+
+    def test_dsns_that_sentry_gives_are_taken(self) -> None:
+        for dsn in ("https://a1b2@o7.ingest.sentry.io/12", "http://public:secret@127.0.0.1:9000/below/7"):
+            with mock.patch.object(config, "SENTRY_DSN", dsn):
+                make_app()
 
 
 class ProcessSentryTest(ProcessTest):

@@ -8,13 +8,20 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from indico.batteries.limit import TooManyRequests
 from indico.core.hooks import Application
 from indico.core.http.pages import PageHandler
+from indico.error import IndicoError
 from indico.routes.auth import AuthHandler, AuthRoute
 from indico.routes.handler import IndicoHandler
 from indico.tests.mocks import LOGIN_DATA
 from indico.tests.testutils.server import ServerTest
+
+
+class TooLoud(IndicoError):
+    retry_after = 7
+
+    def __init__(self) -> None:
+        super().__init__("Too loud", 429)
 
 
 class HornHandler(PageHandler):
@@ -31,7 +38,7 @@ class TuneHandler(PageHandler):
 
 async def check(handler: IndicoHandler) -> None:
     if handler.action == "logout":
-        raise TooManyRequests(7)
+        raise TooLoud()
 
 
 @asynccontextmanager
@@ -91,4 +98,4 @@ class HooksTest(ServerTest):
         self.assertEqual(self.post("auth/login", LOGIN_DATA)["status"], 200)
         answer = self.fetch("/auth/logout", method="POST", body="{}")
         self.assertEqual((answer.code, answer.headers["Retry-After"]), (429, "7"))
-        self.assertEqual(json.loads(answer.body)["data"], "Too many requests, try again in 7 seconds")
+        self.assertEqual(json.loads(answer.body)["data"], "Too loud")

@@ -81,7 +81,7 @@ def find_used() -> set[str]:
             continue
         source = path.read_text(encoding="utf-8")
         found.update(re.findall(r"(?<=\bmongodb\.)\w+|(?<=\bdatabase\.)\w+|(?<=\"/)\w+", source))
-        found.update([path.stem] if path.parent.name == "batteries" else [])
+    found.update(path.stem for path in (ROOT / "indico" / "batteries").iterdir())
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from indico.core.commands.new import ROOT, CannotCreate, check_root
 from indico.core.commands.new.formatting import format_files
-from indico.core.commands.new.project.batteries import find_batteries, remove_battery
+from indico.core.commands.new.project.batteries import DEFAULT, find_batteries, list_batteries, remove_battery
 from indico.core.commands.new.project.files import read_files, remove_file, replace_in, write_files
 from indico.core.commands.new.project.names import OLD, check_name, rename_files
 
@@ -29,29 +29,38 @@ LEFT_BEHIND = (
 def add_command(commands: Any) -> None:
     parser = commands.add_parser(
         "project",
-        help="make a renamed copy of this boilerplate, --without some batteries",
+        help="make a renamed copy of this boilerplate, --with or --without some batteries",
         description="Make a renamed copy of this boilerplate, in a folder that is not there yet. The last"
         " part of FOLDER is the new name: of the package, the settings, the classes.",
     )
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="where to make it, such as ../shop")
     parser.add_argument(
+        "--with",
+        dest="also",
+        metavar="BATTERIES",
+        default="",
+        help=f"batteries besides {', '.join(DEFAULT)}, separated by commas, such as openid,sentry",
+    )
+    parser.add_argument(
         "--without",
         metavar="BATTERIES",
         default="",
-        help="batteries to leave out, with commas between, such as health,login_rate",
+        help="batteries to leave out, separated by commas, such as health,limit",
     )
     parser.set_defaults(run=make_project)
 
 
-def make_project(folder: Path, without: str = "") -> str:
+def make_project(folder: Path, also: str = "", without: str = "") -> str:
     """Make the copy. Returns a message for the terminal. Raises CannotCreate."""
     check_root()
     folder = folder.resolve()
     files = read_files()
     check_name(folder.name, files)
     check_folder(folder)
-    for battery in find_batteries(without, files):
-        remove_battery(files, battery)
+    wanted = {*DEFAULT, *find_batteries(also, files)} - {*find_batteries(without, files)}
+    for battery in list_batteries(files):
+        if battery not in wanted:
+            remove_battery(files, battery)
     for path in list(files):
         if any(path == left or path.startswith(f"{left}/") for left in LEFT_BEHIND):
             remove_file(files, path)

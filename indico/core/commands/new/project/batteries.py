@@ -12,15 +12,21 @@ from indico.core.commands.new import CannotCreate
 from indico.core.commands.new.project.files import Files, remove_file, replace_in
 from indico.core.commands.new.project.names import OLD
 
+DEFAULT = ("cors", "docs_page", "health", "limit", "logs", "metrics", "openapi")  # the others: --with
+
+
+def list_batteries(files: Files) -> list[str]:
+    """The batteries in server.py."""
+    server = files[f"{OLD}/server.py"].decode()
+    return re.findall(rf'^    "{OLD}\.batteries\.(\w+)",$', server, re.MULTILINE)
+
 
 def find_batteries(text: str, files: Files) -> list[str]:
     """
     The batteries in server.py that these names mean, separated by commas. The beginning of a name is enough
     if no other begins with it. Raises CannotCreate if there is no such battery.
     """
-    existing = re.findall(
-        rf'^    "{OLD}\.batteries\.(\w+)",$', files[f"{OLD}/server.py"].decode(), re.MULTILINE
-    )
+    existing = list_batteries(files)
     found: dict[str, None] = {}
     for word in filter(None, re.split("[ ,]+", text)):
         meant = [word] if word in existing else [name for name in existing if name.startswith(word)]
@@ -32,19 +38,21 @@ def find_batteries(text: str, files: Files) -> list[str]:
 
 def remove_battery(files: Files, battery: str) -> None:
     """
-    Remove a battery: its file, test and page, its line in server.py, its extra in setup.py, and the
-    settings that nothing else mentions.
+    Remove a battery: its file or folder, its test and page, its line in server.py, its extra in setup.py, and
+    the settings that nothing else mentions.
     """
-    source = files[f"{OLD}/batteries/{battery}.py"].decode()
-    own = (f"{OLD}/batteries/{battery}.py", f"{OLD}/tests/batteries/test_{battery}.py")
+    own = (f"{OLD}/batteries/{battery}", f"{OLD}/tests/batteries/test_{battery}", f"docs/batteries/{battery}")
+    settings: set[str] = set()
     for path in list(files):
-        if path in own or fnmatch(path, f"docs/batteries/{battery}.*"):
+        if path.startswith(tuple(f"{name}{end}" for name in own for end in "./")):
+            if path.startswith(own[0]):
+                settings.update(re.findall(r"\bconfig\.([A-Z_]+)\b", files[path].decode()))
             remove_file(files, path)
     if not any(fnmatch(path, "docs/batteries/*.rst") for path in files):
-        replace_in(files, "docs/batteries.rst", r"\nThose that are here:\n(.*\n)*", "")
+        replace_in(files, "docs/batteries.rst", r"\nThese come with the boilerplate:\n(.*\n)*", "")
     replace_in(files, f"{OLD}/server.py", rf'^    "{OLD}\.batteries\.{battery}",\n', "")
     remove_extra(files, battery)
-    for name in sorted(set(re.findall(r"\bconfig\.([A-Z_]+)\b", source))):
+    for name in sorted(settings):
         remove_setting(files, name)
 
 

@@ -39,21 +39,21 @@ class ProjectTest(StrictTest):
         self.addCleanup(folder.cleanup)
         self.folder = Path(folder.name).resolve()
 
-    def make(self, name: str, without: str = "") -> Path:
-        make_project(self.folder / name, without)
+    def make(self, name: str, also: str = "", without: str = "") -> Path:
+        make_project(self.folder / name, also, without)
         return self.folder / name
 
     def assert_refused(self, reason: str, path: str | Path, without: str = "") -> None:
         before = sorted(self.folder.rglob("*"))
         with self.assertRaisesRegex(CannotCreate, reason):
-            make_project(self.folder / path, without)
+            make_project(self.folder / path, without=without)
         self.assertEqual(sorted(self.folder.rglob("*")), before)
 
 
 class CopyTest(ProjectTest):
     @slow
     def test_a_copy_has_all_but_what_is_about_the_boilerplate_and_no_trace_of_its_name(self) -> None:
-        copy = self.make("tea_shop")
+        copy = self.make("tea_shop", ",".join(NAMES))
         paths = {path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file()}
         expected = {
             make_rename("tea_shop")(path)
@@ -70,9 +70,21 @@ class CopyTest(ProjectTest):
             ("error/__init__.py", "class TeaShopError("),
             ("config.py", 'environment.choice("TEA_SHOP_ENV", '),
             ("utils/auth/auth_utils.py", '"tea_shop_key"'),
-            ("utils/development.py", 'Path(".tea_shop")'),
+            ("core/development.py", 'Path(".tea_shop")'),
         ):
             self.assertIn(text, (copy / "tea_shop" / name).read_text())
+
+    def test_a_copy_has_the_default_batteries_and_those_that_it_is_asked_for(self) -> None:
+        with mock.patch("indico.core.commands.new.project.format_files", return_value=""):
+            default = self.make("shop")
+            other = self.make("pub", also="sentry,openid", without="docs_page,logs")
+        for copy, expected in (
+            (default, {"cors", "docs_page", "health", "limit", "logs", "metrics", "openapi"}),
+            (other, {"cors", "health", "limit", "metrics", "openapi", "openid", "sentry"}),
+        ):
+            found = {path.stem for path in (copy / copy.name / "batteries").glob("[!_]*")}
+            listed = re.findall(r'"\w+\.batteries\.(\w+)"', (copy / copy.name / "server.py").read_text())
+            self.assertEqual((found, set(listed)), (expected, expected))
 
     @slow
     def test_a_copys_readme_says_nothing_of_what_was_left_behind(self) -> None:
@@ -88,7 +100,7 @@ class CopyTest(ProjectTest):
             self.assertTrue((copy / "shop" / name).exists(), name)
 
     def test_every_page_of_the_copys_guide_that_is_linked_is_there(self) -> None:
-        docs = self.make("shop", ",".join(NAMES)) / "docs"
+        docs = self.make("shop", without=",".join(NAMES)) / "docs"
         pages = {path.relative_to(docs).with_suffix("").as_posix() for path in docs.rglob("*.rst")}
         for page in sorted(pages):
             text = (docs / f"{page}.rst").read_text()
@@ -210,9 +222,8 @@ class StrippingTest(ProjectTest):
             with self.subTest(name):
                 files = project_files.read_files()
                 remove_battery(files, name)
-                self.assertNotIn(f"indico/batteries/{name}.py", files)
                 self.assertFalse(
-                    [path for path in files if re.search(rf"\bbatteries/(test_)?{name}\.", path)]
+                    [path for path in files if re.search(rf"\bbatteries/(test_)?{name}[./]", path)]
                 )
                 self.assertNotIn(f"batteries.{name}".encode(), files["indico/server.py"])
 
@@ -233,6 +244,15 @@ class StrippingTest(ProjectTest):
         self.assertEqual(
             files["docs/settings.rst"].decode(), "   * - ``B``\n     - 1\n   * - ``C``\n     - 2\n"
         )
+
+    def test_a_battery_that_is_a_folder_goes_with_all_that_is_in_it(self) -> None:
+        files = self.make_files()
+        files["indico/batteries/horn/__init__.py"] = files.pop("indico/batteries/horn.py")
+        files["indico/batteries/horn/page.html"] = b""
+        files["indico/batteries/horn_two.py"] = files["indico/tests/batteries/test_horn/test_a.py"] = b""
+        remove_battery(files, "horn")
+        self.assertEqual([path for path in files if "horn" in path], ["indico/batteries/horn_two.py"])
+        self.assertNotIn("A = ", files["indico/config.py"].decode())
 
     def test_what_leads_to_its_page_goes_too(self) -> None:
         files = self.make_files()
@@ -335,9 +355,14 @@ class WorkingTest(ProjectTest):
 
     def test_names_of_any_usual_length_leave_code_and_guide_as_clean(self) -> None:
         needs(self, "mypy", "ruff", "sphinx")
-        for name, without in (("pub", ",".join(NAMES)), ("bookstore", ""), ("mountaineering", "")):
+        everything = ",".join(NAMES)
+        for name, also, without in (
+            ("pub", "", everything),
+            ("bookstore", "", ""),
+            ("mountaineering", everything, ""),
+        ):
             with self.subTest(name):
-                copy = self.make(name, without)
+                copy = self.make(name, also, without)
                 for command in (
                     "ruff check .",
                     "ruff format --check .",
@@ -354,4 +379,4 @@ class WorkingTest(ProjectTest):
 
     def test_a_copy_without_any_battery_passes_its_suite(self) -> None:
         needs(self, "nose")
-        self.run_suite(self.make("shop", ",".join(NAMES)))
+        self.run_suite(self.make("shop", without=",".join(NAMES)))

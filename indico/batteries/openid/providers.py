@@ -1,0 +1,156 @@
+"""
+Providers of OpenID Connect, and which of their ID tokens count.
+
+An ID token counts if the provider signed it, for our app, and it has not expired (OpenID Connect Core 1.0,
+3.1.3.7). The provider's keys are found by discovery and kept for an hour. If a token names an unknown key,
+they are fetched again, but at most once a minute, however many such tokens come. All logins that need the
+keys wait for the same fetch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from indico import config
+from indico.core.fetch import FAILURES, fetch_json
+from indico.core.setting_values import ISSUER
+from indico.core.tasks import spawn
+from indico.error import IndicoError, Unavailable
+from indico.routes.auth import is_oauth_id
+
+TIMEOUT = 5  # seconds, for each of the two addresses of a provider
+KEYS_LIFETIME = 3600  # seconds
+PAUSE = 60  # seconds between two fetches because of an unknown key
+PAUSE_AFTER_FAILURE = 1  # seconds
+MAX_TOKEN_LENGTH = 16 * 1024  # characters
+LEEWAY = 60  # seconds by which the provider's clock and ours may differ
+
+# Only signatures by a private key. `none` is no signature, and an HMAC's key would be known to both sides.
+ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
+
+
+class OpenIDTokenError(IndicoError):
+    def __init__(self) -> None:
+        super().__init__("OpenID token invalid", 401)
+
+
+def make_providers() -> dict[str, Provider]:
+    """The providers of OPENID_PROVIDERS, by name."""
+    return {
+        name: Provider(name, issuer, client_ids)
+        for name, (issuer, *client_ids) in config.OPENID_PROVIDERS.items()
+    }
+
+
+class Provider:
+    """An issuer of ID tokens, our client ids there, and the keys that sign its tokens."""
+
+    def __init__(self, name: str, issuer: str, client_ids: list[str]) -> None:
+        self.name = name
+        self.issuer = issuer
+        self.client_ids = client_ids
+        self._keys: dict[str | None, Any] = {}  # by their ids
+        self._stale_at = 0.0  # when the keys are too old
+        self._next_fetch_at = 0.0  # no fetch before this
+        self._fetching: asyncio.Task[None] | None = None
+
+    async def check(self, id_token: str) -> str:
+        """
+        The subject of a token: the provider's name for its user. Raises OpenIDTokenError for a token that
+        does not count, and Unavailable when the provider's keys can't be fetched.
+        """
+        import jwt
+
+        if len(id_token) > MAX_TOKEN_LENGTH:
+            raise OpenIDTokenError()
+        try:
+            header = jwt.get_unverified_header(id_token)
+            if header.get("alg") not in ALGORITHMS:
+                raise OpenIDTokenError()
+            key = await self._find_key(header.get("kid"))
+            claims = jwt.decode(
+                id_token,
+                key,
+                [key.algorithm_name],
+                audience=self.client_ids,
+                issuer=[self.issuer, self.issuer.removeprefix("https://")],  # Google uses both
+                leeway=LEEWAY,
+                options={"require": ["iss", "sub", "aud", "exp", "iat"], "enforce_minimum_key_length": True},
+            )
+        except (jwt.PyJWTError, RecursionError) as error:
+            raise OpenIDTokenError() from error
+        audience = claims["aud"] if isinstance(claims["aud"], list) else [claims["aud"]]
+        # Every app that the token is meant for could use it here, and so could the one that asked for it.
+        if any(client_id not in self.client_ids for client_id in (*audience, claims.get("azp", audience[0]))):
+            raise OpenIDTokenError()
+        if not is_oauth_id(claims["sub"]):
+            raise OpenIDTokenError()
+        return str(claims["sub"])
+
+    async def _find_key(self, key_id: str | None) -> Any:
+        is_stale = time.monotonic() >= self._stale_at
+        if is_stale or key_id not in self._keys:
+            if self._fetching is None and time.monotonic() >= self._next_fetch_at:
+                self._fetching = spawn(self._fetch_keys())
+                self._fetching.add_done_callback(lambda task: task.cancelled() or task.exception())
+            if self._fetching is not None:
+                await asyncio.shield(self._fetching)  # other logins wait for it, too
+            elif is_stale:
+                raise self._unavailable()
+        if key_id not in self._keys:
+            raise OpenIDTokenError()
+        return self._keys[key_id]
+
+    async def _fetch_keys(self) -> None:
+        pause = PAUSE_AFTER_FAILURE
+        try:
+            address = self.issuer.rstrip("/") + "/.well-known/openid-configuration"
+            about = await fetch_json(address, TIMEOUT)
+            if about["issuer"] != self.issuer or not ISSUER.fullmatch(about["jwks_uri"]):
+                raise ValueError("another issuer, or an address of keys that is not https")
+            keys = read_keys(await fetch_json(about["jwks_uri"], TIMEOUT))
+            if not keys:
+                raise ValueError("no keys")
+            self._keys, self._stale_at = keys, time.monotonic() + KEYS_LIFETIME
+            pause = PAUSE
+        except FAILURES as error:
+            raise self._unavailable() from error
+        finally:
+            self._next_fetch_at = time.monotonic() + pause
+            self._fetching = None
+
+    def _unavailable(self) -> Unavailable:
+        return Unavailable(f"{self.name} does not answer as it should")
+
+
+def read_subject(id_token: str) -> str:
+    """The subject that a token claims, unverified. Raises OpenIDTokenError if it claims none."""
+    import jwt
+
+    try:
+        claims = jwt.decode(id_token[:MAX_TOKEN_LENGTH], options={"verify_signature": False})
+    except (jwt.PyJWTError, RecursionError) as error:
+        raise OpenIDTokenError() from error
+    subject = claims.get("sub")
+    if not isinstance(subject, str) or not is_oauth_id(subject):
+        raise OpenIDTokenError()
+    return subject
+
+
+def read_keys(key_set: dict[str, Any]) -> dict[str | None, Any]:
+    """The keys of a JWK set (RFC 7517) that can sign tokens, by their ids. All others are skipped."""
+    import jwt
+
+    keys: dict[str | None, Any] = {}
+    for data in key_set["keys"]:
+        if data.get("use", "sig") != "sig":
+            continue
+        try:
+            key = jwt.PyJWK(data)
+        except (jwt.PyJWTError, *FAILURES, NotImplementedError):
+            continue
+        if key.algorithm_name in ALGORITHMS:
+            keys[key.key_id] = key
+    return keys
