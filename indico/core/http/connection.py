@@ -11,7 +11,7 @@ from typing import cast
 from tornado.iostream import IOStream
 
 from indico.core.http.detached import DetachedStream
-from indico.core.http.requests import BODY, DETACHED, ENDED, RequestReader
+from indico.core.http.requests import BODY, DETACHED, RequestReader
 
 
 class ServerConnection(RequestReader, asyncio.Protocol):
@@ -30,8 +30,6 @@ class ServerConnection(RequestReader, asyncio.Protocol):
             self.close()
 
     def data_received(self, data: bytes) -> None:
-        if self._state >= ENDED:
-            return
         self._buffer = self._buffer[self._start :] + data if self._buffer else data
         self._start = 0
         if self._state <= BODY:

@@ -63,8 +63,6 @@ class BufferedReader(ResponseWriter):
         return self._body_bytes + len(self._buffer) - self._start
 
     def has_left(self) -> bool:
-        if self.is_closed():
-            return True
         poll = select.poll()
         poll.register(self._transport.get_extra_info("socket"), LEFT | select.POLLHUP | select.POLLERR)
         return bool(poll.poll(0))

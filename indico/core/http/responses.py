@@ -101,6 +101,8 @@ class ResponseWriter(HTTPConnection):
             if name == "Content-Length":
                 length = int(value)
             lines.append(f"{name}: {value}")
+        if self._server.stopping:
+            self._keep_alive = False
         self._remaining = length if has_body else 0
         if has_body and length is None:
             if self._is_old:
@@ -147,7 +149,7 @@ class ResponseWriter(HTTPConnection):
             self._end_response()
 
     def _end_response(self) -> None:
-        raise NotImplementedError
+        """The response is finished."""
 
     def _send(self, data: bytes, more: bytes = b"") -> Future[None]:
         if self._transport.is_closing():
@@ -176,16 +178,18 @@ class ResponseWriter(HTTPConnection):
 
     def resume_writing(self) -> None:
         self._write_paused = False
-        drained, self._drained = self._drained, None
-        if drained is not None and not drained.done():
-            drained.set_result(None)
+        self._end_wait(None)
 
-    def _stop_waiting(self) -> None:
-        """The connection is lost, and with it what has not been sent."""
+    def _end_wait(self, error: Exception | None) -> None:
+        """Wake who waits for the client to read what is written."""
         drained, self._drained = self._drained, None
-        if drained is not None and not drained.done():
-            drained.set_exception(StreamClosedError())
-            drained.exception()
+        if drained is None or drained.done():
+            return
+        if error is None:
+            drained.set_result(None)
+        else:
+            drained.set_exception(error)
+            drained.exception()  # nobody need look at it
 
     # The connection, for limits and handlers
 

@@ -335,6 +335,15 @@ class UnreadTest(ConnectionTest):
 
 
 class BodyTest(ConnectionTest):
+    def test_http_1_0_knows_no_expectation(self) -> None:
+        request = make_post(b"ab", "POST /probe/echo HTTP/1.0", "Expect: 100-continue")
+
+        async def talk(client: Client) -> bytes:
+            await client.send(request)
+            return await client.receive_all()
+
+        self.assertNotIn(b" 100 ", self.run_client(talk))
+
     def test_a_body_in_one_piece_with_its_headers_may_be_larger_than_headers_may_be(self) -> None:
         self.assert_answers(make_post(100_000 * b"a"), 200, LAST)
 

@@ -267,6 +267,20 @@ class LimitTest(SocketTest):
         connection.close()
 
 
+class UnreadTest(SocketTest):
+    @gen_test(timeout=PATIENCE)
+    async def test_requests_that_are_too_large_together_leave_sockets_alone(self) -> None:
+        connection = await self.open()
+        with mock.patch.object(config, "MAX_UNREAD", 1000):
+            async with self.client(
+                make_request("POST / HTTP/1.1", "Content-Length: 9999", body=2000 * b"a")
+            ) as client:
+                self.assertEqual(await client.receive_all(), b"")
+        await connection.write_message("still here")
+        self.assertEqual(await connection.read_message(), "still here")
+        connection.close()
+
+
 class UvloopMessageTest(UvloopTest, MessageTest):
     pass
 
