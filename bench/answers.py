@@ -18,7 +18,7 @@ from fastapi.responses import JSONResponse
 import indico.routes.handler as ours
 from bench.findings import Finding, at_least
 
-UTC = datetime.timezone.utc
+UTC = datetime.UTC
 DOCUMENTS = [
     {
         "_id": ObjectId(),

@@ -8,8 +8,8 @@ import sys
 
 __version__ = "1.0.0"
 
-if sys.version_info < (3, 10):  # noqa: UP036
-    sys.exit("indico needs Python 3.10 or later, but this is Python {}.{}.{}.".format(*sys.version_info))
+if sys.version_info < (3, 11):  # noqa: UP036
+    sys.exit("indico needs Python 3.11 or later, but this is Python {}.{}.{}.".format(*sys.version_info))
 
 from importlib.util import find_spec
 

@@ -5,12 +5,13 @@ that `python -m indico.server` serves, in whatever process the ASGI server makes
 
 from __future__ import annotations
 
-from tornado.web import Application
-
 from indico import config
+from indico.core.hooks import Application
 from indico.core.http.asgi import serve_request
 from indico.core.http.asgi_messages import Receive, Scope, Send
-from indico.server import configure_logging, lifespan, make_app
+from indico.core.lifecycle import lifespan
+from indico.core.serving import configure_logging
+from indico.server import make_app
 
 
 class ASGIApplication:
@@ -41,7 +42,7 @@ class ASGIApplication:
             async with lifespan(self._served):
                 await send({"type": "lifespan.startup.complete"})
                 await receive()
-                self._served.settings["draining"] = True
+                self._served.state.draining = True
         except config.SettingError as error:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
         else:

@@ -12,10 +12,11 @@ from typing import Any
 
 from tornado.httputil import HTTPServerRequest
 from tornado.routing import Matcher, Rule
-from tornado.web import Application, RequestHandler
+from tornado.web import RequestHandler
 
 from indico import config
-from indico.routes.handler import IndicoHandler
+from indico.core.hooks import Application
+from indico.core.http.request_handler import LimitedHandler
 
 EXPOSED = "Retry-After, X-Request-Id"  # what a page may read besides what it always may
 MAX_AGE = 2 * 3600  # seconds that a browser may remember a preflight's answer; some take no more
@@ -30,7 +31,7 @@ def install(application: Application) -> None:
     """Answer preflights and add the headers, if CORS_ORIGINS names anybody."""
     if config.CORS_ORIGINS:
         application.default_router.rules.insert(0, Rule(PreflightMatcher(), PreflightHandler))
-        application.settings.setdefault("headers", []).append(add_headers)
+        application.hooks.response_headers.append(add_headers)
 
 
 def is_allowed(request: HTTPServerRequest) -> bool:
@@ -61,8 +62,8 @@ class PreflightMatcher(Matcher):
         return {} if is_preflight and is_allowed(request) else None
 
 
-class PreflightHandler(IndicoHandler):
-    allowed = "OPTIONS"
+class PreflightHandler(LimitedHandler):
+    allowed_methods = "OPTIONS"
 
     def options(self) -> None:
         for name, value in PREFLIGHT.items():

@@ -9,11 +9,10 @@ import functools
 import importlib.util
 from pathlib import Path
 
-from tornado.web import Application
-
 from indico import config
+from indico.core.hooks import Application
+from indico.core.http.pages import PageHandler
 from indico.error import RouteNotFound
-from indico.routes.handler import PageHandler
 from indico.utils import LOGGER
 
 ASSETS = "mkdocs_swagger_ui_tag"  # the package; what it is for otherwise is not used here
@@ -96,7 +95,7 @@ def install(application: Application) -> None:
         LOGGER.warning("There is no docs page: install the extra docs-page, or set DOCS=0")
         return
     application.add_handlers(".*", [(r"/docs", DocsHandler), (r"/docs/([a-z.-]+)", AssetHandler)])
-    application.settings.setdefault("pages", {})["docs page"] = "/docs"
+    application.hooks.welcome_pages["docs page"] = "/docs"
 
 
 class DocsHandler(PageHandler):

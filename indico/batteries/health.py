@@ -6,14 +6,13 @@ from __future__ import annotations
 
 import asyncio
 
-from tornado.web import Application
-
 from indico import db
+from indico.core.hooks import Application, get_state
+from indico.core.http.pages import PageHandler
 from indico.db import mongo
 from indico.error import Unavailable
-from indico.routes.handler import PageHandler
 
-PATIENCE = 1  # seconds that MongoDB has for its answer
+PING_TIMEOUT = 1  # seconds
 
 
 def install(application: Application) -> None:
@@ -41,9 +40,9 @@ class ReadyHandler(PageHandler):
         503: MongoDB does not answer within a second, or the server is going down.
         """
         try:
-            await asyncio.wait_for(ping(), PATIENCE)
-        except asyncio.TimeoutError as error:
+            await asyncio.wait_for(ping(), PING_TIMEOUT)
+        except TimeoutError as error:
             raise Unavailable("The database did not answer in time") from error
-        if self.settings.get("draining"):  # by now, which it may not have been before
+        if get_state(self.application).draining:  # by now, which it may not have been before
             raise Unavailable("The server is going down")
         self.respond(True)

@@ -16,14 +16,15 @@ import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
-from tornado.web import Application, RequestHandler
+from tornado.web import RequestHandler
 
-from indico import config, db
-from indico.routes.handler import IndicoHandler, describe, name_route
+from indico import config
+from indico.core.hooks import Application
+from indico.core.http.envelope import EnvelopeHandler, name_request, name_route
 from indico.utils import LOGGER
 
 SANE_ID = re.compile("[A-Za-z0-9._-]{1,48}")  # shorter than a key, should somebody put one there
@@ -40,11 +41,10 @@ _STANDARD = {
 
 def install(application: Application) -> None:
     """Give requests their ids, and the lines that `main` has logged their format."""
-    settings = application.settings
-    settings.setdefault("headers", []).append(add_id)
-    settings.setdefault("watchers", []).append(watch)
-    settings.setdefault("lifespans", []).append(lifespan)
-    settings["log_function"] = log_request
+    application.hooks.response_headers.append(add_id)
+    application.hooks.around_request.append(watch)
+    application.hooks.lifespans.append(lifespan)
+    application.settings["log_function"] = log_request
     for handler in logging.getLogger().handlers:
         if type(handler) is logging.StreamHandler:  # and no test's or debugger's
             handler.setFormatter(make_formatter(handler.stream))
@@ -116,7 +116,7 @@ def add_id(handler: RequestHandler) -> None:
     handler.set_header("X-Request-Id", begin(handler).id)
 
 
-def watch(handler: IndicoHandler) -> Callable[[], None]:
+def watch(handler: EnvelopeHandler) -> Callable[[], None]:
     """Let go of the handler when the request ends."""
     return begin(handler)
 
@@ -130,7 +130,7 @@ def log_request(handler: RequestHandler) -> None:
     extra = {"status": status, "duration_ms": milliseconds}
     # Whoever ends a request may be another, or the connection's last one, if this handler is plain Tornado's.
     token = _request.set(getattr(handler, "_logged", None))
-    LOGGER.info("%d %s %.1f ms", status, describe(handler), milliseconds, extra=extra)
+    LOGGER.info("%d %s %.1f ms", status, name_request(handler), milliseconds, extra=extra)
     _request.reset(token)
 
 
@@ -143,12 +143,12 @@ async def lifespan(application: Application) -> AsyncIterator[None]:
     listener = CommandLog()
     listening = LOGGER.isEnabledFor(logging.DEBUG)
     if listening:
-        db.LISTENERS.append(listener)
+        application.hooks.mongo_listeners.append(listener)
     try:
         yield
     finally:
         if listening:
-            db.LISTENERS.remove(listener)
+            application.hooks.mongo_listeners.remove(listener)
 
 
 class CommandLog(CommandListener):
@@ -190,7 +190,7 @@ class JSONFormatter(logging.Formatter):
     """One JSON object a line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        time = datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds")
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         line = {
             "time": time.replace("+00:00", "Z"),
             "level": record.levelname,

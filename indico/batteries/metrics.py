@@ -17,10 +17,12 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
-from tornado.web import Application
 
-from indico import config, db
-from indico.routes.handler import IndicoHandler, PageHandler, describe
+from indico import config
+from indico.core.hooks import Application
+from indico.core.http.envelope import name_request
+from indico.core.http.pages import PageHandler
+from indico.core.http.request_handler import LimitedHandler
 from indico.utils import LOGGER
 
 if TYPE_CHECKING:
@@ -41,35 +43,40 @@ def install(application: Application) -> None:
     if config.WORKERS > 1:
         folder = tempfile.mkdtemp(prefix="indico-metrics-")
         atexit.register(shutil.rmtree, folder, ignore_errors=True)  # workers don't come to this
-    application.add_handlers(".*", [(r"/metrics", MetricsHandler)])
-    application.settings.setdefault("lifespans", []).append(partial(lifespan, folder))
+    shown = Shown()
+    application.add_handlers(".*", [(r"/metrics", MetricsHandler, {"shown": shown})])
+    application.hooks.lifespans.append(partial(lifespan, folder, shown))
 
 
 @asynccontextmanager
-async def lifespan(folder: str | None, application: Application) -> AsyncIterator[None]:
+async def lifespan(folder: str | None, shown: Shown, application: Application) -> AsyncIterator[None]:
     """Measure in the process that serves; with a folder, into its files."""
     from prometheus_client import CollectorRegistry
 
-    settings = application.settings
-    registry = settings["registry"] = CollectorRegistry()
+    registry = shown.registry = CollectorRegistry()
     if folder is not None:
         # Files are named after the worker's number. The one that takes a dead one's place counts on in them.
-        share(folder, settings.get("worker", os.getpid()), registry)
-    in_flight = settings.setdefault("in_flight", set())
-    metrics = settings["metrics"] = Metrics(None if folder else registry, in_flight)
+        share(folder, os.getpid() if application.state.worker is None else application.state.worker, registry)
+    metrics = shown.metrics = Metrics(None if folder else registry, application.state.in_flight)
     parent = os.getppid()
-    watchers = settings.setdefault("watchers", [])
-    watchers.append(metrics.watch)
-    db.LISTENERS.append(metrics.commands)
+    application.hooks.around_request.append(metrics.watch)
+    application.hooks.mongo_listeners.append(metrics.commands)
     metrics.look_again()
     try:
         yield
     finally:
         metrics.timer.cancel()
-        db.LISTENERS.remove(metrics.commands)
-        watchers.remove(metrics.watch)
+        application.hooks.mongo_listeners.remove(metrics.commands)
+        application.hooks.around_request.remove(metrics.watch)
         if folder is not None and os.getppid() != parent:  # which can't remove it any more
             shutil.rmtree(folder, ignore_errors=True)
+
+
+class Shown:
+    """What the page shows, which begins with the process that serves."""
+
+    registry: CollectorRegistry
+    metrics: Metrics
 
 
 def share(folder: str, worker: int, registry: CollectorRegistry) -> None:
@@ -123,17 +130,17 @@ class Metrics:
         self._children: dict[Any, tuple[Callable[[], None], Callable[[float], None]]] = {}
         self.commands = CommandMetrics(registry)
 
-    def watch(self, handler: IndicoHandler) -> Callable[[], None]:
+    def watch(self, handler: LimitedHandler) -> Callable[[], None]:
         """Count a request, and measure it, when it ends."""
         self._tell_in_flight()
         return Running(self, handler)
 
-    def count(self, handler: IndicoHandler, seconds: float) -> None:
+    def count(self, handler: LimitedHandler, seconds: float) -> None:
         """Count a request that has ended."""
         self._tell_in_flight()
         key = type(handler), handler.action, handler.get_status()
         if key not in self._children:
-            route, _, action = describe(handler).partition(".")
+            route, _, action = name_request(handler).partition(".")
             self._children[key] = (
                 self._answers.labels(route, action, handler.get_status()).inc,
                 self._durations.labels(route, action).observe,
@@ -166,7 +173,7 @@ class Running:
 
     __slots__ = ("_began", "_handler", "_metrics")
 
-    def __init__(self, metrics: Metrics, handler: IndicoHandler) -> None:
+    def __init__(self, metrics: Metrics, handler: LimitedHandler) -> None:
         self._metrics = metrics
         self._handler = handler
         self._began = perf_counter()
@@ -220,6 +227,9 @@ class _Children(dict[str, Any]):
 class MetricsHandler(PageHandler):
     content_type = "text/plain; version=0.0.4; charset=utf-8"  # or OpenMetrics, for who asks for that
 
+    def initialize(self, shown: Shown) -> None:
+        self._shown = shown
+
     def get(self) -> None:
         """All metrics, in the format of Prometheus that the client asks for."""
         from prometheus_client.exposition import choose_encoder
@@ -229,5 +239,5 @@ class MetricsHandler(PageHandler):
         except TypeError:  # of a version that is no number
             encode, content_type = choose_encoder("")
         self.set_header("Content-Type", content_type)
-        self.settings["metrics"].count_in_flight()
-        self.finish(encode(self.settings["registry"]))
+        self._shown.metrics.count_in_flight()
+        self.finish(encode(self._shown.registry))

@@ -13,15 +13,16 @@ import asyncio
 import time
 from typing import Any
 
-from tornado.web import Application
-
 from indico import config
 from indico.core.fetch import FAILURES, fetch_json
+from indico.core.hooks import Application
+from indico.core.setting_values import ISSUER
+from indico.core.tasks import spawn
 from indico.db.user_db import LoginUser
-from indico.error import InvalidValue, OpenIDTokenError, Unavailable
+from indico.error import IndicoError, InvalidValue, Unavailable
 from indico.routes.auth import Login, is_oauth_id, log_in
 from indico.routes.handler import IndicoHandler
-from indico.utils import LOGGER, smart_parse, spawn, type_check, unpack
+from indico.utils import LOGGER, smart_parse, type_check, unpack
 
 TIMEOUT = 5  # seconds, for each of the two addresses that a provider is asked at
 KEYS_LIFETIME = 3600  # seconds
@@ -32,6 +33,11 @@ LEEWAY = 60  # seconds that the provider's clock and ours may differ
 
 # Signatures by a key that the provider alone has: not `none`, and no HMAC, whose key we would both have.
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
+
+
+class OpenIDTokenError(IndicoError):
+    def __init__(self) -> None:
+        super().__init__("OpenID token invalid", 401)
 
 
 def install(application: Application) -> None:
@@ -47,11 +53,15 @@ def install(application: Application) -> None:
             " pip install -e '.[openid]'"
         )
         return
-    application.settings["openid"] = {
+    application.add_handlers(".*", [(*OpenIDRoute, {"providers": make_providers()})])
+
+
+def make_providers() -> dict[str, Provider]:
+    """The providers of OPENID_PROVIDERS, by name."""
+    return {
         name: Provider(name, issuer, client_ids)
         for name, (issuer, *client_ids) in config.OPENID_PROVIDERS.items()
     }
-    application.add_handlers(".*", [OpenIDRoute])
 
 
 class Provider:
@@ -118,7 +128,7 @@ class Provider:
         try:
             address = self.issuer.rstrip("/") + "/.well-known/openid-configuration"
             about = await fetch_json(address, TIMEOUT)
-            if about["issuer"] != self.issuer or not config.ISSUER.fullmatch(about["jwks_uri"]):
+            if about["issuer"] != self.issuer or not ISSUER.fullmatch(about["jwks_uri"]):
                 raise ValueError("this is another provider, or its keys would travel in the clear")
             keys = read_keys(await fetch_json(about["jwks_uri"], TIMEOUT))
             if not keys:
@@ -153,6 +163,9 @@ def read_keys(key_set: dict[str, Any]) -> dict[str | None, Any]:
 
 
 class OpenIDHandler(IndicoHandler):
+    def initialize(self, providers: dict[str, Provider]) -> None:
+        self._providers = providers
+
     @property
     def subject(self) -> str:
         """Whom a login says it is for, before anything is verified: what LOGIN_RATE counts."""
@@ -177,10 +190,9 @@ class OpenIDHandler(IndicoHandler):
 
         401: The provider did not sign the token for our app, or it has expired.
         """
-        providers = self.settings["openid"]
-        if provider not in providers:
-            raise InvalidValue(f"provider should be {' or '.join(providers)}")
-        subject = await providers[provider].check(id_token)
+        if provider not in self._providers:
+            raise InvalidValue(f"provider should be {' or '.join(self._providers)}")
+        subject = await self._providers[provider].check(id_token)
         # A colon, for no name holds one; and no name begins with "facebook", as Facebook's users do.
         return await log_in(f"{provider}:{subject}", user)
 

@@ -13,10 +13,10 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
-from tornado.web import Application
 
-from indico import config, db
-from indico.routes.handler import IndicoHandler, describe
+from indico import config
+from indico.core.hooks import Application
+from indico.core.http.envelope import EnvelopeHandler, name_request
 from indico.utils import LOGGER
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def install(application: Application) -> None:
     except ImportError:
         LOGGER.warning("OTEL_EXPORTER_OTLP_ENDPOINT needs an exporter: pip install -e '.[opentelemetry]'")
         return
-    application.settings.setdefault("lifespans", []).append(lifespan)
+    application.hooks.lifespans.append(lifespan)
 
 
 @asynccontextmanager
@@ -46,14 +46,13 @@ async def lifespan(application: Application) -> AsyncIterator[None]:
     provider = make_provider()
     trace.set_tracer_provider(provider)  # for spans of your own
     tracing = Tracing(provider.get_tracer("indico"))
-    watchers = application.settings.setdefault("watchers", [])
-    watchers.append(tracing.watch)
-    db.LISTENERS.append(tracing)
+    application.hooks.around_request.append(tracing.watch)
+    application.hooks.mongo_listeners.append(tracing)
     try:
         yield
     finally:
-        db.LISTENERS.remove(tracing)
-        watchers.remove(tracing.watch)
+        application.hooks.mongo_listeners.remove(tracing)
+        application.hooks.around_request.remove(tracing.watch)
         ending = threading.Thread(target=provider.shutdown, daemon=True)
         ending.start()
         deadline = time.monotonic() + FLUSH
@@ -83,7 +82,7 @@ class Tracing(CommandListener):
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
 
-    def watch(self, handler: IndicoHandler) -> Callable[[], None]:
+    def watch(self, handler: EnvelopeHandler) -> Callable[[], None]:
         """Begin the span of a request, which is the current one in all that the request starts."""
         from opentelemetry import context, trace
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -96,7 +95,7 @@ class Tracing(CommandListener):
 
         def end() -> None:
             status = handler.get_status()
-            span.update_name(describe(handler))
+            span.update_name(name_request(handler))
             span.set_attribute("http.response.status_code", status)
             if status >= 500:
                 span.set_status(trace.StatusCode.ERROR)

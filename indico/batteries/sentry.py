@@ -16,12 +16,12 @@ from contextvars import ContextVar
 from typing import Any
 from urllib.parse import quote_plus
 
-from tornado.web import Application
-
 from indico import config
+from indico.core.hooks import Application
+from indico.core.http.bodies import iter_levels
+from indico.core.http.envelope import EnvelopeHandler, name_request
 from indico.error import IndicoError
-from indico.routes.handler import IndicoHandler, describe
-from indico.utils import LOGGER, levels, smart_parse
+from indico.utils import LOGGER, smart_parse
 
 FLUSH = 2  # seconds that Sentry has at the end for what was not sent yet
 FILTERED = "[Filtered]"
@@ -29,7 +29,7 @@ SHORTEST = 6  # characters; what clients send that is shorter may stand in messa
 WORD = re.compile(rf"\w{{{SHORTEST},}}")
 SECRET = re.compile(r"(?<![0-9a-f])[0-9a-f]{56}(?![0-9a-f])|(?<=://)[^/@\s]+(?=@)")  # keys, passwords in URIs
 
-_handler: ContextVar[Callable[[], IndicoHandler | None]] = ContextVar("handler", default=lambda: None)
+_handler: ContextVar[Callable[[], EnvelopeHandler | None]] = ContextVar("handler", default=lambda: None)
 
 
 def install(application: Application) -> None:
@@ -45,7 +45,7 @@ def install(application: Application) -> None:
         Dsn(config.SENTRY_DSN)
     except BadDsn as error:
         raise config.SettingError("SENTRY_DSN should be like https://key@example.com/1.") from error
-    application.settings.setdefault("lifespans", []).append(lifespan)
+    application.hooks.lifespans.append(lifespan)
 
 
 @asynccontextmanager
@@ -69,18 +69,17 @@ async def lifespan(application: Application) -> AsyncIterator[None]:
     )
     errors = EventHandler(logging.ERROR)
     logging.getLogger().addHandler(errors)
-    watchers = application.settings.setdefault("watchers", [])
-    watchers.append(watch)
+    application.hooks.around_request.append(watch)
     try:
         yield
     finally:
-        watchers.remove(watch)
+        application.hooks.around_request.remove(watch)
         logging.getLogger().removeHandler(errors)
         await asyncio.to_thread(sentry_sdk.get_client().close, timeout=FLUSH)
         sentry_sdk.get_global_scope().set_client(None)
 
 
-def watch(handler: IndicoHandler) -> Callable[[], object]:
+def watch(handler: EnvelopeHandler) -> Callable[[], object]:
     """Know whose error it is, and time the request if SENTRY_TRACES_SAMPLE_RATE says so."""
     import sentry_sdk
 
@@ -92,7 +91,7 @@ def watch(handler: IndicoHandler) -> Callable[[], object]:
     vars(handler)["transaction"] = transaction
 
     def end() -> None:
-        transaction.name = describe(handler)
+        transaction.name = name_request(handler)
         transaction.set_http_status(handler.get_status())
         transaction.finish()
 
@@ -103,7 +102,7 @@ def prepare(event: Any, hint: Any) -> Any:
     """The event, named after its request's action, without anything that the client sent."""
     handler = _handler.get()()
     if handler is not None:
-        event["transaction"] = describe(handler)
+        event["transaction"] = name_request(handler)
         if "X-Request-Id" in handler._headers:  # which the logs have too
             event.setdefault("tags", {})["request_id"] = handler._headers["X-Request-Id"]
     transaction = vars(handler).get("transaction") if handler is not None else None
@@ -120,7 +119,7 @@ def prepare(event: Any, hint: Any) -> Any:
     return event
 
 
-def find_secrets(handler: IndicoHandler | None) -> Iterator[str]:
+def find_secrets(handler: EnvelopeHandler | None) -> Iterator[str]:
     """What no message may hold: the server's secrets and, however it may be quoted, what the client sent."""
     yield from filter(None, (config.USER_SALT, config.DEV_TOKEN, config.FACEBOOK_APP_SECRET))
     if handler is None:
@@ -142,7 +141,7 @@ def read_strings(body: bytes) -> list[str]:
         return [body.decode(errors="replace")]
     members = (
         member
-        for level in levels(data)
+        for level in iter_levels(data)
         for container in level
         for member in (container.values() if isinstance(container, dict) else container)
     )

@@ -1,9 +1,8 @@
 """
-Watching over processes: workers, and programs that live and die with this one. It never opens a client of
-the database, and runs no event loop: what is forked off here starts clean.
+Worker processes, and programs that end with the process that started them. Nothing here opens a client of the
+database or runs an event loop, so a forked process starts clean.
 
-Run as a program, `supervisor.py <parent pid> <program> <argument> ...` becomes that program, bound to its
-parent's life.
+Run as `supervisor.py <parent pid> <program> <argument> ...` this becomes that program, tied to its parent.
 """
 
 from __future__ import annotations
@@ -17,123 +16,145 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-LOGGER = logging.getLogger("indico")
-PR_SET_PDEATHSIG = 1  # prctl(2), Linux alone
-QUICK_DEATH = 5  # seconds: a worker that lives shorter than this had no chance
-MOST_QUICK_DEATHS = 5  # in a row
+LOGGER = logging.getLogger("indico")  # not imported: as a program this file stands alone
+PR_SET_PDEATHSIG = 1  # prctl(2), on Linux only
+MIN_WORKER_LIFETIME = 5  # seconds; a worker that dies sooner counts as a failed start
+MAX_FAILED_STARTS = 5  # in a row
+POLL_INTERVAL = 0.1  # seconds between two looks at the workers
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class WorkersDied(Exception):
-    """Workers die as fast as they are started."""
+    """The workers die as fast as they are started."""
 
 
 def die_with_parent(parent: int) -> None:
     """
-    Have the kernel send this process SIGTERM when `parent` ends, even by `kill -9`. Elsewhere than on Linux
-    nothing does: there a parent killed like that leaves this process running.
+    Have the kernel send this process SIGTERM when `parent` ends, even by `kill -9`. On Linux only: elsewhere
+    a parent that is killed leaves this process running.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:
-            os._exit(1)  # pragma: no cover - the parent has to die within these two lines
+            os._exit(1)  # pragma: no cover - the parent would have to die within these two lines
 
 
-def start_bound(command: list[str]) -> int:
-    """Start a program that dies with this process, silent and out of Ctrl-C's reach; returns its pid."""
+def start_tied_to_parent(command: list[str]) -> int:
+    """Start a program that ends with this process, prints nothing and ignores Ctrl-C. Returns its pid."""
     null = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_RDWR, 0) for stream in range(3)]
     shim = [sys.executable, "-I", __file__, str(os.getpid()), *command]
     return os.posix_spawn(sys.executable, shim, os.environ, file_actions=null)
 
 
 def has_ended(pid: int) -> bool:
-    """Whether this child is gone; one that has ended is taken leave of, and one that is no child is gone."""
+    """Return True if the process has ended (and reap it), or if it is not our child."""
     try:
         return os.waitpid(pid, os.WNOHANG)[0] == pid
     except ChildProcessError:
         return True
 
 
-def supervise(
+def run_workers(
     count: int,
-    work: Callable[[int], None],
-    tend: Callable[[], None],
-    on_stop: Callable[[], object] = lambda: None,
+    run_worker: Callable[[int], None],
+    on_tick: Callable[[], object] = lambda: None,
+    before_stop: Callable[[], object] = lambda: None,
 ) -> None:
     """
-    Run `work(number)` in `count` forked workers until all have ended, and call `tend` a few times a second,
-    and `on_stop` before the workers are told to stop.
+    Run `run_worker(number)` in `count` forked workers until all have ended. `on_tick` is called a few times a
+    second, and `before_stop` before the workers are told to stop.
 
-    A worker that dies is started again; raises WorkersDied, and ends the others, when that does not help.
-    SIGTERM and SIGINT stop it all: each is passed on as SIGTERM, the second as well as the first.
+    A worker that dies is started again. Raises WorkersDied, and ends the others, if that keeps failing.
+    SIGTERM and SIGINT are passed on to the workers as SIGTERM, the first and the second.
     """
-    workers: dict[int, tuple[int, float]] = {}  # pid: (number, when it was started)
-    stopping = False
+    Supervisor(count, run_worker, on_tick, before_stop).run()
 
-    def stop(*_: object) -> None:
-        nonlocal stopping
-        stopping = True
-        on_stop()
-        for pid in workers:
-            with suppress(ProcessLookupError):  # it ended by itself, at this very moment
-                os.kill(pid, signal.SIGTERM)
 
-    def start(number: int) -> None:
-        # No signal may come while a child has its parent's handlers, or the parent lacks the child's pid.
+class Supervisor:
+    """The workers of one process: see `run_workers`."""
+
+    def __init__(
+        self,
+        count: int,
+        run_worker: Callable[[int], None],
+        on_tick: Callable[[], object],
+        before_stop: Callable[[], object],
+    ) -> None:
+        self.count = count
+        self.run_worker = run_worker
+        self.on_tick = on_tick
+        self.before_stop = before_stop
+        self.workers: dict[int, tuple[int, float]] = {}  # by pid: (number, when it was started)
+        self.stopping = False
+        self.failed_starts = 0  # in a row
+
+    def run(self) -> None:
+        handlers = [signal.signal(number, self.stop) for number in SIGNALS]
+        try:
+            for number in range(self.count):
+                self.start_worker(number)
+            while self.workers:
+                self.reap_workers()
+                self.on_tick()
+                time.sleep(POLL_INTERVAL)
+        finally:
+            self.stop()  # the workers that are left, if something failed here
+            for number, handler in zip(SIGNALS, handlers, strict=True):
+                signal.signal(number, handler)
+        if self.failed_starts > MAX_FAILED_STARTS:
+            raise WorkersDied("The workers die as fast as they are started; the log says why.")
+
+    def start_worker(self, number: int) -> None:
+        # Signals wait: a child must not have its parent's handlers, and the parent needs the child's pid.
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        if not stopping:
+        if not self.stopping:
             parent = os.getpid()
             pid = os.fork()
             if pid == 0:
-                signal.signal(signal.SIGTERM, signal.SIG_DFL)
-                die_with_parent(parent)
-                # SIGINT stays blocked: Ctrl-C reaches all, and the parent passes it on.
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
-                _run(work, number)
-            workers[pid] = number, time.monotonic()
+                self.become_worker(number, parent)
+            self.workers[pid] = number, time.monotonic()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
-    before = [signal.signal(number, stop) for number in SIGNALS]
-    quick_deaths = 0
-    try:
-        for number in range(count):
-            start(number)
-        while workers:
-            for pid in [pid for pid in workers if has_ended(pid)]:
-                number, started = workers.pop(pid)
-                if stopping:
-                    continue
-                LOGGER.error("Worker %d (process %d) died; another takes its place", number, pid)
-                quick = time.monotonic() - started < QUICK_DEATH
-                quick_deaths = quick_deaths + 1 if quick else 0
-                if quick_deaths > MOST_QUICK_DEATHS:
-                    stop()
-                else:
-                    start(number)
-            tend()
-            time.sleep(0.1)
-    finally:
-        stop()  # what is left of them, should something have failed here
-        for number, handler in zip(SIGNALS, before):
-            signal.signal(number, handler)
-    if quick_deaths > MOST_QUICK_DEATHS:
-        raise WorkersDied("The workers die as fast as they are started; the log says why.")
-
-
-def _run(work: Callable[[int], None], number: int) -> None:
-    # Whatever happens, the worker ends here, and never in the parent's code.
-    status = 1
-    try:
-        work(number)
-        status = 0
-    except BaseException:
-        LOGGER.exception("Worker %d failed", number)
-    finally:
+    def become_worker(self, number: int, parent: int) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        die_with_parent(parent)
+        # SIGINT stays blocked: Ctrl-C reaches all processes, and the parent passes it on.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+        # The process ends here, whatever happens, and never runs the parent's code.
+        status = 1
         try:
-            logging.shutdown()
-            sys.stdout.flush()
+            self.run_worker(number)
+            status = 0
+        except BaseException:
+            LOGGER.exception("Worker %d failed", number)
         finally:
-            os._exit(status)
+            try:
+                logging.shutdown()
+                sys.stdout.flush()
+            finally:
+                os._exit(status)
+
+    def reap_workers(self) -> None:
+        """Start another worker in the place of each that has died."""
+        for pid in [pid for pid in self.workers if has_ended(pid)]:
+            number, started = self.workers.pop(pid)
+            if self.stopping:
+                continue
+            LOGGER.error("Worker %d (process %d) died; another takes its place", number, pid)
+            failed = time.monotonic() - started < MIN_WORKER_LIFETIME
+            self.failed_starts = self.failed_starts + 1 if failed else 0
+            if self.failed_starts > MAX_FAILED_STARTS:
+                self.stop()
+            else:
+                self.start_worker(number)
+
+    def stop(self, *_: object) -> None:
+        """Tell all workers to stop. Also the handler of signals."""
+        self.stopping = True
+        self.before_stop()
+        for pid in self.workers:
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(pid, signal.SIGTERM)
 
 
 if __name__ == "__main__":

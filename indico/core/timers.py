@@ -1,52 +1,67 @@
 """
-Deadlines: timers that many can share, because nearly all are given up before their time.
+Timers that many callers share. Nearly all of them are cancelled before their time.
 
-An event loop's own timer costs more the more of them there are, also of those that were cancelled: with
-thousands of requests a second a tenth of a short one's time.
+asyncio's own timers get slower as they pile up, cancelled ones included. At thousands of requests a second
+they took a tenth of a short request.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from collections.abc import Callable
 from contextvars import Context
 
-LOGGER = logging.getLogger("indico")
-TICKS = 10  # a second; so a deadline is a tenth of a second late at most
-FINE = 20  # seconds; a longer time may be late by a hundredth of it, as each tick in use takes some kilobytes
+from indico.core.log import LOGGER
 
-Group = set[Callable[[], object]]
-
-_loop: asyncio.AbstractEventLoop | None = None  # whose the groups are
-_groups: dict[int, Group] = {}  # by the tick at which they are called
+TICKS_PER_SECOND = 10  # so a timer is late by a tenth of a second at most
+MAX_EXACT_SECONDS = (
+    20  # longer timers may be late by a hundredth of their time: each tick in use takes memory
+)
 
 
-def call_within(seconds: float, function: Callable[[], object]) -> Group:
-    """
-    Have the running loop call this once the time is over. Returns the group of those that are called at the
-    same tick: discard the function from it, and it won't be.
-    """
-    global _loop, _groups
+class Timer:
+    """A call in the future."""
+
+    __slots__ = ("_callback", "_tick")
+
+    def __init__(self, callback: Callable[[], object], tick: set[Timer]) -> None:
+        self._callback = callback
+        self._tick = tick  # all timers of the same tick
+        tick.add(self)
+
+    def cancel(self) -> None:
+        """Don't make the call. Does nothing if it has been made."""
+        self._tick.discard(self)
+
+    def call(self) -> None:
+        try:
+            self._callback()
+        except Exception:
+            LOGGER.exception("The callback of a timer failed")
+
+
+_loop: asyncio.AbstractEventLoop | None = None  # the loop that the ticks belong to
+_ticks: dict[int, set[Timer]] = {}  # by their number, which is their time on the loop's clock
+
+
+def call_after(seconds: float, callback: Callable[[], object]) -> Timer:
+    """Have the running loop make this call after so many seconds."""
+    global _loop, _ticks
     loop = asyncio.get_running_loop()
     if loop is not _loop:
-        _loop, _groups = loop, {}  # another loop's timers go on with its own
-    width = 1 if seconds <= FINE else 2 ** math.ceil(math.log2(seconds / FINE))  # ticks
-    tick = math.ceil((loop.time() + seconds) * TICKS / width) * width
-    group = _groups.get(tick)
-    if group is None:
-        group = _groups[tick] = set()
-        # In no context, which would be kept until then, with all that belongs to the request that is first.
-        loop.call_at(tick / TICKS, _call, _groups, tick, context=Context())
-    group.add(function)
-    return group
+        _loop, _ticks = loop, {}  # the timers of another loop go on with theirs
+    width = 1 if seconds <= MAX_EXACT_SECONDS else 2 ** math.ceil(math.log2(seconds / MAX_EXACT_SECONDS))
+    number = math.ceil((loop.time() + seconds) * TICKS_PER_SECOND / width) * width
+    tick = _ticks.get(number)
+    if tick is None:
+        tick = _ticks[number] = set()
+        # In an empty context. Otherwise the first request's context would stay in memory until the tick.
+        loop.call_at(number / TICKS_PER_SECOND, _call_all, _ticks, number, context=Context())
+    return Timer(callback, tick)
 
 
-def _call(groups: dict[int, Group], tick: int) -> None:
-    group = groups.pop(tick)
-    while group:
-        try:
-            group.pop()()
-        except Exception:  # which is no reason for the others to miss their time
-            LOGGER.exception("What was to be called at a deadline failed")
+def _call_all(ticks: dict[int, set[Timer]], number: int) -> None:
+    tick = ticks.pop(number)
+    while tick:
+        tick.pop().call()

@@ -20,7 +20,7 @@ from pymongo.errors import DuplicateKeyError
 from indico import config, db
 from indico.db import Document, current_time, mongo
 
-DIGEST = "sha256:"  # sorts after all hex digits, so that old keys in clear are found by the index
+DIGEST = "sha256:"  # what a stored digest begins with
 
 db.index("auth", "key", unique=True)
 
@@ -55,8 +55,7 @@ async def save_key(key: str, user_id: str) -> bool:
 async def get_user_id(key: str) -> Document | None:
     """The document of a key that is valid now, with `user_id` and `generation`, or None."""
     since = current_time() - int(config.KEY_LIFETIME * 1000)
-    document: Document | None = await db.mongodb.auth.find_one({**_current(key), "login": {"$gt": since}})
-    return document
+    return await db.mongodb.auth.find_one({**_current(key), "login": {"$gt": since}})
 
 
 @mongo
@@ -78,9 +77,3 @@ async def end_key(key: str, next_key: str) -> bool:
         },
     )
     return bool(result.matched_count)
-
-
-@mongo
-async def has_clear_keys() -> bool:
-    """Whether there are keys that an older server stored in clear; they open nothing here."""
-    return await db.mongodb.auth.find_one({"key": {"$lt": DIGEST}}) is not None

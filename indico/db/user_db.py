@@ -12,10 +12,10 @@ from indico import db
 from indico.core.types import Described
 from indico.db import (
     Document,
-    Follows,
+    DocumentOf,
     Schema,
-    blank,
     current_time,
+    empty_document,
     mongo,
     mongo_obj,
     refuse_changes,
@@ -37,14 +37,16 @@ USER_SCHEMA: Schema = {
     "discussed": (list, False),
     "hide": (list, False),
 }
-OURS = ("_id", "user_id", "created")  # fields that the server alone sets
+SERVER_FIELDS = ("_id", "user_id", "created")  # fields that the server alone sets
 
-User = Annotated[Document, Follows(USER_SCHEMA)]
+User = Annotated[Document, DocumentOf(USER_SCHEMA)]
 LoginUser = Annotated[
-    Document, Follows(USER_SCHEMA, part=True, ignored=OURS), Described(examples=[{"name": "Ada"}])
+    Document, DocumentOf(USER_SCHEMA, part=True, ignored=SERVER_FIELDS), Described(examples=[{"name": "Ada"}])
 ]
 UpdateUser = Annotated[
-    Document, Follows(USER_SCHEMA, part=True, refused=OURS), Described(examples=[{"location": "London"}])
+    Document,
+    DocumentOf(USER_SCHEMA, part=True, refused=SERVER_FIELDS),
+    Described(examples=[{"location": "London"}]),
 ]
 
 db.index("user", "user_id", unique=True)
@@ -53,26 +55,23 @@ db.index("user", "user_id", unique=True)
 @mongo
 async def find_user(user_id: str) -> Document | None:
     """The whole user, or None."""
-    user: Document | None = await db.mongodb.user.find_one({"user_id": user_id})
-    return user
+    return await db.mongodb.user.find_one({"user_id": user_id})
 
 
 @mongo
-@mongo_obj(USER_SCHEMA, ignore=OURS)
+@mongo_obj(USER_SCHEMA, ignore=SERVER_FIELDS)
 async def sync_user(update_dic: Document, user_id: str) -> Document:
     """
-    Store what a login brought, `{"$set": {...}}`, and return the whole user. A user who is new gets
-    `created` and the empty value of each required field; one who is known keeps what the login does not
-    carry. Fields that only the server sets are ignored.
+    Store the fields of a login, and return the whole user. A new user gets `created`, and the empty value of
+    each required field. A known user keeps what the login does not carry. Fields that only the server sets
+    are ignored.
     """
-    first = {**blank(USER_SCHEMA), "created": current_time()}
-    missing = {
-        name: value for name, value in first.items() if name not in update_dic["$set"] and name != "user_id"
-    }
-    # Of two first logins at once, MongoDB itself tries the slower one again and finds the user.
+    first = {**empty_document(USER_SCHEMA), "created": current_time()}
+    missing = {name: value for name, value in first.items() if name not in update_dic and name != "user_id"}
+    # Of two first logins at once, MongoDB itself retries the slower one, which then finds the user.
     user: Document = await db.mongodb.user.find_one_and_update(
         {"user_id": user_id},
-        {**update_dic, "$setOnInsert": missing},
+        {"$set": update_dic, "$setOnInsert": missing} if update_dic else {"$setOnInsert": missing},
         upsert=True,
         return_document=ReturnDocument.AFTER,
     )
@@ -80,14 +79,14 @@ async def sync_user(update_dic: Document, user_id: str) -> Document:
 
 
 @mongo
-@mongo_obj(USER_SCHEMA)
+@mongo_obj(USER_SCHEMA, operators=True)
 async def update(update_dic: Document, user_id: str) -> Document:
     """
     Apply operators, such as `{"$set": {"name": "Ada"}}`, and return the whole user as stored now. Raises
-    InvalidValue for a field that only the server sets, and AuthError when the user is gone: an update
-    never makes one.
+    InvalidValue for a field that only the server sets, and AuthError if the user is gone: an update never
+    makes one.
     """
-    refuse_changes(update_dic, OURS)
+    refuse_changes(update_dic, SERVER_FIELDS)
     user: Document | None = await db.mongodb.user.find_one_and_update(
         {"user_id": user_id}, update_dic, return_document=ReturnDocument.AFTER
     )

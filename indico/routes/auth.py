@@ -43,7 +43,7 @@ async def log_in(user_id: str, user: LoginUser) -> Login:
     key = None
     while key is None:  # a logout or removal came between: begin again in the next generation
         generation = await AuthDB.get_generation(user_hash(user_id))
-        stored = await UserDB.sync_user({"$set": user}, user_id)
+        stored = await UserDB.sync_user(user, user_id)
         key = await start_key(user_id, generation)
     return {"user": stored, "indico_key": key}
 

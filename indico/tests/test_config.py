@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import tempfile
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 from unittest import mock
 
 from indico import config
-from indico.config import Environment
 from indico.tests.testutils.strict import StrictTest
 
 
@@ -23,195 +24,6 @@ def read(**environ: str) -> Any:
     with mock.patch.dict(os.environ, environ, clear=True):
         spec.loader.exec_module(module)
     return module
-
-
-class EnvironmentTest(StrictTest):
-    def test_text_that_is_not_set_is_the_default(self) -> None:
-        self.assertEqual(Environment({}).text("NAME", "Ada"), "Ada")
-
-    def test_text_that_is_empty_counts_as_not_set(self) -> None:
-        self.assertEqual(Environment({"NAME": ""}).text("NAME", "Ada"), "Ada")
-
-    def test_text_that_is_set_is_taken_as_it_is(self) -> None:
-        self.assertEqual(Environment({"NAME": " Bob "}).text("NAME", "Ada"), " Bob ")
-
-    def test_text_of_bytes_that_are_no_utf_8_is_a_problem(self) -> None:
-        environment = Environment({"NAME": os.fsdecode(b"Ad\xff")})
-        self.assertEqual(environment.text("NAME", "Ada"), "Ada")
-        self.assertEqual(environment.problems, ["NAME should be UTF-8."])
-
-    def test_a_choice_that_is_not_set_is_the_first(self) -> None:
-        self.assertEqual(Environment({}).choice("MODE", "slow", "fast"), "slow")
-
-    def test_a_choice_that_is_set_is_taken(self) -> None:
-        environment = Environment({"MODE": "fast"})
-        self.assertEqual((environment.choice("MODE", "slow", "fast"), environment.problems), ("fast", []))
-
-    def test_a_choice_of_something_else_is_a_problem(self) -> None:
-        environment = Environment({"MODE": "Fast"})
-        self.assertEqual(environment.choice("MODE", "slow", "fast"), "slow")
-        self.assertEqual(environment.problems, ["MODE should be slow or fast, but is 'Fast'."])
-
-    def test_a_number_may_have_a_fraction(self) -> None:
-        environment = Environment({"SECONDS": "0.25"})
-        self.assertEqual((environment.number("SECONDS", 5, 0, 60), environment.problems), (0.25, []))
-
-    def test_a_number_that_is_not_set_is_the_default(self) -> None:
-        environment = Environment({})
-        self.assertEqual((environment.number("SECONDS", 5, 0, 60), environment.problems), (5, []))
-
-    def test_a_number_that_is_none_or_out_of_range_is_a_problem(self) -> None:
-        for value in ("five", "-1", "60.1", "nan", "inf", "-inf", "1e999", "0x10", "5s"):
-            with self.subTest(value=value):
-                environment = Environment({"SECONDS": value})
-                self.assertEqual(environment.number("SECONDS", 5, 0, 60), 5)
-                self.assertEqual(
-                    environment.problems, [f"SECONDS should be a number from 0 to 60, but is '{value}'."]
-                )
-
-    def test_a_whole_number_may_be_either_bound(self) -> None:
-        environment = Environment({"LOW": "1", "HIGH": "512"})
-        self.assertEqual(environment.whole("LOW", 7, 1, 512), 1)
-        self.assertEqual(environment.whole("HIGH", 7, 1, 512), 512)
-        self.assertEqual(environment.problems, [])
-
-    def test_a_whole_number_that_is_none_or_out_of_range_is_a_problem(self) -> None:
-        for value in ("two", "0", "513", "-1", "+1", "1.0", "1e2", " 2", "1_0", "²", "٣", "9" * 5000):
-            with self.subTest(value=value):
-                environment = Environment({"COUNT": value})
-                self.assertEqual(environment.whole("COUNT", 7, 1, 512), 7)
-                self.assertEqual(
-                    environment.problems, [f"COUNT should be a whole number from 1 to 512, but is '{value}'."]
-                )
-
-    def test_an_address_of_a_scheme_is_taken(self) -> None:
-        environment = Environment({"URL": "http://localhost"})
-        self.assertEqual(environment.address("URL", "https://a", "https://", "http://"), "http://localhost")
-        self.assertEqual(environment.problems, [])
-
-    def test_an_address_of_another_scheme_is_a_problem_that_does_not_repeat_it(self) -> None:
-        environment = Environment({"URL": "ftp://ada:secret@localhost"})
-        self.assertEqual(environment.address("URL", "https://a", "https://", "http://"), "https://a")
-        self.assertEqual(environment.problems, ["URL should begin with https:// or http://."])
-
-    def test_networks_are_separated_by_commas(self) -> None:
-        environment = Environment({"PROXIES": "127.0.0.1, 10.0.0.0/8,::1,"})
-        networks = [str(network) for network in environment.networks("PROXIES")]
-        self.assertEqual(networks, ["127.0.0.1/32", "10.0.0.0/8", "::1/128"])
-        self.assertEqual(environment.problems, [])
-
-    def test_networks_that_are_not_set_are_none(self) -> None:
-        self.assertEqual(Environment({}).networks("PROXIES"), [])
-
-    def test_networks_that_are_none_are_a_problem(self) -> None:
-        for value in ("localhost", "10.0.0.1/8", "127.0.0.1 10.0.0.1", "300.0.0.1"):
-            with self.subTest(value=value):
-                environment = Environment({"PROXIES": value})
-                self.assertEqual(environment.networks("PROXIES"), [])
-                self.assertRegex(
-                    "\n".join(environment.problems), "^PROXIES should be addresses or networks, .+[.]$"
-                )
-
-    def test_origins_are_separated_by_commas(self) -> None:
-        value = "https://app.example.com, http://localhost:3000,http://[::1]:8000,capacitor://localhost,"
-        environment = Environment({"ORIGINS": value})
-        self.assertEqual(environment.origins("ORIGINS"), value.rstrip(",").replace(" ", "").split(","))
-        self.assertEqual(Environment({"ORIGINS": "*"}).origins("ORIGINS"), ["*"])
-        self.assertEqual(Environment({}).origins("ORIGINS"), [])
-        self.assertEqual(environment.problems, [])
-
-    def test_what_no_browser_sends_as_an_origin_is_a_problem(self) -> None:
-        for value in (
-            "app.example.com",
-            "https://app.example.com/",
-            "https://App.example.com",
-            "https://app.example.com:443",
-            "http://localhost:80",
-            "https://*.example.com",
-            "https://a.com https://b.com",
-            "https://a.com,*",
-            "https://ä.com",
-            "null",
-        ):
-            with self.subTest(value=value):
-                environment = Environment({"ORIGINS": value})
-                self.assertEqual(environment.origins("ORIGINS"), [])
-                self.assertEqual(
-                    environment.problems,
-                    [
-                        "ORIGINS should be * or origins like https://app.example.com, with commas between,"
-                        f" but is {value!r}."
-                    ],
-                )
-
-    def test_providers_are_a_name_an_issuer_and_client_ids_each(self) -> None:
-        environment = Environment(
-            {"PROVIDERS": "google https://accounts.google.com web phone, own  http://localhost:8080/a/ id ,"}
-        )
-        expected = {
-            "google": ["https://accounts.google.com", "web", "phone"],
-            "own": ["http://localhost:8080/a/", "id"],
-        }
-        self.assertEqual(environment.providers("PROVIDERS"), expected)
-        self.assertEqual(Environment({}).providers("PROVIDERS"), {})
-        self.assertEqual(environment.problems, [])
-
-    def test_providers_that_are_none_are_a_problem(self) -> None:
-        for value in (
-            "google",
-            "google https://accounts.google.com",
-            "google accounts.google.com id",
-            "google http://accounts.google.com id",
-            "google http://localhost.example.com id",
-            "google2 https://accounts.google.com id",
-            "facebook https://www.facebook.com id",
-            "facebooks https://www.facebook.com id",
-            "a https://a.com id, a https://b.com id",
-        ):
-            with self.subTest(value=value):
-                environment = Environment({"PROVIDERS": value})
-                self.assertEqual(environment.providers("PROVIDERS"), {})
-                self.assertEqual(
-                    environment.problems,
-                    [
-                        "PROVIDERS should be like google https://accounts.google.com <client id>, with commas"
-                        " between providers. A name is letters, and does not begin with facebook."
-                    ],
-                )
-
-    def test_a_variable_that_looks_like_a_setting_is_found(self) -> None:
-        environment = Environment(
-            {"PORT": "1", "PORTS": "1", "WORKER": "1", "MONGO_URI": "1", "MONGODB_URL": "1", "HOME": "1"}
-        )
-        for name in ("PORT", "WORKERS", "MONGODB", "MONGODB_DRIVER"):
-            environment.text(name)
-        self.assertEqual(
-            environment.find_misspelt(),
-            [
-                "MONGODB_URL is no setting; MONGODB is.",
-                "MONGO_URI is no setting; MONGODB is.",
-                "PORTS is no setting; PORT is.",
-                "WORKER is no setting; WORKERS is.",
-            ],
-        )
-
-    def test_a_rate_is_a_count_and_seconds(self) -> None:
-        for value, expected in (("10/minute", (10, 60)), ("1/second", (1, 1)), ("off", (0, 0))):
-            with self.subTest(value=value):
-                environment = Environment({"RATE": value})
-                self.assertEqual((environment.rate("RATE", "5/hour"), environment.problems), (expected, []))
-
-    def test_a_rate_that_is_not_set_is_the_default(self) -> None:
-        self.assertEqual(Environment({}).rate("RATE", "5/hour"), (5, 3600))
-
-    def test_a_rate_that_is_none_is_a_problem(self) -> None:
-        for value in ("10", "0/minute", "-1/minute", "10/fortnight", "10/", "1.5/second", "OFF"):
-            with self.subTest(value=value):
-                environment = Environment({"RATE": value})
-                environment.rate("RATE", "5/hour")
-                self.assertEqual(
-                    environment.problems, [f"RATE should be like 10/minute, or off, but is '{value}'."]
-                )
 
 
 class DefaultTest(StrictTest):
@@ -245,6 +57,59 @@ class DefaultTest(StrictTest):
 
     def test_production_listens_where_it_is_told(self) -> None:
         self.assertEqual(read(INDICO_ENV="production", ADDRESS="10.0.0.1").ADDRESS, "10.0.0.1")
+
+
+class SecretTest(StrictTest):
+    """A secret that is in a file."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        folder = tempfile.TemporaryDirectory(prefix="indico-test-")
+        self.addCleanup(folder.cleanup)
+        self.path = Path(folder.name) / "secret"
+        self.path.write_text("s" * 16 + "\n")
+
+    def test_each_secret_may_be_in_a_file(self) -> None:
+        self.path.write_text("mongodb://secret\n")
+        secrets = [name for name, setting in config.environment.settings.items() if setting.is_secret]
+        self.assertLessEqual({"USER_SALT", "DEV_TOKEN", "MONGODB", "FACEBOOK_APP_SECRET"}, set(secrets))
+        for name in secrets:
+            with self.subTest(name):
+                settings = read(**{f"{name}_FILE": str(self.path)})
+                self.assertNotIn(name, vars(settings))
+                self.assertEqual(getattr(settings, name), "mongodb://secret")
+                self.assertEqual(vars(settings)[name], "mongodb://secret")
+
+    def test_a_file_that_can_not_be_read_stops_the_check_and_whoever_needs_it(self) -> None:
+        settings = read(USER_SALT_FILE="/nowhere")
+        for use in (settings.check, lambda: settings.USER_SALT):
+            with self.assertRaisesRegex(
+                settings.SettingError, "^USER_SALT_FILE is '/nowhere', which can't be"
+            ):
+                use()
+
+    def test_production_takes_the_salt_of_a_file(self) -> None:
+        settings = read(INDICO_ENV="production", USER_SALT_FILE=str(self.path))
+        settings.check()
+        self.assertEqual(settings.USER_SALT, "s" * 16)
+
+    def test_a_name_that_is_no_setting_is_no_attribute(self) -> None:
+        with self.assertRaisesRegex(AttributeError, "no attribute 'PROT'"):
+            read().PROT  # noqa: B018
+
+
+class OverrideTest(StrictTest):
+    def test_it_overrides_the_environment_and_its_problems(self) -> None:
+        settings = read(PORT="none", WORKERS="2")
+        settings.override(PORT="5001")
+        settings.check()
+        self.assertEqual((settings.PORT, settings.WORKERS), (5001, 2))
+
+    def test_a_value_that_makes_no_sense_is_a_problem(self) -> None:
+        settings = read()
+        settings.override(WORKERS="many")
+        with self.assertRaisesRegex(settings.SettingError, "^WORKERS should be a whole number"):
+            settings.check()
 
 
 class CheckTest(StrictTest):
@@ -281,8 +146,8 @@ class CheckTest(StrictTest):
     def test_each_problem_has_a_sentence(self) -> None:
         self.assert_refused(
             "PORT should be a whole number from 0 to 65535, but is 'http'.",
-            "DEV_TOKEN should be UTF-8.",
             "MONGODB_DATABASE is no name MongoDB takes for a database: 'a/b'.",
+            "DEV_TOKEN should be UTF-8.",
             PORT="http",
             MONGODB_DATABASE="a/b",
             DEV_TOKEN=os.fsdecode(b"\xff"),

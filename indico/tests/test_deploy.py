@@ -163,7 +163,7 @@ class NginxTest(ProcessTest):
 
     @slow
     def test_logins_are_counted_for_the_clients_address_and_not_for_what_it_claims(self) -> None:
-        if "indico.batteries.login_rate" not in BATTERIES:
+        if "indico.batteries.limit" not in BATTERIES:
             self.skipTest("the battery was taken out")
 
         def login(source: str, oauth_id: str) -> int:

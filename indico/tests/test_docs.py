@@ -244,7 +244,7 @@ class CopyTest(DatabaseTest):
         self.write(read_files("changing.rst"))
         self.database.order.insert_one({"item": "tea"})
         output = self.run_python("-m", "indico.migrate", "--apply").stdout
-        self.assertIn("run      0001_count_is_required: done\n", output)
+        self.assertIn("run      0001_count_is_required ... done\n", output)
         self.assertEqual(self.database.order.count_documents({"count": 1}), 1)
         self.assertNotIn("0001", self.run_python("-m", "indico.migrate", "--apply").stdout)
 

@@ -4,6 +4,8 @@ How the server starts and stops, as a process: what it says, what it refuses, an
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import http.client
 import json
 import logging
@@ -21,15 +23,19 @@ from typing import Any
 from unittest import mock
 
 from pymongo import MongoClient
-from tornado.testing import bind_unused_port
-from tornado.web import Application
+from tornado.testing import AsyncTestCase, bind_unused_port, gen_test
 
 import indico
-from indico import db, server
+from indico import config, db, server
+from indico.core import lifecycle, serving
+from indico.core.hooks import Application
 from indico.core.mongo.mongod import Mongod
+from indico.core.welcome import print_welcome
+from indico.error import Unavailable
 from indico.routes.auth import AuthRoute
 from indico.tests.mocks import HEADERS, LOGIN_DATA, USER_KEY
 from indico.tests.testutils import slow
+from indico.tests.testutils.mongo import DatabaseTest
 from indico.tests.testutils.process import (
     Answer,
     ProcessTest,
@@ -135,9 +141,10 @@ class StartTest(ProcessTest):
         self.assertRegex(process.url, "^http://127.0.0.1:[1-9][0-9]+$")
 
     def test_the_welcome_is_one_write(self) -> None:
-        application = Application(pages={"page": "/page"})
+        application = Application(database=db)
+        application.hooks.welcome_pages["page"] = "/page"
         with mock.patch("sys.stdout") as output:
-            server.print_welcome(application, 80)
+            print_welcome(application, 80)
         texts = [call.args[0] for call in output.write.call_args_list]
         self.assertEqual("".join(texts[1:]), "\n")
         self.assertIn("page      http://127.0.0.1:80/page\nLog in with\n", texts[0])
@@ -149,6 +156,7 @@ class StartTest(ProcessTest):
         answer = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True).stdout
         self.assertRegex(answer, '^{"status":200,"data":{"user":{.*"indico_key":"[0-9a-f]{56}"}}$')
 
+    @slow
     def test_without_salt_and_token_it_makes_and_keeps_them(self) -> None:
         first = self.start(USER_SALT="", DEV_TOKEN="")
         token = (self.folder / ".indico" / "dev_token").read_text()
@@ -242,10 +250,10 @@ class PythonTest(StrictTest):
 
     def test_one_that_is_too_old_is_a_sentence(self) -> None:
         self.assert_refuses(
-            "indico needs Python 3.10 or later, but this is Python 3.9.18.",
+            "indico needs Python 3.11 or later, but this is Python 3.10.13.",
             sys.executable,
             "-c",
-            "import sys; sys.version_info = (3, 9, 18, 'final', 0); import indico",
+            "import sys; sys.version_info = (3, 10, 13, 'final', 0); import indico",
         )
 
     def test_one_without_what_the_server_needs_is_a_sentence(self) -> None:
@@ -260,28 +268,117 @@ class PythonTest(StrictTest):
     @slow
     def test_the_oldest_can_read_the_sentence(self) -> None:
         versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
-        found = [path for path in versions.glob("*/bin/python") if re.match("2|3[.][6-9][.]", path.parts[-3])]
+        found = [
+            path for path in versions.glob("*/bin/python") if re.match("2|3[.]([6-9]|10)[.]", path.parts[-3])
+        ]
         if not found:
             self.skipTest("no old Python here")
         for path in found:
             with self.subTest(path):
                 version = path.parts[-3]
-                sentence = f"indico needs Python 3.10 or later, but this is Python {version}."
+                sentence = f"indico needs Python 3.11 or later, but this is Python {version}."
                 self.assert_refuses(sentence, str(path), "-B", "-m", "indico.server")
+
+
+class MainTest(DatabaseTest):
+    """`main` in this process. It ends by `sys.exit` with a sentence: Python writes it, and exits with 1."""
+
+    def exit_main(self, port: int = 0, **settings: Any) -> Any:
+        """What `main` exits with, when these settings are so."""
+        with mock.patch.multiple(config, **settings), self.assertRaises(SystemExit) as raised:
+            server.main(debug=False, port=port)
+        return raised.exception.code
+
+    def test_a_taken_port_is_one_sentence_with_another_port(self) -> None:
+        taken = OSError(errno.EADDRINUSE, "Address already in use")
+        with mock.patch.object(serving, "listen", side_effect=taken):
+            self.assertEqual(
+                self.exit_main(5000, ADDRESS="127.0.0.1"),
+                "ADDRESS 127.0.0.1 and PORT 5000 can't be listened on: Address already in use."
+                " Stop what listens there, or use another port: --port 5001.",
+            )
+
+    def test_an_address_of_another_machine_is_one_sentence(self) -> None:
+        strange = OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
+        with mock.patch.object(serving, "listen", side_effect=strange):
+            self.assertEqual(
+                self.exit_main(ADDRESS="192.0.2.1"),
+                "ADDRESS 192.0.2.1 and PORT 0 can't be listened on: Cannot assign requested address.",
+            )
+
+    def test_a_mongodb_that_can_not_be_read_is_one_sentence_without_its_password(self) -> None:
+        sentence = self.exit_main(MONGODB="mongodb://ada:secret@localhost:port")
+        self.assertRegex(sentence, r"\AMONGODB can't be used: .+\Z")
+        self.assertNotIn("secret", sentence)
+
+    def test_ctrl_c_while_it_starts_ends_it_with_a_shells_status_for_it(self) -> None:
+        with mock.patch.object(serving, "listen", side_effect=KeyboardInterrupt):
+            self.assertEqual(self.exit_main(ADDRESS="127.0.0.1"), 130)
+
+    def test_a_variable_that_looks_like_a_setting_is_named(self) -> None:
+        with (
+            mock.patch.object(config.environment, "find_misspelt", return_value=["PORTS is no setting."]),
+            self.assertLogs("indico", logging.WARNING) as logged,
+        ):
+            asyncio.run(lifecycle.check_settings(server.make_app()))
+        self.assertEqual(logged.output, ["WARNING:indico:PORTS is no setting."])
+
+
+class LifespanTest(DatabaseTest, AsyncTestCase):
+    async def live(self, **settings: Any) -> None:
+        with mock.patch.multiple(config, **settings):
+            async with lifecycle.lifespan(server.make_app()):
+                self.token = config.DEV_TOKEN
+
+    @gen_test
+    async def test_in_development_without_a_token_one_is_made(self) -> None:
+        with mock.patch.object(lifecycle, "get_secret", return_value="one of its own") as made:
+            await self.live(DEV_TOKEN="")
+        self.assertEqual(self.token, "one of its own")
+        made.assert_called_once_with("dev_token")
+
+    @gen_test
+    async def test_in_production_without_facebook_credentials_it_says_so(self) -> None:
+        with self.assertLogs("indico", logging.WARNING) as logged:
+            await self.live(PRODUCTION=True, DEV_TOKEN="", FACEBOOK_APP_ID="", FACEBOOK_APP_SECRET="")
+        self.assertEqual(
+            logged.output,
+            [
+                "WARNING:indico:FACEBOOK_APP_ID or FACEBOOK_APP_SECRET is not set:"
+                " logins with Facebook answer 503"
+            ],
+        )
+
+    @gen_test
+    async def test_without_mongodb_it_says_so_once_and_makes_the_indexes_when_it_comes(self) -> None:
+        away = Unavailable("The database can't be reached")
+        database = mock.Mock(ensure_indexes=mock.AsyncMock(side_effect=[away, away, None]))
+        with (
+            mock.patch.object(lifecycle, "RETRY_PAUSE", 0),
+            self.assertLogs("indico", logging.WARNING) as logged,
+        ):
+            await lifecycle.make_indexes(database)
+        self.assertEqual(database.ensure_indexes.call_count, 3)
+        self.assertEqual(
+            logged.output,
+            ["WARNING:indico:The database can't be reached: requests that need it answer 503 until it can"],
+        )
 
 
 class RefusalTest(ProcessTest):
     """What prevents the start is a sentence and status 1."""
 
+    @slow
     def test_a_taken_port_is_one_sentence_and_status_1(self) -> None:
         taken, port = bind_unused_port()
         self.addCleanup(taken.close)
         self.assert_refuses(
             f"ADDRESS 127.0.0.1 and PORT {port} can't be listened on: Address already in use."
-            f" Stop what listens there, or take another port: --port {port + 1}.",
+            f" Stop what listens there, or use another port: --port {port + 1}.",
             PORT=str(port),
         )
 
+    @slow
     def test_a_variable_that_looks_like_a_setting_is_named(self) -> None:
         process = self.start(MONGODB_URL="mongodb://ada:secret@localhost", PORTS="80")
         self.assertIn("MONGODB_URL is no setting; MONGODB is.", process.output)
@@ -289,6 +386,7 @@ class RefusalTest(ProcessTest):
         self.assertEqual(process.stop(), 0)
         self.assertNotIn("secret", process.output)
 
+    @slow
     def test_an_address_of_another_machine_is_one_sentence_and_status_1(self) -> None:
         self.assert_refuses(
             "ADDRESS 192.0.2.1 and PORT 0 can't be listened on: Cannot assign requested address.",
@@ -326,20 +424,16 @@ class RefusalTest(ProcessTest):
             "MONGODB should begin with mongodb:// or mongodb+srv://.", MONGODB="ada:secret@localhost"
         )
 
-    def test_a_mongodb_that_can_not_be_read_is_one_sentence_without_its_password(self) -> None:
-        process = self.launch(MONGODB="mongodb://ada:secret@localhost:port")
-        self.assertEqual(process.wait(), 1)
-        self.assertRegex(process.output, r"\AMONGODB can't be used: .+\n\Z")
-        self.assertNotIn("secret", process.output)
-
     @slow
     def test_with_workers_it_is_the_same_sentence(self) -> None:
         process = self.launch(MONGODB="mongodb://ada:secret@localhost:port", WORKERS="2")
         self.assertEqual(process.wait(), 1)
         self.assertRegex(process.output, r"\AMONGODB can't be used: .+\n\Z")
+        self.assertNotIn("secret", process.output)
 
 
 class ProductionTest(ProcessTest):
+    @slow
     def test_without_facebook_credentials_it_says_so_and_a_login_answers_503(self) -> None:
         process = self.start(**PRODUCTION)
         self.assertIn(
@@ -385,6 +479,7 @@ class AwayTest(ProcessTest):
         self.assertRegex(answer.data, "^The database .+")
         self.assertNotIn("secret", process.output)
 
+    @slow
     def test_it_says_so_once_however_long_it_lasts(self) -> None:
         process = self.start(
             script="from indico import db, server\n"
@@ -504,6 +599,7 @@ class StopTest(ProcessTest):
         self.assertEqual(response.read(), b'{"status":200,"data":true}')
         return response
 
+    @slow
     def test_a_request_that_outlives_shutdown_timeout_is_answered_503(self) -> None:
         process = self.start(script=SLOW_SERVER, SHUTDOWN_TIMEOUT="0.1")
         answer = self.request(process, "slow/stay", "staying")
@@ -511,12 +607,14 @@ class StopTest(ProcessTest):
         self.assertEqual((answer.result().status, answer.result().data), (503, "The server is going down"))
         self.assertEqual(answer.result().headers["Retry-After"], "1")
 
+    @slow
     def test_ctrl_c_while_it_starts_ends_it_without_a_traceback(self) -> None:
         process = self.launch(
             script="from indico import server\n"
+            "from indico.core import serving\n"
             "def interrupt(*_):\n"
             "    raise KeyboardInterrupt\n"
-            "server.listen = interrupt\n"
+            "serving.listen = interrupt\n"
             "server.main(debug=False, port=0)\n"
         )
         self.assertEqual((process.wait(), process.output), (130, ""))
@@ -619,9 +717,10 @@ server.ROUTES.append((r"/worker/(?P<action>[a-zA-Z]+)?", WorkerHandler))
     def test_workers_that_die_at_once_stop_the_parent_with_a_sentence_and_status_1(self) -> None:
         process = self.launch(
             script="from indico import server\n"
+            "from indico.core import serving\n"
             "async def fail(*sockets, **options):\n"
             "    raise OSError('no more memory')\n"
-            "server.serve = fail\n"
+            "serving.serve = fail\n"
             "server.main(debug=False, port=0)\n",
             WORKERS="2",
         )

@@ -1,10 +1,11 @@
 """
-A Python prompt with the database at hand and `await` at the top level: `python -m indico.shell`.
+A Python prompt with the database, and `await` at the top level: `python -m indico.shell`. It is IPython's if
+that is installed.
 
     >>> await UserDB.find_user("facebook1")
     >>> await db.mongodb.user.count_documents({})
 
-What is piped into it runs as a script whose values are shown, and which ends at its first error.
+Input from a pipe runs as a script: its values are printed, and it ends at the first error.
 """
 
 from __future__ import annotations
@@ -13,183 +14,118 @@ import argparse
 import ast
 import asyncio
 import code
+import importlib.util
 import inspect
-import signal
 import sys
-import threading
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
 from types import CodeType
 from typing import Any
 
 import indico
-import indico.db.auth_db as AuthDB
-import indico.db.user_db as UserDB
-from indico import config, db
-from indico.core.development import make_folder
+from indico import config
+from indico.core.command_line import read_env_file
 from indico.core.mongo.mongod import MongodError
-from indico.server import check_settings, make_mongod
 
-NAMES: dict[str, Any] = {
-    "__name__": "__console__",
-    "asyncio": asyncio,
-    "config": config,
-    "db": db,
-    "AuthDB": AuthDB,
-    "UserDB": UserDB,
-}
+NAMES = "Names: asyncio, config, db, AuthDB, UserDB. Ctrl-D ends."
+FLAGS = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+FILE = "<console>"  # where the code is, in a traceback
 
 
 class Console(code.InteractiveConsole):
-    """
-    Runs what it is given in this thread, where Ctrl-C can interrupt it, on an event loop that goes on in
-    another while the prompt waits.
-    """
+    """Python's own prompt. The event loop runs while a statement does, and stands still in between."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(dict(NAMES))
-        self.compile.compiler.flags |= ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-        self.loop = loop
-        self._holds = False  # Ctrl-C has to wait
-        self._pressed = False  # it came while it had to
-        signal.signal(signal.SIGINT, self.on_interrupt)
-
-    def raw_input(self, prompt: object = "") -> str:
-        thread = threading.Thread(target=self.loop.run_forever)
-        # Ctrl-C waits until the thread is sure to be stopped again, and never reaches it.
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-        thread.start()
-        try:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
-            return super().raw_input(str(prompt))
-        finally:
-            self.loop.call_soon_threadsafe(self.loop.stop)
-            thread.join()
+    def __init__(self, names: dict[str, Any], runner: asyncio.Runner) -> None:
+        super().__init__(names, FILE)
+        self.compile.compiler.flags |= FLAGS
+        self.runner = runner
 
     def runcode(self, code: CodeType) -> None:
         try:
-            self.execute(code)
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as error:
-            self.show(error)
-
-    def execute(self, code: CodeType) -> None:
-        """Run the code, await it if it awaits anything, and raise what it raises."""
-
-        async def run() -> None:
-            self._holds = False
-            if self._pressed:
-                raise KeyboardInterrupt
-            outcome = eval(code, self.locals)
-            if inspect.iscoroutine(outcome):
-                await outcome
-
-        task: asyncio.Task[None] | None = None
-        try:
-            self._holds = True
-            task = self.loop.create_task(run())
-            self.loop.run_until_complete(task)
-        except (SystemExit, KeyboardInterrupt):  # which leave the loop, and the task where it was
-            if task is not None:
-                task.cancel()
-                self.loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
-            raise
-        finally:
-            self._holds = self._pressed = False
-
-    def on_interrupt(self, *_: Any) -> None:
-        """Raise KeyboardInterrupt; while a statement becomes a task, only once that has begun."""
-        if not self._holds:
-            raise KeyboardInterrupt
-        self._pressed = True
-
-    def show(self, error: BaseException) -> None:
-        """The traceback of an error, from where the given code begins."""
-        trace = error.__traceback__
-        while trace is not None and trace.tb_frame.f_code.co_filename != self.filename:
-            trace = trace.tb_next
-        self.write("".join(traceback.format_exception(type(error), error, trace)))
-
-    def run_script(self, source: str) -> None:
-        """Run each statement, showing values as the prompt does. SystemExit, with status 1, at an error."""
-        try:
-            for statement in ast.parse(source, self.filename).body:
-                flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-                self.execute(compile(ast.Interactive([statement]), self.filename, "single", flags))
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as error:
-            self.show(error)
-            sys.exit(1)
+            self.runner.run(execute(code, self.locals))
+        except (Exception, asyncio.CancelledError) as error:
+            self.write(format_error(error))
 
 
-def set_up_line_editing(names: dict[str, Any]) -> None:
-    """Completion by Tab and, in development, a history; where Python has readline."""
+async def execute(code: CodeType, names: dict[str, Any]) -> None:
+    outcome = eval(code, names)
+    if inspect.iscoroutine(outcome):
+        await outcome
+
+
+async def run_script(source: str, names: dict[str, Any]) -> None:
+    """Run each statement as the prompt does. Exits with status 1 at the first error."""
     try:
-        import atexit
-        import readline
-        import rlcompleter
-    except ImportError:
-        return
-    readline.set_completer(rlcompleter.Completer(names).complete)
-    readline.parse_and_bind("tab: complete")
-    if not config.PRODUCTION:
-        history = make_folder() / "shell_history"
-        with suppress(OSError):
-            readline.read_history_file(history)
-        atexit.register(readline.write_history_file, history)
+        for statement in ast.parse(source, FILE).body:
+            await execute(compile(ast.Interactive([statement]), FILE, "single", FLAGS), names)
+    except Exception as error:
+        sys.stderr.write(format_error(error))
+        sys.exit(1)
 
 
-async def connect() -> None:
-    db.connect()
+def format_error(error: BaseException) -> str:
+    """The traceback, from where the given code begins."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename != FILE:
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(type(error), error, trace))
 
 
-async def close() -> None:
-    """End the connection, and what the user left running."""
-    await db.close()
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def run(console: Console) -> None:
-    """Let the user at it, or run what is piped in."""
+def run(names: dict[str, Any], runner: asyncio.Runner, banner: str) -> None:
     if not sys.stdin.isatty():
-        return console.run_script(sys.stdin.read())
-    set_up_line_editing(console.locals)
-    names = ", ".join(name for name in NAMES if not name.startswith("_"))
-    banner = f"indico {indico.__version__}: {db.describe()}\nAt hand: {names}. Ctrl-D ends."
-    return console.interact(banner, "")
+        runner.run(run_script(sys.stdin.read(), names))
+    elif importlib.util.find_spec("IPython"):
+        import IPython
+        from traitlets.config import Config
+
+        # IPython copies its configuration, and a runner can't be copied.
+        options = {"banner1": f"{banner}\n", "loop_runner": lambda coroutine: runner.run(coroutine)}
+        IPython.start_ipython([], user_ns=names, config=Config(TerminalInteractiveShell=options))
+    else:
+        with suppress(ImportError):
+            import readline  # noqa: F401 - it adds the arrow keys
+        Console(names, runner).interact(banner, "")
 
 
-def main() -> None:
-    """Connect as the server does, with a mongod of its own in development, and close at the end."""
+def main(words: Sequence[str] | None = None) -> None:
+    """Connect as the server does, in development with a mongod of its own, and close at the end."""
     argparse.ArgumentParser(
         prog="python -m indico.shell",
-        description="A Python prompt with the database at hand, as `db`, and `await` at the top level."
-        " What is piped into it runs as a script. The settings are the server's: see docs/settings.rst.",
-    ).parse_args()
+        description="A Python prompt with the database, as `db`, and `await` at the top level. Input from a"
+        " pipe runs as a script. The settings are the server's: see docs/settings.rst.",
+    ).parse_args(words)
+    read_env_file()
+
+    import indico.db.auth_db as AuthDB
+    import indico.db.user_db as UserDB
+    from indico import db
+    from indico.core.lifecycle import check_settings
+    from indico.core.serving import make_mongod
+    from indico.server import make_app
+
+    async def connect() -> None:
+        db.connect()
+
+    names = {"__name__": "__console__", "asyncio": asyncio, "config": config, "db": db}
+    names.update(AuthDB=AuthDB, UserDB=UserDB)
     mongod = None
-    loop = asyncio.new_event_loop()
-    # A signal that the loop knows wakes it, even one that comes in the moment before it sleeps; what the
-    # signal then does is raise KeyboardInterrupt, even if who started this ignores it.
-    loop.add_signal_handler(signal.SIGINT, int)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        loop.run_until_complete(check_settings())
-        mongod = make_mongod()
-        if mongod is not None:
-            mongod.start()
-        loop.run_until_complete(connect())
-        run(Console(loop))
+        with asyncio.Runner() as runner:
+            runner.run(check_settings(make_app()))
+            mongod = make_mongod()
+            if mongod is not None:
+                mongod.start()
+            runner.run(connect())
+            try:
+                banner = f"indico {indico.__version__}: {db.describe()}\n{NAMES}"
+                run(names, runner, banner)
+            finally:
+                runner.run(db.close())
     except (config.SettingError, MongodError) as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
         sys.exit(130)
     finally:
-        loop.run_until_complete(close())
-        loop.close()
         if mongod is not None:
             mongod.stop()

@@ -9,8 +9,8 @@ import json
 
 from tornado.httputil import HTTPConnection, HTTPHeaders, ResponseStartLine
 
+from indico.core.http.envelope import HEADERS
 from indico.error import IndicoError
-from indico.routes.handler import HEADERS
 
 
 def refuse(connection: HTTPConnection, error: IndicoError) -> None:

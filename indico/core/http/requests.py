@@ -19,8 +19,8 @@ from indico.core.http.framing import ChunkDecoder, LengthDecoder
 from indico.core.http.head import CHUNKED, LARGEST_HEAD, BadRequest, Head, is_hopeless, parse_head
 from indico.core.http.reading import BufferedReader
 from indico.core.http.refusals import refuse
+from indico.core.log import LOGGER
 from indico.error import BodyTooLarge
-from indico.utils import LOGGER
 
 if TYPE_CHECKING:
     from indico.core.http.server import Server

@@ -1,10 +1,10 @@
 """
-Key cache: whose key a digest is, remembered for KEY_CACHE seconds, so that few requests need ask MongoDB.
+The key cache: whose key a digest is, kept for KEY_CACHE seconds, so that few requests need to ask MongoDB.
 
-A logout in this process counts at once. Of one in another process a change stream tells within a second, if
-MongoDB is a replica set or a sharded cluster. A single server has no such streams: there a key that was ended
-by another process opens this one until its time is over. While a stream is silent nothing that is remembered
-counts.
+A logout in this process counts at once. A change stream tells of logouts in other processes within a second,
+if MongoDB is a replica set or a sharded cluster. While the stream is silent the cache is not used. A single
+server has no change streams: there a key that another process has ended opens this one until its entry
+expires.
 """
 
 from __future__ import annotations
@@ -13,18 +13,22 @@ import asyncio
 import hashlib
 import math
 import time
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from indico import config, db
-from indico.db import Document, current_time
+from indico import config
+from indico.core.log import LOGGER
 from indico.error import MongoError, Unavailable
-from indico.utils import LOGGER
 
-MOST_KEYS = 100_000  # some 80 MB
-LONGEST_SILENCE = 1  # seconds of the stream
-RETRY = 1  # seconds until a stream that ended is opened again
-HEARTBEAT = 250  # milliseconds after which the stream speaks, though nothing has happened
-# A login sets no other `secret`; all but logins and logouts is foreign, and then everything is forgotten.
+Document = dict[str, Any]
+Watch = Callable[[str, list[Document], int], AsyncIterator[Document | None]]  # `indico.db.watch`
+
+MAX_KEYS = 100_000  # about 80 MB
+MAX_SILENCE = 1  # seconds without a sign of life from the stream
+RETRY_PAUSE = 1  # seconds before a stream that ended is opened again
+HEARTBEAT_MS = 250  # after which the stream gives a sign of life, though nothing has changed
+# Logouts are updates that set `secret`; logins don't set it. Every other change was made by another program,
+# and then the whole cache is cleared.
 LOGOUTS = {
     "$or": [
         {"operationType": {"$nin": ["insert", "update"]}},
@@ -32,10 +36,10 @@ LOGOUTS = {
     ]
 }
 
-_known: dict[bytes, tuple[float, Document]] = {}  # digest of the key: (until when, its document)
+_documents: dict[bytes, tuple[float, Document]] = {}  # by the key's digest: (when it expires, the document)
 _digests: dict[Any, bytes] = {}  # the same digests, by the documents' _ids
-_counts_until = 0.0  # until when all of it counts
-_age = 0  # how often something was forgotten
+_trusted_until = 0.0  # by time.monotonic
+_version = 0  # how often something was forgotten
 
 
 def _digest(key: str) -> bytes:
@@ -43,65 +47,70 @@ def _digest(key: str) -> bytes:
 
 
 def find(key: str) -> Document | None:
-    """The document of a key that is remembered and counts now, as `auth_db.get_user_id` gave it."""
+    """The document of a key, as `auth_db.get_user_id` returned it, if it is in the cache and valid."""
     now = time.monotonic()
-    if now >= _counts_until or not _known:
+    if now >= _trusted_until or not _documents:
         return None
-    until, document = _known.get(_digest(key), (0.0, None))
-    return document if now < until else None
+    expires, document = _documents.get(_digest(key), (0.0, None))
+    return document if now < expires else None
 
 
-def get_age() -> int:
-    """For `remember`; to be taken before MongoDB is asked."""
-    return _age
+def get_version() -> int:
+    """The cache's version, to be read before MongoDB is asked for what is passed to `remember`."""
+    return _version
 
 
-def remember(key: str, document: Document, age: int) -> None:
-    """Remember the document of a valid key, unless something was forgotten since: it could be this one."""
+def remember(key: str, document: Document, version: int) -> None:
+    """
+    Keep the document of a valid key. Does nothing if something was forgotten since `version`: it may have
+    been this key.
+    """
     now = time.monotonic()
-    if now >= _counts_until or age != _age:
+    if now >= _trusted_until or version != _version:
         return
-    if len(_known) >= MOST_KEYS:
+    if len(_documents) >= MAX_KEYS:
         forget(next(iter(_digests)))
     digest = _digest(key)
-    expires = now + document["login"] / 1000 + config.KEY_LIFETIME - current_time() / 1000
-    _known[digest] = min(now + config.KEY_CACHE, expires), document
+    expires = now + document["login"] / 1000 + config.KEY_LIFETIME - time.time()
+    _documents[digest] = min(now + config.KEY_CACHE, expires), document
     _digests[document["_id"]] = digest
 
 
 def forget(identity: Any) -> None:
     """Forget the document with this `_id`."""
-    global _age
-    _age += 1
-    _known.pop(_digests.pop(identity, b""), None)
+    global _version
+    _version += 1
+    _documents.pop(_digests.pop(identity, b""), None)
 
 
 def forget_all() -> None:
-    """Forget everything, and remember nothing until `watch` is heard again."""
-    global _age, _counts_until
-    _age += 1
-    _counts_until = 0.0
-    _known.clear()
+    """Forget everything, and keep nothing until the stream gives a sign of life."""
+    global _version, _trusted_until
+    _version += 1
+    _trusted_until = 0.0
+    _documents.clear()
     _digests.clear()
 
 
-async def watch() -> None:
-    """Hear of what other processes end, until this is cancelled or there is no hearing of it."""
-    global _counts_until
-    heard = False
+async def follow_logouts(watch: Watch) -> None:
+    """Follow other processes' logouts until cancelled, or until it turns out that MongoDB has no streams."""
+    global _trusted_until
+    followed = False
     while True:
         try:
-            async for change in db.watch("auth", [{"$match": LOGOUTS}], HEARTBEAT):
+            async for change in watch("auth", [{"$match": LOGOUTS}], HEARTBEAT_MS):
                 if change is not None and change["operationType"] == "update":
                     forget(change["documentKey"]["_id"])
                 elif change is not None:
                     forget_all()
-                heard = True
-                _counts_until = time.monotonic() + LONGEST_SILENCE
+                followed = True
+                _trusted_until = time.monotonic() + MAX_SILENCE
         except (MongoError, Unavailable) as error:
-            if isinstance(error, MongoError) and not heard:
-                LOGGER.warning("KEY_CACHE: other processes' logouts are not heard of (%s)", error.__cause__)
-                _counts_until = math.inf
+            if isinstance(error, MongoError) and not followed:
+                LOGGER.warning(
+                    "KEY_CACHE: logouts in other processes can't be followed (%s)", error.__cause__
+                )
+                _trusted_until = math.inf
                 return
-            forget_all()  # one that was heard may have lost its place, and another is opened
-            await asyncio.sleep(RETRY)
+            forget_all()  # the stream may have lost its place; a new one is opened
+            await asyncio.sleep(RETRY_PAUSE)

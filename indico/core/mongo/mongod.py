@@ -14,17 +14,17 @@ from pathlib import Path
 
 from indico.core import supervisor
 
-PATIENCE = 60  # seconds in which mongod may start, which takes a quarter unless it has data to mend
-GRACE = 15  # seconds that a MongoDB which is none of ours has to start again by itself
-MOST_ATTEMPTS = 6  # each waits twice as long, six seconds in all: another may have the folder
+START_TIMEOUT = 60  # seconds; a start takes a quarter of one, unless there is data to repair
+FOREIGN_RESTART_SECONDS = 15  # that a MongoDB which we did not start has to come back
+MAX_ATTEMPTS = 6  # each waits twice as long, six seconds in all: another process may hold the folder
 
 
 class MongodError(Exception):
-    """There is no mongod to be had: a sentence that says what to do."""
+    """mongod can't be started: a sentence that says what to do."""
 
 
 def find_mongod() -> str | None:
-    """The path of a mongod: one on PATH, or else the one in the wheel that the extra `dev` brings."""
+    """The path of mongod: on PATH, or else in the wheel that the extra `dev` installs."""
     path = shutil.which("mongod")
     if path is None:
         try:
@@ -49,46 +49,44 @@ class Mongod:
     """
     A mongod on 127.0.0.1 with its data in `folder`.
 
-    Of several processes that use the same port and folder one runs it, and when that one ends another
-    takes over (`tend`). A MongoDB with another folder, or started otherwise, first has GRACE to come back. A
-    process that replaces itself by `execv` finds its mongod again, by a variable of the environment.
+    Several processes may use the same port and folder. One of them runs mongod, and when that process ends
+    another takes over (`restart_if_gone`). A MongoDB that none of them started has FOREIGN_RESTART_SECONDS to
+    come back first. A process that replaces itself by `execv` finds its mongod again, by a variable of the
+    environment.
     """
 
     def __init__(self, folder: Path, port: int) -> None:
         self.folder = folder
         self.port = port
         self._variable = f"INDICO_MONGOD_{port}"
-        self._is_foreign = False  # what answered last
+        self._is_foreign = False  # whether we did not start what answered last
         self._silent_since = math.inf  # by `time.monotonic`
 
     @property
     def pid(self) -> int | None:
-        """Of the mongod that this process runs; None while another runs it."""
+        """The mongod that this process runs. None while another process runs it."""
         pid, _, owner = os.environ.get(self._variable, "").partition(" ")
         return int(pid) if owner == str(os.getpid()) else None
 
     def start(self) -> None:
-        """Return when mongod answers. Raises MongodError when it doesn't, or there is none."""
-        deadline = time.monotonic() + PATIENCE
+        """Return when mongod answers. Raises MongodError if it does not start, or is not installed."""
+        deadline = time.monotonic() + START_TIMEOUT
         attempts = 0
         while not self._is_answering():
             is_gone = self._is_gone()
-            if (is_gone and attempts == MOST_ATTEMPTS) or time.monotonic() > deadline:
+            if (is_gone and attempts == MAX_ATTEMPTS) or time.monotonic() > deadline:
                 raise MongodError(f"mongod does not start: see {self.folder / 'mongod.log'}.")
             if is_gone:
                 attempts += 1
                 self._spawn()
             time.sleep(0.05 * 2**attempts)
 
-    def tend(self) -> None:
-        """
-        Start mongod again if it is gone, and there is one to be had. To be called every now and then; it does
-        not wait.
-        """
+    def restart_if_gone(self) -> None:
+        """Start mongod again if it has ended and one is installed. Does not wait."""
         if not self._is_gone() or self._is_answering():
             return
         self._silent_since = min(self._silent_since, time.monotonic())
-        may_come_back = self._is_foreign and time.monotonic() < self._silent_since + GRACE
+        may_come_back = self._is_foreign and time.monotonic() < self._silent_since + FOREIGN_RESTART_SECONDS
         if not may_come_back and find_mongod() is not None:
             self._spawn()
 
@@ -107,7 +105,7 @@ class Mongod:
         return answers
 
     def _is_in_use(self) -> bool:
-        """Whether some mongod has the folder: in its lock there is its pid, which an unclean end leaves."""
+        """Whether a mongod runs on the folder. Its pid is in the lock file, and stays there after a crash."""
         try:
             os.kill(int((self.folder / "mongod.lock").read_text()), 0)
         except (OSError, ValueError):
@@ -135,5 +133,5 @@ class Mongod:
             "--setParameter": "diagnosticDataCollectionEnabled=false",
         }
         words = [word for option in options.items() for word in option]
-        pid = supervisor.start_bound([path, *words, "--nounixsocket", "--quiet"])
+        pid = supervisor.start_tied_to_parent([path, *words, "--nounixsocket", "--quiet"])
         os.environ[self._variable] = f"{pid} {os.getpid()}"

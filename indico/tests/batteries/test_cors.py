@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 from unittest import mock
 
 from tornado.httpclient import HTTPResponse
-from tornado.web import Application
 
 from indico import config
+from indico.core.hooks import Application
 from indico.error import Unavailable
 from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler
@@ -222,7 +222,7 @@ class BrowserTest(ProcessTest):
             self.assertEqual(browser.run(ASK, check, "GET", {}, None)[0], 405)
             too_large = "x" * (config.MAX_BODY_SIZE + 1)
             self.assertEqual(browser.run(ASK, check, "POST", key, too_large)[0], 413)
-            if "indico.batteries.login_rate" in BATTERIES:
+            if "indico.batteries.limit" in BATTERIES:
                 status, _, wait = browser.run(ASK, f"{server.url}/auth/login", "POST", {}, data)
                 self.assertEqual(status, 429)
                 self.assertGreater(int(wait), 0)

@@ -8,10 +8,9 @@ import importlib.util
 import json
 from typing import Any
 
-from tornado.web import Application
-
 from indico import config
 from indico.batteries import docs_page
+from indico.core.hooks import Application
 from indico.server import make_app
 from indico.tests.mocks import OAUTH_ID, USER_ID
 from indico.tests.testutils import slow
@@ -21,6 +20,8 @@ from indico.tests.testutils.server import ServerTest
 
 
 class PageTest(ServerTest):
+    stores = False
+
     def test_the_page_allows_nothing_from_elsewhere(self) -> None:
         response = self.fetch("/docs")
         self.assertEqual((response.code, response.headers["Content-Type"]), (200, "text/html; charset=UTF-8"))
@@ -55,10 +56,12 @@ class PageTest(ServerTest):
             self.assertEqual(json.loads(response.body)["status"], 405)
 
     def test_development_names_it_at_start(self) -> None:
-        self.assertEqual(self._app.settings["pages"]["docs page"], "/docs")
+        self.assertEqual(self._app.hooks.welcome_pages["docs page"], "/docs")
 
 
 class OffTest(ServerTest):
+    stores = False
+
     def get_app(self) -> Application:
         self.addCleanup(setattr, config, "DOCS", config.DOCS)
         config.DOCS = False
@@ -67,10 +70,12 @@ class OffTest(ServerTest):
     def test_without_docs_it_is_not_found(self) -> None:
         for path in ("/docs", "/docs/page.js"):
             self.assertEqual(self.fetch(path).code, 404)
-        self.assertNotIn("docs page", self._app.settings.get("pages", {}))
+        self.assertNotIn("docs page", self._app.hooks.welcome_pages)
 
 
 class MissingTest(ServerTest):
+    stores = False
+
     def get_app(self) -> Application:
         self.addCleanup(setattr, docs_page, "ASSETS", docs_page.ASSETS)
         docs_page.ASSETS = "nowhere_to_be_found"

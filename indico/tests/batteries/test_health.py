@@ -43,8 +43,8 @@ class HealthTest(ServerTest):
         socket, port = bind_unused_port()  # which takes connections, and says nothing
         self.addCleanup(socket.close)
         self.use_another_mongodb(port)
-        self.addCleanup(setattr, health, "PATIENCE", health.PATIENCE)
-        health.PATIENCE = 0.1  # type: ignore[assignment]
+        self.addCleanup(setattr, health, "PING_TIMEOUT", health.PING_TIMEOUT)
+        health.PING_TIMEOUT = 0.1  # type: ignore[assignment]
         self.assertEqual(self.get("/health"), TRUE)
         self.assertEqual(
             self.get("/health/ready"), {"status": 503, "data": "The database did not answer in time"}

@@ -23,17 +23,18 @@ from tornado.web import RequestHandler
 import indico.db.user_db as UserDB
 from indico import config, db
 from indico.batteries import logs
+from indico.core.lifecycle import drain
+from indico.core.tasks import spawn
 from indico.db import mongo
 from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler
 from indico.routes.user import UserRoute
-from indico.server import drain
 from indico.tests.mocks import HEADERS, LOGIN_DATA, USER_ID, USER_KEY
 from indico.tests.testutils import slow
 from indico.tests.testutils.process import ProcessTest, linux, processes_in, wait_until
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
-from indico.utils import LOGGER, mongo_callback, spawn
+from indico.utils import LOGGER, mongo_callback
 
 Line = dict[str, Any]
 
@@ -273,7 +274,7 @@ class CauseTest(LogTest):
             handlers.append(weakref.ref(handler))
             return lambda: None
 
-        self._app.settings["watchers"].append(note)
+        self._app.hooks.around_request.append(note)
 
         async def ask() -> asyncio.StreamWriter:
             reader, writer = await asyncio.open_connection("127.0.0.1", self.get_http_port())

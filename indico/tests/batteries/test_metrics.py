@@ -62,8 +62,9 @@ class MetricsTest(ServerTest):
     routes = [AuthRoute, (r"/odd/(?P<action>[a-zA-Z]+)?", OddHandler)]
 
     def setUp(self) -> None:
-        self.addCleanup(lambda: self.assertEqual(db.LISTENERS, []))  # once the server has ended
         super().setUp()
+        hooks = self._app.hooks
+        self.addCleanup(lambda: self.assertEqual(hooks.mongo_listeners, []))  # once the server has ended
 
     def scrape(self) -> Series:
         return read(self.fetch("/metrics").body.decode())

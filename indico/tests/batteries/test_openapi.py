@@ -5,25 +5,26 @@ The description of the API: complete, valid, and true.
 from __future__ import annotations
 
 import datetime
+import enum
 import importlib.util
 import json
 import re
 import subprocess
 import sys
 import unittest
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any
+from unittest import mock
 
-from bson.objectid import ObjectId
 from pydantic import BaseModel
-from tornado.web import Application, RequestHandler
-from typing_extensions import NotRequired
+from tornado.web import RequestHandler
 
 from indico import config
-from indico.batteries.openapi import Components, describe_application
-from indico.core.types import Described
-from indico.db import Document, Follows
+from indico.batteries import openapi
+from indico.batteries.openapi import describe_application
+from indico.core.hooks import Application
+from indico.core.http.pages import PageHandler
 from indico.routes.auth import AuthRoute
-from indico.routes.handler import IndicoHandler, PageHandler
+from indico.routes.handler import IndicoHandler
 from indico.routes.user import UserRoute
 from indico.server import make_app
 from indico.tests.testutils import slow
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from collections import OrderedDict
 
 VALUE = {"$ref": "#/components/schemas/Value"}
-STORED = {"$ref": "#/components/schemas/StoredValue"}
 
 
 needs_validator = unittest.skipUnless(
@@ -48,21 +48,9 @@ needs_schemathesis = unittest.skipUnless(
 )
 
 
-class Comment(TypedDict):
-    text: str
-    replies: list[Comment]
-    stars: NotRequired[int]
-
-
-def make_another() -> Any:
-    class Comment(TypedDict):
-        text: str
-
-    return Comment
-
-
-class Tea(BaseModel):
-    leaf: Leaf
+class Color(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
 
 
 class Leaf(BaseModel):
@@ -189,7 +177,7 @@ class PathsTest(StrictTest):
         self.assertEqual(statuses("/cups/{cup}.txt", "get"), [200, 413, 500, 503])
 
     def test_a_battery_may_add_statuses(self) -> None:
-        self.application.settings["statuses"] = {"pour": [429, 418, 499]}
+        self.application.hooks.extra_statuses = {"pour": [429, 418, 499]}
         document = describe_application(self.application)
         responses = document["paths"]["/tea/pour"]["post"]["responses"]
         self.assertEqual(responses["429"], {"$ref": "#/components/responses/429"})
@@ -210,71 +198,33 @@ class PathsTest(StrictTest):
         validate(self.document)
 
 
-class TypesTest(StrictTest):
-    def setUp(self) -> None:
-        super().setUp()
-        self.components = Components()
+class DefaultTest(StrictTest):
+    def test_a_field_with_a_default_is_not_required(self) -> None:
+        class PotHandler(IndicoHandler):
+            @unpack("size", color=Color.BLUE, tags=[], leaf=None, since=datetime.date(2020, 1, 2))
+            @type_check(int, Color, list[str], Leaf | None, datetime.date)
+            async def order(self, size: int, color: Any, tags: Any, leaf: Any, since: Any) -> None: ...
 
-    def test_each_type_has_its_schema(self) -> None:
-        kinds: list[tuple[Any, Any]] = [
-            (Any, VALUE),
-            (bool, {"type": "boolean"}),
-            (list, {"type": "array", "items": VALUE}),
-            (list[bool], {"type": "array", "items": {"type": "boolean"}}),
-            (dict, {"type": "object", "additionalProperties": VALUE}),
-            (dict[str, bool], {"type": "object", "additionalProperties": {"type": "boolean"}}),
-            (Literal["s", "m"], {"enum": ["s", "m"]}),
-            (bool | None, {"anyOf": [{"type": "boolean"}, {"type": "null"}]}),
-            (
-                Annotated[str, Described(format="email"), "and more"],
-                {"type": "string", "format": "email"},
-            ),
-            (datetime.datetime, {"type": "integer", "description": "UTC milliseconds"}),
-            (ObjectId, {"type": "string", "description": "an ObjectId, in hex"}),
-            (bytes, {}),
-        ]
-        for kind, schema in kinds:
-            with self.subTest(kind):
-                self.assertEqual(self.components.describe(kind), schema)
+            @unpack(anything=1.5)
+            async def take(self, anything: Any) -> None: ...
 
-    def test_a_typed_dict_is_kept_by_its_name_also_when_it_holds_itself(self) -> None:
-        reference = {"$ref": "#/components/schemas/Comment"}
-        self.assertEqual(self.components.describe(list[Comment]), {"type": "array", "items": reference})
-        schema = self.components.schemas["Comment"]
-        self.assertEqual(schema["properties"]["replies"], {"type": "array", "items": reference})
-        self.assertEqual(schema["required"], ["text", "replies"])
-
-    def test_two_of_the_same_name_stay_two(self) -> None:
-        another = make_another()
-        first, second = self.components.describe(Comment), self.components.describe(another)
-        self.assertNotEqual(first, second)
-        self.assertEqual(self.components.describe(another), second)
-
-    def test_a_model_brings_those_that_it_holds(self) -> None:
-        self.assertEqual(self.components.describe(Tea), {"$ref": "#/components/schemas/Tea"})
-        leaf = self.components.schemas["Tea"]["properties"]["leaf"]
-        self.assertEqual(leaf, {"$ref": "#/components/schemas/Leaf"})
-        self.assertEqual(self.components.schemas["Leaf"]["required"], ["grams"])
-
-    def test_a_document_follows_its_schema(self) -> None:
-        schema = {"ours": (str, True), "name": (str, True), "tags": (list[bool], False), "any": (list, False)}
-        whole = self.components.describe(Annotated[Document, Follows(schema)])
-        self.assertEqual(list(whole["properties"]), ["_id", *schema])
-        self.assertEqual(whole["required"], ["ours", "name"])
-        self.assertEqual(whole["properties"]["tags"]["items"], {"type": "boolean"})
-        self.assertEqual(whole["properties"]["any"]["items"], STORED)
-        part = self.components.describe(Annotated[Document, Follows(schema, part=True, refused=("ours",))])
-        self.assertEqual(list(part["properties"]), ["name", "tags", "any"])
-        self.assertEqual(part["required"], [])
-        self.assertEqual(part["not"], {"anyOf": [{"required": ["ours"]}]})
-        ignoring = self.components.describe(
-            Annotated[Document, Follows(schema, part=True, ignored=("ours",))]
+        application = make_app(routes=[*ROUTES, (r"/pot/(?P<action>[a-zA-Z]+)?", PotHandler)])
+        paths = describe_application(application)["paths"]
+        schema = paths["/pot/order"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        self.assertEqual(schema["required"], ["size"])
+        self.assertEqual(list(schema["properties"]), ["size", "color", "tags", "leaf", "since"])
+        defaults = {name: field.get("default", "") for name, field in schema["properties"].items()}
+        self.assertEqual(
+            defaults, {"size": "", "color": "blue", "tags": [], "leaf": None, "since": "2020-01-02"}
         )
-        self.assertNotIn("ours", ignoring["properties"])
-        self.assertNotIn("not", ignoring)
+        schema = paths["/pot/take"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        self.assertEqual(
+            (schema["required"], schema["properties"]), ([], {"anything": {**VALUE, "default": 1.5}})
+        )
 
 
 class ServedTest(ServerTest):
+    stores = False
     routes = [AuthRoute, UserRoute]
 
     def test_it_is_plain_json_for_which_no_key_is_needed(self) -> None:
@@ -283,6 +233,11 @@ class ServedTest(ServerTest):
         document = json.loads(response.body)
         self.assertEqual(document["openapi"], "3.1.0")
         self.assertIn("server printed", document["info"]["description"])
+
+    def test_it_is_made_once(self) -> None:
+        with mock.patch.object(openapi, "describe_application", wraps=describe_application) as describe:
+            texts = {self.fetch("/openapi.json").body for _ in range(3)}
+        self.assertEqual((len(texts), describe.call_count), (1, 1))
 
     def test_users_are_described_by_their_schema(self) -> None:
         document = json.loads(self.fetch("/openapi.json").body)
@@ -299,6 +254,8 @@ class ServedTest(ServerTest):
 
 
 class OffTest(ServerTest):
+    stores = False
+
     def get_app(self) -> Application:
         self.addCleanup(setattr, config, "DOCS", config.DOCS)
         config.DOCS = False
@@ -329,6 +286,7 @@ class ProductionTest(StrictTest):
 # The server as it is, and a route with all the kinds of types that there are.
 RICH_SERVER = """
 from __future__ import annotations
+import datetime, enum, uuid
 from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 from typing_extensions import NotRequired, TypedDict
@@ -346,12 +304,24 @@ class Item(TypedDict):
 class Tea(BaseModel):
     leaf: str = Field(max_length=10)
     grams: Annotated[int, Field(gt=0, lt=1000)]
+    blends: list[Tea] = []
+
+class Colour(str, enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+Name = Annotated[str, Field(pattern="^[a-z]*$")]
 
 class RichHandler(IndicoHandler):
     @unpack("item", "counts", "price", "flags", "tea")
     @type_check(Item, dict[str, int], float, list[bool] | None, Tea)
     async def order(self, item: Item, counts: Any, price: float, flags: Any, tea: Tea) -> list[Item | str]:
         return [item, tea.leaf]
+
+    @unpack("colour", "day", "at", id=None, note="")
+    @type_check(Colour, datetime.date, datetime.datetime, uuid.UUID | None, Name)
+    async def paint(self, colour: Colour, day: Any, at: Any, id: Any, note: str) -> list[str | None]:
+        return [colour, day.isoformat(), at.isoformat(), id and str(id), note]
 
     @auth
     @unpack("anything")
@@ -421,5 +391,13 @@ class SchemathesisTest(ProcessTest):
         )
         self.assertEqual(run.returncode, 0, run.stdout)
         self.assertIn("No issues found", run.stdout)
-        for action in ("auth.login", "user.update", "user.find", "user.remove", "auth.logout", "rich.order"):
+        for action in (
+            "auth.login",
+            "user.update",
+            "user.find",
+            "user.remove",
+            "auth.logout",
+            "rich.order",
+            "rich.paint",
+        ):
             self.assertIn(f"200 {action} ", server.output)

@@ -16,11 +16,11 @@ from unittest import mock
 from opentelemetry import trace
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
-from tornado.web import Application
 
 import indico.db.user_db as UserDB
 from indico import config, db
 from indico.batteries.opentelemetry import make_provider
+from indico.core.hooks import Application
 from indico.db import mongo
 from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler

@@ -11,18 +11,18 @@ import time
 from typing import Any
 from unittest import mock
 
-from tornado.web import Application
-
 from indico import config
+from indico.core.hooks import Application
+from indico.core.tasks import spawn
 from indico.routes.handler import IndicoHandler
-from indico.server import make_app
+from indico.server import main, make_app
 from indico.tests.mocks import HEADERS, USER_KEY
 from indico.tests.testutils import slow
 from indico.tests.testutils.collector import Collector
 from indico.tests.testutils.process import ProcessTest
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
-from indico.utils import LOGGER, spawn
+from indico.utils import LOGGER
 
 TOKEN = 'abcdef\'s "uvwxyz" & \n'
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -53,6 +53,7 @@ def read_items(collector: Collector) -> list[dict[str, Any]]:
 
 
 class SentryTest(ServerTest):
+    stores = False
     routes = [(r"/odd/(?P<action>[a-zA-Z]+)?", OddHandler)]
     rate = 0.0
 
@@ -176,7 +177,15 @@ class OffTest(StrictTest):
         )
 
 
+class RefusalTest(StrictTest):
+    def test_a_dsn_that_is_none_ends_main_with_a_sentence_without_it(self) -> None:
+        with mock.patch.object(config, "SENTRY_DSN", "secret"), self.assertRaises(SystemExit) as raised:
+            main(debug=False, port=0)
+        self.assertEqual(raised.exception.code, "SENTRY_DSN should be like https://key@example.com/1.")
+
+
 class ProcessSentryTest(ProcessTest):
+    @slow
     def test_a_dsn_that_is_none_is_one_sentence_without_it(self) -> None:
         self.assert_refuses("SENTRY_DSN should be like https://key@example.com/1.", SENTRY_DSN="secret")
 

@@ -8,11 +8,11 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from tornado.web import Application
-
-from indico.error import TooManyRequests
+from indico.batteries.limit import TooManyRequests
+from indico.core.hooks import Application
+from indico.core.http.pages import PageHandler
 from indico.routes.auth import AuthHandler, AuthRoute
-from indico.routes.handler import IndicoHandler, PageHandler
+from indico.routes.handler import IndicoHandler
 from indico.tests.mocks import LOGIN_DATA
 from indico.tests.testutils.server import ServerTest
 
@@ -43,8 +43,8 @@ async def live(application: Application) -> AsyncIterator[None]:
 
 def install(application: Application) -> None:
     application.add_handlers(".*", [("/horn", HornHandler), ("/tune", TuneHandler)])
-    application.settings.setdefault("checks", []).append(check)
-    application.settings.setdefault("lifespans", []).append(live)
+    application.hooks.before_action.append(check)
+    application.hooks.lifespans.append(live)
 
 
 class HooksTest(ServerTest):
@@ -78,7 +78,7 @@ class HooksTest(ServerTest):
         async def note(handler: AuthHandler) -> None:
             subjects.append(handler.subject)
 
-        self._app.settings["checks"].append(note)
+        self._app.hooks.before_action.append(note)
         self.post("auth/login", LOGIN_DATA)
         self.assertEqual(subjects, [f"oauth_id {LOGIN_DATA['oauth_id']}"])
 

@@ -32,7 +32,7 @@ import logging, os, signal, sys, time
 from indico.core import supervisor
 
 logging.basicConfig(format="%(message)s")
-supervisor.QUICK_DEATH = float(os.environ.get("QUICK_DEATH", "5"))
+supervisor.MIN_WORKER_LIFETIME = float(os.environ.get("QUICK_DEATH", "5"))
 
 def work(number):
     print(f"worker {number} is {os.getpid()}.", flush=True)
@@ -43,7 +43,7 @@ def tend():
 """
 SUPERVISE = """
 try:
-    supervisor.supervise(2, work, tend)
+    supervisor.run_workers(2, work, tend)
     print("all have ended")
 except supervisor.WorkersDied as error:
     sys.exit(str(error))
@@ -208,7 +208,7 @@ def work(number):
     signal.pause()
 
 try:
-    supervisor.supervise(2, work, tend)
+    supervisor.run_workers(2, work, tend)
 except OSError:
     signal.pause()  # were it to end, the workers would end with it
 """
@@ -229,7 +229,7 @@ def work(number):
     print("to nobody")
     supervisor.traceback.print_exc = lambda: None
 
-supervisor.MOST_QUICK_DEATHS = 0
+supervisor.MAX_FAILED_STARTS = 0
 """
         )
         self.assertEqual(parent.wait(), 1)
@@ -252,7 +252,7 @@ class BindTest(StrictTest):
 
 
 class BoundProgramTest(SupervisorTest):
-    """The shim runs as it does in `start_bound`."""
+    """The shim runs as it does in `start_tied_to_parent`."""
 
     def test_the_program_takes_the_place_of_the_shim_in_a_session_of_its_own(self) -> None:
         program = "import os; print(os.getpid(), os.getsid(0), os.getpgrp())"
@@ -277,7 +277,7 @@ class BoundProgramTest(SupervisorTest):
         script = f"""
 import time
 from indico.core import supervisor
-pid = supervisor.start_bound([{sys.executable!r}, "-c", "print('noise')"])
+pid = supervisor.start_tied_to_parent([{sys.executable!r}, "-c", "print('noise')"])
 while not supervisor.has_ended(pid):
     time.sleep(0.01)
 print("ended", supervisor.has_ended(pid))
@@ -291,7 +291,7 @@ print("ended", supervisor.has_ended(pid))
         script = """
 import signal
 from indico.core import supervisor
-print(supervisor.start_bound(["/bin/sleep", "1000"]), flush=True)
+print(supervisor.start_tied_to_parent(["/bin/sleep", "1000"]), flush=True)
 signal.pause()
 """
         parent = ServerProcess(script=script, folder=self.folder)

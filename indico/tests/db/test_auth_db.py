@@ -21,9 +21,9 @@ OTHER_KEY = 56 * "a"
 class AuthDBTest(MongoTest):
     def test_a_saved_key_has_its_user_in_the_articles_style(self) -> None:
         AuthDB.save_key(USER_KEY, USER_ID, self.callback)
-        self.assertTrue(self.wait())
+        self.assertEqual(self.wait(), (True, None))
         AuthDB.get_user_id(USER_KEY, self.callback)
-        self.assertEqual(self.wait()["user_id"], USER_ID)
+        self.assertEqual(self.wait()[0]["user_id"], USER_ID)
 
     @gen_test
     async def test_an_unknown_key_has_none(self) -> None:

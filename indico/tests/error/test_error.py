@@ -8,6 +8,7 @@ import logging
 
 from tornado.web import HTTPError
 
+from indico.core.http.answers import to_answer
 from indico.error import (
     AuthError,
     BodyTooLarge,
@@ -19,13 +20,11 @@ from indico.error import (
     MissingField,
     MongoError,
     NotFound,
-    OpenIDTokenError,
     RequestTimeout,
     RouteNotFound,
     ServerError,
     Unavailable,
     WrongFieldType,
-    to_answer,
 )
 from indico.tests.testutils.strict import StrictTest
 
@@ -45,7 +44,6 @@ class MessageTest(StrictTest):
             (InvalidJSON(), 400, "No JSON object could be decoded."),
             (InvalidValue("Field _id can't be changed"), 400, "Field _id can't be changed"),
             (FacebookTokenError(), 401, "Facebook Auth Token invalid"),
-            (OpenIDTokenError(), 401, "OpenID token invalid"),
             (AuthError(), 401, "User not authenticated"),
             (RouteNotFound("nope"), 404, "nope route could not be found"),
             (RouteNotFound(None), 404, "None route could not be found"),

@@ -14,6 +14,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 from unittest import mock
 
@@ -25,15 +26,17 @@ from tornado.httpclient import HTTPResponse
 from tornado.httpserver import HTTPServer
 from tornado.iostream import IOStream
 from tornado.testing import gen_test
-from tornado.web import Application
 
 from indico import config
+from indico.core.http import encoding, request_handler
+from indico.core.http.encoding import encode
+from indico.core.http.envelope import name_request
+from indico.core.tasks import LATER
 from indico.error import IndicoError
-from indico.routes import handler as handler_module
-from indico.routes.handler import IndicoHandler, JSONEncoder, describe, encode
+from indico.routes.handler import IndicoHandler, JSONEncoder
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
-from indico.utils import LATER, type_check, unpack
+from indico.utils import type_check, unpack
 
 SCREWED_UP = "we screwed up and have some debugging to do"
 
@@ -167,6 +170,7 @@ class PreparedHandler(IndicoHandler):
 
 
 class ProbeTest(ServerTest):
+    stores = False
     routes = [
         (r"/probe/(?P<action>[a-zA-Z]+)?", ProbeHandler),
         (r"/patient/(?P<action>[a-zA-Z]+)?", PatientHandler),
@@ -363,7 +367,7 @@ class MethodTest(ProbeTest):
             response = self.call("/prepared/x", "GET", None)
         self.assertEqual(response.body, b'"got"')
         self.assert_envelope(response, 200)
-        self.assertIn("prepared failed after its answer", log.output[0])
+        self.assertIn("prepared failed after its response", log.output[0])
 
 
 class BodySizeTest(ProbeTest):
@@ -398,7 +402,7 @@ class BodySizeTest(ProbeTest):
         self.assert_too_large(self.send(head, 101 * b"a"))
 
     def test_a_body_larger_than_any_limit_of_tornados_is_refused_alike(self) -> None:
-        self.set(handler_module, "LINGER", 0)
+        self.set(request_handler, "DISCARD_SECONDS", 0)
         for length in ("100000000000000", 30 * "9", 400 * "9"):
             head = f"POST /probe/echo HTTP/1.1\r\nContent-Length: {length}"
             self.assert_too_large(self.send(head, 101 * b"a"))
@@ -409,7 +413,7 @@ class BodySizeTest(ProbeTest):
         self.assert_too_large(self.send(head, chunk, chunk, chunk, b"0\r\n\r\n"))
 
     def test_a_chunked_body_that_never_ends_is_refused_and_cut_off(self) -> None:
-        self.set(handler_module, "LINGER", 0.05)
+        self.set(request_handler, "DISCARD_SECONDS", 0.05)
         head = "POST /probe/echo HTTP/1.1\r\nTransfer-Encoding: chunked"
         self.assert_too_large(self.send(head, 20 * (b"3c\r\n" + 60 * b"a" + b"\r\n")))
 
@@ -453,7 +457,7 @@ class BodySizeTest(ProbeTest):
         await stream.write(b"POST /probe/echo HTTP/1.1\r\nHost: a\r\nContent-Length: 101\r\n\r\n")
         await stream.read_until(b"}")
         stream.close()
-        while self._app.settings["in_flight"]:
+        while self._app.state.in_flight:
             await asyncio.sleep(0)
 
     def test_too_large_comes_before_not_found_and_not_allowed(self) -> None:
@@ -534,13 +538,13 @@ class EndingTest(ProbeTest):
         stream, _ = await self.begin("/probe/hangs")
         stream.close()
         await asyncio.wait_for(self.ended.wait(), 5)
-        self.assertEqual(self._app.settings["in_flight"], set())
+        self.assertEqual(self._app.state.in_flight, set())
 
     @gen_test
     async def test_an_answer_after_the_client_went_away_is_dropped(self) -> None:
         stream, _ = await self.begin("/probe/waits")
         stream.close()
-        while self._app.settings["in_flight"]:
+        while self._app.state.in_flight:
             await asyncio.sleep(0)
         self.handler.respond("nobody listens")
 
@@ -549,10 +553,10 @@ class EndingTest(ProbeTest):
         stream = IOStream(socket.socket())
         await stream.connect(("127.0.0.1", self.get_http_port()))
         await stream.write(b"POST /probe/echo HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf")
-        while not self._app.settings.get("in_flight"):
+        while not self._app.state.in_flight:
             await asyncio.sleep(0)
         stream.close()
-        while self._app.settings["in_flight"]:
+        while self._app.state.in_flight:
             await asyncio.sleep(0)
 
 
@@ -562,8 +566,12 @@ class PlainServerTest(ProbeTest):
     def get_http_server(self) -> HTTPServer:
         return HTTPServer(self._app)
 
-    def get_app(self) -> Application:
-        return Application(self.routes)
+    def get_app(self) -> Any:
+        return tornado.web.Application(self.routes)
+
+    def setUp(self) -> None:
+        with mock.patch("indico.tests.testutils.server.lifespan", nullcontext):
+            super().setUp()
 
     def test_it_answers_as_ever(self) -> None:
         self.assert_answer(self.call("/probe/echo", body="a"), 200, "a")
@@ -585,10 +593,10 @@ class HookTest(ProbeTest):
 
         def watch(handler: IndicoHandler) -> Callable[[], None]:
             self.begun.append(handler.request.path)
-            return lambda: self.endings.append((describe(handler), handler.get_status()))
+            return lambda: self.endings.append((name_request(handler), handler.get_status()))
 
-        self._app.settings["watchers"] = [watch]
-        self._app.settings["headers"] = [lambda handler: handler.set_header("X-Probe", "yes")]
+        self._app.hooks.around_request.append(watch)
+        self._app.hooks.response_headers.append(lambda handler: handler.set_header("X-Probe", "yes"))
 
     def test_a_watcher_sees_each_request_begin_and_end_once(self) -> None:
         self.post("probe/echo", 1)
@@ -673,7 +681,7 @@ class EncodeTest(StrictTest):
 
     def both(self, value: Any) -> list[bytes]:
         found = [encode(value)]
-        with mock.patch.object(handler_module, "orjson", None):
+        with mock.patch.object(encoding, "orjson", None):
             found.append(encode(value))
         return found
 
@@ -683,7 +691,7 @@ class EncodeTest(StrictTest):
             "dates": [
                 Day(2000, 1, 1),
                 datetime.datetime(1969, 1, 2),
-                datetime.datetime.now(datetime.timezone.utc),
+                datetime.datetime.now(datetime.UTC),
             ],
             "far": DatetimeMS(2**62),
             "others": [uuid.uuid4(), Colour.RED, Int64(2**60), Text("text"), (1, None, True), 2**64],
@@ -699,7 +707,7 @@ class EncodeTest(StrictTest):
         for value in (object(), Point(), {1, 2}, {("a", 1): 2}, b"bytes"):
             with self.assertRaises(TypeError):
                 encode([value])
-            with mock.patch.object(handler_module, "orjson", None), self.assertRaises(TypeError):
+            with mock.patch.object(encoding, "orjson", None), self.assertRaises(TypeError):
                 encode([value])
 
     def test_a_deep_value_is_encoded_alike(self) -> None:

@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,8 @@ from indico import config, db
 from indico.core.mongo.mongod import Mongod
 from indico.tests.testutils.strict import StrictTest
 
+ROOM = 2 * 1024**3  # bytes, several times what the whole suite takes
+
 
 @functools.cache
 def start_mongodb() -> MongoClient[dict[str, Any]]:
@@ -32,7 +33,7 @@ def start_mongodb() -> MongoClient[dict[str, Any]]:
     if not os.environ.get("MONGODB"):
         socket, port = bind_unused_port()
         socket.close()
-        folder = Path(tempfile.mkdtemp(prefix="indico-test-"))
+        folder = Path(tempfile.mkdtemp(prefix="indico-test-", dir=find_memory()))
         atexit.register(shutil.rmtree, folder)
         mongod = Mongod(folder, port)
         mongod.start()
@@ -41,6 +42,15 @@ def start_mongodb() -> MongoClient[dict[str, Any]]:
     client: MongoClient[dict[str, Any]] = MongoClient(config.MONGODB)
     atexit.register(client.close)
     return client
+
+
+def find_memory() -> str | None:
+    """Where files are in memory, if there is room: there mongod makes a database four times as fast."""
+    memory = "/dev/shm"
+    try:
+        return memory if shutil.disk_usage(memory).free > ROOM and os.access(memory, os.W_OK) else None
+    except OSError:
+        return None
 
 
 def name_database(test_id: str) -> str:
@@ -63,15 +73,15 @@ class DatabaseTest(StrictTest):
 
 class MongoTest(DatabaseTest, AsyncTestCase):
     """
-    A test of database helpers, in either way of writing: pass `self.callback` and `self.wait()` for the
-    result, or await the helper in a test under `tornado.testing.gen_test`.
+    A test of database helpers, in either way of writing. Pass `self.callback` to a helper, and `result, error
+    = self.wait()` runs the loop until it is called. Or await the helper in a test under
+    `tornado.testing.gen_test`.
 
     `self.database` is PyMongo's own, to look at what a helper did.
     """
 
     def setUp(self) -> None:
         super().setUp()
-        self._error: BaseException | None = None
         db.connect()
         self.io_loop.run_sync(db.ensure_indexes)
 
@@ -80,13 +90,5 @@ class MongoTest(DatabaseTest, AsyncTestCase):
         super().tearDown()
 
     def callback(self, result: Any, error: BaseException | None = None) -> None:
-        """Ends `self.wait()`, which then returns the result or raises the error."""
-        self._error = error
-        self.stop(result)
-
-    def wait(self, condition: Callable[..., bool] | None = None, timeout: float | None = None) -> Any:
-        result = super().wait(condition, timeout)
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
-        return result
+        """End `self.wait()`, which then returns the pair of both."""
+        self.stop((result, error))

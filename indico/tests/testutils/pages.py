@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import tomllib
 from collections.abc import Callable, Iterator
 from itertools import takewhile
 from pathlib import Path
@@ -312,10 +313,7 @@ def check_yaml(code: str) -> None:
 
 
 def check_toml(code: str) -> None:
-    if sys.version_info >= (3, 11):
-        import tomllib
-
-        tomllib.loads(code)
+    tomllib.loads(code)
 
 
 def check_docker(code: str) -> None:

@@ -17,7 +17,7 @@ import tempfile
 import time
 import unittest
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout, suppress
+from contextlib import chdir, redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -230,8 +230,10 @@ def make_environment(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def run_main(module: ModuleType, *words: str) -> str:
-    """What `python -m <module> <words>` prints, here in this process. Raises SystemExit as it does."""
+    """What `python -m <module> <words>` prints, in this process and an empty folder. May raise SystemExit."""
     with (
+        tempfile.TemporaryDirectory(prefix="indico-test-") as folder,
+        chdir(folder),
         mock.patch.object(sys, "argv", [str(module.__file__), *words]),
         redirect_stdout(StringIO()) as output,
     ):

@@ -169,7 +169,7 @@ class Proxy:
         while True:
             chunk = await self._loop.sock_recv(source, 65536)
             if is_answer and self._delay:
-                with suppress(asyncio.TimeoutError):
+                with suppress(TimeoutError):
                     await asyncio.wait_for(self._changed.wait(), self._delay)
             while self._holds(peer):
                 await self._changed.wait()

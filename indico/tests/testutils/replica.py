@@ -66,7 +66,7 @@ class Member:
             "--setParameter": "diagnosticDataCollectionEnabled=false",
         }
         words = [word for option in options.items() for word in option]
-        self.pid = supervisor.start_bound([path, *words, "--nounixsocket", "--quiet", "--logappend"])
+        self.pid = supervisor.start_tied_to_parent([path, *words, "--nounixsocket", "--quiet", "--logappend"])
         self.reachable = True
 
     def kill(self) -> None:
@@ -170,6 +170,13 @@ class ReplicaSet:
             return states == len(self.members) * [["PRIMARY", *followers * ["SECONDARY"]]]
 
         wait_until(is_whole, "all members, one of them the primary", PATIENCE)
+
+    def restart_members(self) -> None:
+        """Start those that were killed, and return when the set is whole."""
+        for member in self.members:
+            if member.pid is None:
+                member.start()
+        self.wait_until_whole()
 
     def step_down(self) -> None:
         """Have the primary hand over to another member."""

@@ -6,15 +6,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, ClassVar, cast
+from unittest import mock
 
 from tornado.httpserver import HTTPServer
 from tornado.testing import AsyncHTTPTestCase
-from tornado.web import Application
 
-from indico.server import Route, lifespan, make_app, make_listener
+from indico import db
+from indico.core.hooks import Application
+from indico.core.lifecycle import lifespan
+from indico.core.serving import make_http_server
+from indico.server import Route, make_app
 from indico.tests.mocks import HEADERS
 from indico.tests.testutils.mongo import DatabaseTest
+
+
+async def make_nothing() -> None:
+    """No indexes."""
 
 
 class ServerTest(DatabaseTest, AsyncHTTPTestCase):
@@ -28,21 +37,27 @@ class ServerTest(DatabaseTest, AsyncHTTPTestCase):
                 self.post("auth/login", LOGIN_DATA)
                 answer = self.post("order/create", {"item": "tea", "count": 2})
                 self.assertEqual(answer["status"], 200)
+
+    Tests that neither store nor read anything say `stores = False`: they are faster without indexes.
     """
 
     routes: ClassVar[Sequence[Route]] = ()
+    stores: ClassVar[bool] = True
+    _app: Application
 
     def setUp(self) -> None:
         super().setUp()
         self._lifespan = lifespan(self._app)
-        self.io_loop.run_sync(self._lifespan.__aenter__)
+        indexes = nullcontext() if self.stores else mock.patch.object(db, "ensure_indexes", make_nothing)
+        with indexes:
+            self.io_loop.run_sync(self._lifespan.__aenter__)
 
     def tearDown(self) -> None:
         self.io_loop.run_sync(lambda: self._lifespan.__aexit__(None, None, None))
         super().tearDown()
 
     def get_http_server(self) -> HTTPServer:
-        server: Any = make_listener(self._app)  # which has the methods that tests need
+        server: Any = make_http_server(self._app)  # it has the methods that tests need
         return cast(HTTPServer, server)
 
     def get_app(self) -> Application:

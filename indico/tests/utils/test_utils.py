@@ -5,6 +5,8 @@ Bodies, decorators and the two ways of writing an action.
 from __future__ import annotations
 
 import asyncio
+import datetime
+import enum
 import gc
 import inspect
 import json
@@ -16,10 +18,14 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
+from tornado.ioloop import IOLoop
 from tornado.testing import AsyncTestCase, gen_test
 
 import indico.db.auth_db as AuthDB
-from indico import utils
+from indico.core.http import bodies, encoding
+from indico.core.http.bodies import MAX_DEPTH, MAX_FORM_FIELDS
+from indico.core.http.encoding import import_if_installed
+from indico.core.tasks import LATER, await_outcome, spawn
 from indico.error import IndicoError, InvalidJSON, InvalidValue, MissingField, MongoError, WrongFieldType
 from indico.tests.mocks import USER_ID, USER_KEY
 from indico.tests.mocks.request_mock import RequestHandler
@@ -27,16 +33,10 @@ from indico.tests.testutils import slow
 from indico.tests.testutils.mongo import MongoTest
 from indico.tests.testutils.strict import StrictTest
 from indico.utils import (
-    LATER,
     LOGGER,
-    MAX_DEPTH,
-    MAX_FORM_FIELDS,
     form_urlencoded_parse,
     mongo_callback,
-    optional,
-    settle,
     smart_parse,
-    spawn,
     type_check,
     unpack,
 )
@@ -50,8 +50,8 @@ class BodyTest(StrictTest):
     """A test of bodies, each given as a str and as bytes, and parsed with and without orjson."""
 
     def both(self, body: str | bytes) -> Iterator[str | bytes]:
-        for module in (utils.orjson, None):
-            with mock.patch.object(utils, "orjson", module):
+        for module in (encoding.orjson, None):
+            with mock.patch.object(bodies, "orjson", module):
                 yield body
                 if isinstance(body, str):
                     yield body.encode("utf-8", "surrogatepass")
@@ -85,8 +85,8 @@ class BodyTest(StrictTest):
 
 class OptionalTest(StrictTest):
     def test_a_module_that_is_not_installed_is_none(self) -> None:
-        self.assertIs(optional("json"), json)
-        self.assertIsNone(optional("indico.no_such_module"))
+        self.assertIs(import_if_installed("json"), json)
+        self.assertIsNone(import_if_installed("indico.no_such_module"))
 
 
 class JSONTest(BodyTest):
@@ -184,10 +184,10 @@ class EncodingTest(BodyTest):
             self.assert_refused("\ufeff" + text, "The body begins with a byte-order mark")
 
     def test_utf_16_and_utf_32_are_refused_with_and_without_byte_order_mark(self) -> None:
-        for encoding in ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"):
+        for codec in ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"):
             for text in ('{"a": 1}', "a=1"):
                 reason = "The body is UTF-16 or UTF-32 but should be UTF-8"
-                self.assert_refused(text.encode(encoding), reason)
+                self.assert_refused(text.encode(codec), reason)
 
     def test_the_other_byte_order_mark_of_utf_16_is_refused(self) -> None:
         body = b"\xfe\xff" + '{"a": 1}'.encode("utf-16-be")
@@ -440,10 +440,88 @@ class UnpackTest(StrictTest):
     def test_above_auth_it_complains_at_import(self) -> None:
         def action(handler: Any, a: int) -> None: ...
 
-        with self.assertRaisesRegex(TypeError, "@auth goes above"):
+        with self.assertRaisesRegex(TypeError, "@unpack goes below @auth"):
             unpack("a")(auth(action))
-        with self.assertRaisesRegex(TypeError, "@auth goes above"):
+        with self.assertRaisesRegex(TypeError, "@unpack goes below @auth"):
             unpack("a")(auth(type_check(int)(action)))
+
+
+class DefaultTest(StrictTest):
+    def test_a_missing_field_has_its_default(self) -> None:
+        @unpack("title", "body", pinned=False, note=None)
+        @type_check(str, str, bool, str | None)
+        def action(handler: Any, title: str, body: str, pinned: bool, note: str | None) -> Any:
+            return title, body, pinned, note
+
+        self.assertEqual(action(None, "title=a&body=b"), ("a", "b", False, None))
+        self.assertEqual(
+            action(None, '{"note": "c", "pinned": true, "body": "b", "title": "a"}'), ("a", "b", True, "c")
+        )
+        with self.assertRaisesRegex(MissingField, "body field was not provided"):
+            action(None, '{"title": "a", "pinned": true}')
+
+    def test_a_field_that_is_there_is_checked(self) -> None:
+        @unpack("title", pinned=False)
+        @type_check(str, bool)
+        def action(handler: Any, title: str, fixed: bool) -> None:
+            self.fail("it ran")
+
+        for given, shown in (("null", "None is type NoneType"), ("0", "0 is type int")):
+            with self.assertRaises(WrongFieldType) as caught:
+                action(None, f'{{"title": "a", "pinned": {given}}}')
+            self.assertEqual(caught.exception.message, f"Field pinned - {shown} but should be bool")
+
+    def test_all_fields_may_have_one(self) -> None:
+        @unpack(a=1, names=2)
+        def action(handler: Any, a: Any, names: Any) -> Any:
+            return a, names
+
+        self.assertEqual(action(None, "{}"), (1, 2))
+        self.assertEqual(action(None, '{"names": 3}'), (1, 3))
+
+    def test_what_a_request_does_to_a_default_no_other_request_sees(self) -> None:
+        def action(handler: Any, tags: list[list[int]]) -> Any:
+            tags.append([2])
+            tags[0].append(3)
+            return tags
+
+        for function in (action, type_check(list)(action), type_check(list[list[int]])(action)):
+            given = [[1]]
+            unpacked = unpack(tags=given)(function)
+            for _ in range(3):
+                self.assertEqual(unpacked(None, "{}"), [[1, 3], [2]])
+            self.assertEqual(given, [[1]])
+
+    def test_a_default_may_be_of_a_type_that_json_lacks(self) -> None:
+        class Colour(enum.Enum):
+            RED = "red"
+
+        @unpack(colour=Colour.RED, day=datetime.date(2020, 1, 2))
+        @type_check(Colour, datetime.date)
+        def action(handler: Any, colour: Colour, day: datetime.date) -> Any:
+            return colour, day
+
+        self.assertEqual(action(None, "{}"), (Colour.RED, datetime.date(2020, 1, 2)))
+
+    def test_a_default_of_another_type_complains_at_import(self) -> None:
+        def action(handler: Any, title: str, pinned: bool) -> None: ...
+
+        checked = type_check(str, bool)(action)
+        with self.assertRaisesRegex(
+            TypeError, "The default of pinned .* - no is type str but should be bool"
+        ):
+            unpack("title", pinned="no")(checked)
+
+    def test_a_name_with_and_without_one_complains_at_import(self) -> None:
+        with self.assertRaises(TypeError):
+            unpack("a", "b", a=1)
+
+    def test_another_number_of_names_than_parameters_complains_at_import(self) -> None:
+        def action(handler: Any, a: int, b: int) -> None: ...
+
+        for defaults in ({}, {"b": 1, "c": 2}):
+            with self.subTest(defaults), self.assertRaises(TypeError):
+                unpack("a", **defaults)(action)
 
 
 class TypeCheckTest(StrictTest):
@@ -553,12 +631,18 @@ class TypeCheckTest(StrictTest):
                 type_check(*types)(action)
 
     def test_above_unpack_or_auth_it_complains_at_import(self) -> None:
-        for above in (unpack("a"), auth, type_check(int)):
+        for above in (unpack("a"), auth):
 
             def action(handler: Any, a: int) -> None: ...
 
             with self.assertRaisesRegex(TypeError, "@type_check goes below"):
                 type_check(int)(above(action))
+
+    def test_above_another_it_complains_at_import(self) -> None:
+        def action(handler: Any, a: int) -> None: ...
+
+        with self.assertRaisesRegex(TypeError, "@type_check stands above .*action twice"):
+            type_check(int)(type_check(int)(action))
 
 
 class LoopTest(StrictTest, AsyncTestCase):
@@ -619,6 +703,15 @@ class MongoCallbackTest(StrictTest):
 
         callback(None, InvalidValue("too deep"))
         self.assert_answer(400, "too deep")
+
+    def test_an_error_that_is_no_exception_is_the_data_of_a_500(self) -> None:
+        @mongo_callback(self.handler)
+        def callback(result: Any) -> None:
+            self.fail("it ran")
+
+        for error in ("no such table", "", {"code": 7}):
+            callback(None, error)
+            self.assert_answer(500, error)
 
     def test_an_error_of_mongodb_becomes_its_answer_and_its_cause_is_logged(self) -> None:
         @mongo_callback(self.handler)
@@ -717,24 +810,24 @@ class SettleTest(LoopTest):
         async def action() -> int:
             return 7
 
-        self.assertEqual(await settle(action()), 7)
-        self.assertEqual(await settle(spawn(action())), 7)
+        self.assertEqual(await await_outcome(action()), 7)
+        self.assertEqual(await await_outcome(spawn(action())), 7)
 
     @gen_test
     async def test_an_awaitable_that_comes_to_none_is_none(self) -> None:
         async def action() -> None: ...
 
-        self.assertIsNone(await settle(action()))
+        self.assertIsNone(await await_outcome(action()))
 
     @gen_test
     async def test_the_result_of_a_plain_function_counts(self) -> None:
         outcomes: list[Any] = [0, "", False, [], {"a": 1}]
         for outcome in outcomes:
-            self.assertIs(await settle(outcome), outcome)
+            self.assertIs(await await_outcome(outcome), outcome)
 
     @gen_test
     async def test_none_from_a_plain_function_is_later(self) -> None:
-        self.assertIs(await settle(None), LATER)
+        self.assertIs(await await_outcome(None), LATER)
 
     @gen_test
     async def test_what_an_awaitable_raises_is_raised(self) -> None:
@@ -742,7 +835,7 @@ class SettleTest(LoopTest):
             raise MissingField("a")
 
         with self.assertRaises(MissingField):
-            await settle(action())
+            await await_outcome(action())
 
     def test_later_says_its_name(self) -> None:
         self.assertEqual(repr(LATER), "LATER")
@@ -755,6 +848,18 @@ class SpawnTest(LoopTest):
 
         spawn(work())
         self.assertEqual(self.wait(), "done")
+
+    def test_a_coroutine_may_be_spawned_before_there_is_a_loop(self) -> None:
+        async def work() -> None:
+            IOLoop.current().stop()
+
+        self.addCleanup(asyncio.set_event_loop, self.io_loop.asyncio_loop)  # type: ignore[attr-defined]
+        asyncio.set_event_loop(None)
+        task = spawn(work())
+        loop = IOLoop.current()
+        self.addCleanup(loop.close)
+        loop.start()
+        self.assertTrue(task.done())
 
     @gen_test
     async def test_a_task_ends_with_the_result_or_the_error(self) -> None:

@@ -15,13 +15,15 @@ from typing import Any
 
 import indico.db.auth_db as AuthDB
 from indico import config
+from indico.core.decorators import add_decorator, check_order, get_info
 from indico.core.development import get_secret
 from indico.core.mongo import key_cache
+from indico.core.tasks import await_outcome, spawn
 from indico.error import AuthError
-from indico.utils import Action, settle, spawn
+from indico.utils import Action
 
-USER_SALT = os.environ.get("USER_SALT")  # development makes one when the first key is made
-SCHEMES = {"indico_key": "", "authorization": "(?i:Bearer +)"}  # what stands before the key in these headers
+USER_SALT = os.environ.get("USER_SALT")  # or else `user_hash` finds it
+SCHEMES = {"indico_key": "", "authorization": "(?i:Bearer +)"}  # the pattern before the key in these headers
 
 
 def user_hash(user_id: str, generation: int = 0) -> str:
@@ -30,6 +32,7 @@ def user_hash(user_id: str, generation: int = 0) -> str:
     can make one without the salt. The first half depends on the user alone.
     """
     global USER_SALT
+    USER_SALT = USER_SALT or config.USER_SALT
     if not USER_SALT:
         if config.PRODUCTION:
             raise config.SettingError("USER_SALT is not set.")
@@ -47,13 +50,13 @@ def _hmac(salt: str, message: str) -> str:
 
 def read_key(headers: Mapping[str, str]) -> str:
     """
-    The key that a request carries in the header `indico_key`, or as `Authorization: Bearer <key>`. Raises
-    AuthError unless there is exactly one, of the form that keys have.
+    The key of a request: the header `indico_key`, or `Authorization: Bearer <key>`. Raises AuthError unless
+    there is exactly one, and it has the form of a key.
     """
     found = [(name.lower(), value) for name, value in headers.items() if name.lower() in SCHEMES]
     if len(found) != 1:
         raise AuthError()
-    name, value = found[0]  # of a header that came twice, both values, with a comma between
+    name, value = found[0]  # a header that came twice has both values, separated by a comma
     match = re.fullmatch(SCHEMES[name] + "([0-9a-f]{56})", value)
     if match is None:
         raise AuthError()
@@ -67,7 +70,7 @@ async def start_key(user_id: str, generation: int) -> str | None:
 
 
 async def end_key(key: str) -> None:
-    """End a valid key for good: the user's next login gets that of the next generation."""
+    """End a valid key for good. The user's next login gets the key of the next generation."""
     document = await AuthDB.get_user_id(key)
     if document is not None:
         try:
@@ -78,11 +81,14 @@ async def end_key(key: str) -> None:
 
 def auth(action: Action) -> Action:
     """
-    Let an action run only for a request with a valid key, as `self.user_id`; `self.key` is the key.
+    Run an action only if the request carries a valid key. It finds the user's id as `self.user_id`, and the
+    key as `self.key`.
 
-    Raises AuthError at once when the request carries none, or one that can't be a key. Otherwise returns a
-    task, which runs whether or not it is awaited and ends as the action does. Stands above all others.
+    Raises AuthError at once if the request carries no key, or one that can't be valid. Otherwise returns a
+    task, which runs whether or not it is awaited, and ends as the action does. Stands above all other
+    decorators.
     """
+    check_order("auth", action)
 
     @functools.wraps(action)
     def wrapper(self: Any, *args: Any) -> Any:
@@ -94,15 +100,15 @@ def auth(action: Action) -> Action:
         outcome = action(self, *args)
         return spawn(outcome) if inspect.iscoroutine(outcome) else outcome
 
-    vars(wrapper)["auth"] = True
+    add_decorator("auth", wrapper, get_info(action))
     return wrapper
 
 
 async def _run(action: Action, handler: Any, key: str, args: tuple[Any, ...]) -> Any:
-    age = key_cache.get_age()
+    version = key_cache.get_version()
     document = await AuthDB.get_user_id(key)
     if document is None:
         raise AuthError()
-    key_cache.remember(key, document, age)
+    key_cache.remember(key, document, version)
     handler.key, handler.user_id = key, document["user_id"]
-    return await settle(action(handler, *args))
+    return await await_outcome(action(handler, *args))

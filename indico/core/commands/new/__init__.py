@@ -12,17 +12,19 @@ from pathlib import Path
 ROOT = Path(__file__).parents[4]  # of the checkout
 
 
-class Refused(Exception):
-    """What was asked for can't be made: a sentence that says why."""
+class CannotCreate(Exception):
+    """Why it can't be created: a sentence."""
 
 
 def check_root() -> None:
-    """Raise Refused unless this runs in a checkout."""
+    """Raise CannotCreate unless this runs in a checkout."""
     if not (ROOT / "setup.py").exists():
-        raise Refused("indico is installed here, without its checkout: clone it, and run this in the clone.")
+        raise CannotCreate(
+            "indico is installed here, without its checkout: clone it, and run this in the clone."
+        )
 
 
 def read_names(source: bytes) -> set[str]:
-    """The names in code, without those in its comments and strings."""
+    """The names in Python code, without those in comments and strings."""
     tokens = tokenize.tokenize(io.BytesIO(source).readline)
     return {token.string for token in tokens if token.type == tokenize.NAME}

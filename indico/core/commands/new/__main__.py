@@ -9,7 +9,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from indico.core.commands.new import Refused
+from indico.core.commands.new import CannotCreate
 
 COMMANDS = [
     "indico.core.commands.new.project",
@@ -18,7 +18,7 @@ COMMANDS = [
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Do what these words say, those of the command line by default; what prevents it is one sentence."""
+    """Run with these words, by default those of the command line. What prevents it is one sentence."""
     parser = argparse.ArgumentParser(prog="python -m indico.new", description="Start something new.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name in COMMANDS:
@@ -27,5 +27,5 @@ def main(words: Sequence[str] | None = None) -> None:
     run = arguments.pop("run")
     try:
         print(run(**arguments))
-    except Refused as refusal:
-        sys.exit(str(refusal))
+    except CannotCreate as error:
+        sys.exit(str(error))

@@ -1,6 +1,6 @@
 """
-`python -m indico.new route order`: a resource of its own, from the templates beside this file. They are
-written for a resource called order.
+`python -m indico.new route order`: a new resource, from the templates beside this file. They are written for
+a resource that is called order.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any
 
 from pymongo.asynchronous.database import AsyncDatabase
 
-from indico.core.commands.new import ROOT, Refused, check_root, read_names
-from indico.core.commands.new.tidying import tidy_up
+from indico.core.commands.new import ROOT, CannotCreate, check_root, read_names
+from indico.core.commands.new.formatting import format_files
 
 TEMPLATES = Path(__file__).parent / "templates"
 
-# A template, and what is made of it.
+# Each template, and the file that it becomes.
 FILES = {
     "route.txt": "indico/routes/order.py",
     "db.txt": "indico/db/order_db.py",
@@ -41,38 +41,40 @@ def add_command(commands: Any) -> None:
 
 
 def make_route(name: str) -> str:
-    """Make the files, and return what to say of them. Raises Refused, having made nothing."""
+    """Make the files. Returns a message for the terminal. Raises CannotCreate, and then has made nothing."""
     check_root()
     check_name(name)
     files = {rename(path, name): render(template, name) for template, path in FILES.items()}
     for path in files:
         if (ROOT / path).exists():
-            raise Refused(f"{path} is there already, and stays as it is.")
+            raise CannotCreate(f"{path} is there already, and stays as it is.")
     check_use(name)
     files[SERVER] = add_line((ROOT / SERVER).read_text(encoding="utf-8"), name)
     for path, text in files.items():
         (ROOT / path).write_text(text, encoding="utf-8")
-    hint = tidy_up(ROOT, list(files))
+    hint = format_files(ROOT, list(files))
     lines = [f"wrote {path}" for path in files]
     return "\n".join([*lines, f"Its schema is in {rename(FILES['db.txt'], name)}, for you to fill.{hint}"])
 
 
 def check_name(name: str) -> None:
-    """Raise Refused unless the name can be that of a resource."""
+    """Raise CannotCreate unless the name can be that of a resource."""
     if not re.fullmatch("[a-z]+(_[a-z]+)*", name) or keyword.iskeyword(name):
-        raise Refused(f"{name!r} can't be the name of a resource: take lower-case letters, as in tea_order.")
+        raise CannotCreate(
+            f"{name!r} can't be the name of a resource: take lower-case letters, as in tea_order."
+        )
 
 
 def check_use(name: str) -> None:
-    """Raise Refused when the name has a meaning already that is not a route's."""
+    """Raise CannotCreate if the name is used already, but not by a route."""
     names = {word for template in FILES for word in read_names((TEMPLATES / template).read_bytes())}
     used = (names - {"order"}) | set(dir(builtins)) | set(dir(AsyncDatabase)) | find_used()
     if name in used:
-        raise Refused(f"{name} has a meaning already, in the code or the database: take another name.")
+        raise CannotCreate(f"{name} has a meaning already, in the code or the database: take another name.")
 
 
 def find_used() -> set[str]:
-    """The collections and pages of the server, as far as the code names them, and its batteries."""
+    """The names of the server's collections, pages and batteries, as far as the code has them."""
     found = set()
     for path in (ROOT / "indico").rglob("*.py"):
         if "tests" in path.parts:
@@ -84,7 +86,7 @@ def find_used() -> set[str]:
 
 
 def rename(text: str, name: str) -> str:
-    """The text, in which an order is one of these, and so are orders, Order and ORDER."""
+    """The text with this name in place of order, in all its forms: orders, Order, ORDER."""
     camel = "".join(part.capitalize() for part in name.split("_"))
     plural = re.sub("([^aeiou])y$", r"\1ie", name)
     plural += "es" if re.search("(s|x|z|ch|sh)$", plural) else "s"
@@ -94,13 +96,13 @@ def rename(text: str, name: str) -> str:
 
 
 def render(template: str, name: str) -> str:
-    """What the template makes for this resource, its imports in the order of their modules."""
+    """The template for this resource, with its imports sorted."""
     text = rename((TEMPLATES / template).read_text(encoding="utf-8"), name)
     return re.sub(r"(?m)(^from indico.*\n)+", lambda lines: "".join(sorted(lines[0].splitlines(True))), text)
 
 
 def add_line(source: str, name: str) -> str:
-    """The source of server.py with this route in its imports and its list. Raises Refused."""
+    """The source of server.py with the route in its imports and in ROUTES. Raises CannotCreate."""
     route, new_import = rename("OrderRoute", name), rename("from indico.routes.order import OrderRoute", name)
     lines, body = source.splitlines(), ast.parse(source).body
     for node in body:
@@ -111,7 +113,7 @@ def add_line(source: str, name: str) -> str:
                 lines[node.lineno - 1] = lines[node.lineno - 1].removesuffix("]") + f", {route}]"
             break
     else:
-        raise Refused(f"{SERVER} has no list ROUTES, where the route should go.")
+        raise CannotCreate(f"{SERVER} has no list ROUTES, where the route should go.")
     imports = [node for node in body if isinstance(node, ast.ImportFrom)]
     earlier = [node for node in imports if "from indico" < f"from {node.module} " < new_import]
     lines.insert(earlier[-1].end_lineno or 0, new_import)

@@ -19,7 +19,7 @@ import mongojet
 from bson.codec_options import CodecOptions
 from pymongo import errors
 
-from indico.db import NOT_PRIMARY
+from indico.core.mongo.helper import NOT_PRIMARY
 
 DUPLICATE_KEY = {11000, 11001, 12582}
 MAX_TIME_EXPIRED = 50

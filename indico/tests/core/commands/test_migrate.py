@@ -24,9 +24,11 @@ import indico.migrate
 from indico import config, db, migrations
 from indico.core.commands import migrate
 from indico.core.commands.migrate import NotMigrated
+from indico.core.mongo import indexes, lock
+from indico.core.mongo.lock import Locked
 from indico.tests.testutils import slow
 from indico.tests.testutils.mongo import DatabaseTest
-from indico.tests.testutils.process import make_environment, run_main, wait_until
+from indico.tests.testutils.process import ProcessTest, make_environment, run_main, wait_until
 
 NO_LOCK = {"_id": {"$ne": "lock"}}
 
@@ -41,7 +43,7 @@ class MigrateTest(DatabaseTest):
         self.addCleanup(folder.cleanup)
         self.folder = Path(folder.name)
         for patch in (
-            mock.patch.object(db, "INDEXES", self.indexes),
+            mock.patch.object(indexes, "INDEXES", self.indexes),
             mock.patch.object(migrations, "__path__", [folder.name]),
         ):
             patch.start()
@@ -88,9 +90,9 @@ class IndexTest(MigrateTest):
     def test_what_is_missing_is_built_and_what_is_not_declared_is_kept_at_first(self) -> None:
         self.declare("tea", "name")
         self.database.tea.create_index("old")
-        self.assertEqual(self.migrate(apply=True), ["build    tea.name_1: done", "kept     tea.old_1"])
+        self.assertEqual(self.migrate(apply=True), ["build    tea.name_1 ... done", "kept     tea.old_1"])
         self.assertEqual(self.names("tea"), {"name_1", "old_1"})
-        self.assertEqual(self.migrate(apply=True, drop=True), ["drop     tea.old_1: done"])
+        self.assertEqual(self.migrate(apply=True, drop=True), ["drop     tea.old_1 ... done"])
         self.assertEqual(self.names("tea"), {"name_1"})
 
     def test_the_index_of_ids_and_indexes_of_collections_that_are_gone_from_the_code(self) -> None:
@@ -106,7 +108,7 @@ class IndexTest(MigrateTest):
         self.declare("tea", "a", "b")
         self.declare("tea", "year")
         said = self.migrate(apply=True)
-        self.assertEqual(said, [f"rebuild  tea.{name}: done" for name in ("name_1", "a_1_b_1", "year_1")])
+        self.assertEqual(said, [f"rebuild  tea.{name} ... done" for name in ("name_1", "a_1_b_1", "year_1")])
         indexes = self.database.tea.index_information()
         self.assertEqual(set(indexes), {"_id_", "name_1", "a_1_b_1", "year_1"})
         self.assertTrue(indexes["name_1"]["unique"])
@@ -136,9 +138,8 @@ class MigrationTest(MigrateTest):
         self.database.tea.insert_one({"_id": 1, "a": 1})
         self.declare("tea", "c")
         said = self.migrate(apply=True)
-        self.assertEqual(
-            said, ["run      0001_first: done", "run      0002_second: done", "build    tea.c_1: done"]
-        )
+        steps = ["run      0001_first", "run      0002_second", "build    tea.c_1"]
+        self.assertEqual(said, [f"{step} ... done" for step in steps])
         self.assertEqual(self.database.tea.find_one(), {"_id": 1, "c": 1})
         self.assertEqual(
             [one["_id"] for one in self.database.migration.find()], ["0001_first", "0002_second"]
@@ -150,12 +151,13 @@ class MigrationTest(MigrateTest):
         self.assertEqual(self.migrate()[0], "run      0001_first")
         self.assertEqual(self.database.list_collection_names(), [])
 
-    def test_one_that_fails_is_run_again_and_the_lock_is_free(self) -> None:
+    def test_one_that_fails_is_named_before_it_runs_and_run_again_and_the_lock_is_free(self) -> None:
         self.write("0001_first", "database.tea.insert_one({'_id': 1 / database.tea.count_documents({})})")
-        with self.assertRaises(ZeroDivisionError):
-            self.migrate(apply=True)
+        with redirect_stdout(io.StringIO()) as output, self.assertRaises(ZeroDivisionError):
+            migrate.migrate(self.database, apply=True, drop=False)
+        self.assertEqual(output.getvalue(), "run      0001_first ... ")
         self.database.tea.insert_one({})
-        self.assertEqual(self.migrate(apply=True), ["run      0001_first: done"])
+        self.assertEqual(self.migrate(apply=True), ["run      0001_first ... done"])
 
 
 class LockTest(MigrateTest):
@@ -169,7 +171,7 @@ class LockTest(MigrateTest):
         self.addCleanup(first.join)
         self.addCleanup(self.database.go.insert_one, {})
         wait_until(lambda: self.database.started.find_one(), "the start of the migration")
-        with self.assertRaisesRegex(NotMigrated, "Another process is at it"):
+        with self.assertRaisesRegex(Locked, "Another process is at it"):
             migrate.migrate(self.database, apply=True, drop=False)
         self.database.go.insert_one({})
         first.join()
@@ -182,7 +184,7 @@ class LockTest(MigrateTest):
         self.assertEqual(self.database.migration.count_documents({}), 0)
 
     def test_the_lock_of_one_that_takes_long_does_not_end(self) -> None:
-        with mock.patch.object(migrate, "LEASE", 0.2), migrate.hold_lock(self.database):
+        with mock.patch.object(lock, "LEASE", 0.2), lock.hold_lock(self.database.migration):
             first = self.database.migration.find_one({"_id": "lock"})
             wait_until(lambda: self.database.migration.find_one({"_id": "lock"}) != first, "a longer lease")
 
@@ -194,9 +196,9 @@ class LockTest(MigrateTest):
             return next(calls, update_one)(*arguments)
 
         with (
-            mock.patch.object(migrate, "LEASE", 0.2),
+            mock.patch.object(lock, "LEASE", 0.2),
             mock.patch.object(Collection, "update_one", falter),
-            migrate.hold_lock(self.database),
+            lock.hold_lock(self.database.migration),
         ):
             first = self.database.migration.find_one({"_id": "lock"})
             wait_until(lambda: self.database.migration.find_one({"_id": "lock"}) != first, "a longer lease")
@@ -205,14 +207,16 @@ class LockTest(MigrateTest):
 class CommandTest(DatabaseTest):
     def test_it_makes_all_that_the_routes_and_the_batteries_declare(self) -> None:
         output = run_main(indico.migrate, "--apply")
-        self.assertIn("build    auth.key_1: done\nbuild    user.user_id_1: done\n", output)
+        self.assertIn("build    auth.key_1 ... done\nbuild    user.user_id_1 ... done\n", output)
         self.assertIn("user_id_1", self.database.user.index_information())
         self.assertEqual(run_main(indico.migrate), "")
 
     def test_a_setting_that_makes_no_sense_keeps_it_from_its_work(self) -> None:
         with (
-            mock.patch.object(config.environment, "problems", ["PORT should be a number."]),
-            self.assertRaisesRegex(SystemExit, r"^Not migrated: PORT should be a number\.$"),
+            mock.patch.dict(config.environment.environ, PORT="x"),
+            self.assertRaisesRegex(
+                SystemExit, r"^Not migrated: PORT should be a whole number .*, but is 'x'\.$"
+            ),
         ):
             run_main(indico.migrate)
 
@@ -231,14 +235,15 @@ class CommandTest(DatabaseTest):
                 SystemExit, r"^Not migrated to the end: MONGODB has gone, AutoReconnect\."
             ),
         ):
-            migrate.main(["--apply"])
+            run_main(indico.migrate, "--apply")
 
 
 @slow
-class ProcessTest(DatabaseTest):
+class CommandProcessTest(ProcessTest):
     def run_command(self, *words: str, **settings: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "indico.migrate", *words],
+            cwd=self.folder,
             env=make_environment(settings),
             capture_output=True,
             text=True,
@@ -247,7 +252,7 @@ class ProcessTest(DatabaseTest):
     def test_it_makes_all_that_the_routes_and_the_batteries_declare(self) -> None:
         process = self.run_command("--apply")
         self.assertEqual((process.returncode, process.stderr), (0, ""))
-        self.assertIn("build    auth.key_1: done\nbuild    user.user_id_1: done\n", process.stdout)
+        self.assertIn("build    auth.key_1 ... done\nbuild    user.user_id_1 ... done\n", process.stdout)
         self.assertIn("user_id_1", self.database.user.index_information())
         self.assertEqual(self.run_command().stdout, "")
 

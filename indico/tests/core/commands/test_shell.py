@@ -1,12 +1,11 @@
 """
-The shell, at a terminal and as what runs a script.
+The shell at a terminal, with IPython and without, and as what runs a script.
 """
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
-import itertools
+import importlib.util
 import os
 import pty
 import re
@@ -14,16 +13,10 @@ import signal
 import subprocess
 import sys
 import termios
-from types import FrameType
-from typing import Any
-from unittest import mock
 
 from tornado.testing import bind_unused_port
 
-from indico.core.commands import shell
-from indico.core.commands.shell import Console
 from indico.tests.test_docs import needs_docs
-from indico.tests.test_server import PRODUCTION
 from indico.tests.testutils import slow
 from indico.tests.testutils.pages import read_blocks
 from indico.tests.testutils.process import (
@@ -33,9 +26,19 @@ from indico.tests.testutils.process import (
     processes_in,
     wait_until,
 )
-from indico.tests.testutils.strict import StrictTest
 
 COMMAND = [sys.executable, "-m", "indico.shell"]
+PLAIN = [
+    sys.executable,
+    "-c",
+    "import sys; sys.modules['IPython'] = None; import indico.shell as s; s.main()",
+]
+FAKE_IPYTHON = """
+def start_ipython(argv, user_ns, config):
+    options = config["TerminalInteractiveShell"]
+    user = options["loop_runner"](user_ns["UserDB"].find_user("nobody"))
+    print(options["banner1"] + ", ".join(user_ns) + f": {user}")
+"""
 
 
 class ScriptTest(ProcessTest):
@@ -117,18 +120,6 @@ class ScriptTest(ProcessTest):
     def test_ctrl_c_ends_it_without_a_traceback(self) -> None:
         self.interrupt("print('here', flush=True)\nawait asyncio.sleep(1000)\n")
 
-    @slow
-    def test_ctrl_c_ends_it_in_the_moment_before_the_loop_sleeps(self) -> None:
-        # Python notes the signal in another thread, as it does in this one just before it sleeps, and the
-        # system call that sleeps is not interrupted.
-        self.interrupt(
-            "import signal, threading\n"
-            "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
-            "_ = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])\n"
-            "print('here', flush=True)\n"
-            "await asyncio.sleep(1000)\n"
-        )
-
     def interrupt(self, source: str) -> None:
         """Ctrl-C after the script has written `here`."""
         process = subprocess.Popen(
@@ -151,8 +142,10 @@ class ScriptTest(ProcessTest):
         socket, port = bind_unused_port()
         socket.close()
         script = (
-            "from indico import config, server\nfrom indico.core.commands import shell\n"
-            f"server.DEFAULT_MONGODB_PORT = {port}\n"
+            "from indico import config\n"
+            "from indico.core import serving\n"
+            "from indico.core.commands import shell\n"
+            f"serving.DEFAULT_MONGODB_PORT = {port}\n"
             f"config.MONGODB = config.DEFAULT_MONGODB = 'mongodb://127.0.0.1:{port}'\n"
             "shell.main()\n"
         )
@@ -171,82 +164,13 @@ class ScriptTest(ProcessTest):
         self.assertEqual(processes_in(self.folder), [])
 
 
-class InterruptTest(StrictTest):
-    def setUp(self) -> None:
-        super().setUp()
-        self.addCleanup(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT))
-        self.loop = asyncio.new_event_loop()
-        self.addCleanup(self.loop.close)
-
-    def test_ctrl_c_is_a_keyboard_interrupt(self) -> None:
-        with self.assertRaises(KeyboardInterrupt):
-            Console(self.loop).on_interrupt()
-
-    def test_ctrl_c_while_a_statement_becomes_a_task_waits_until_it_is_one(self) -> None:
-        console = Console(self.loop)
-        create_task = self.loop.create_task
-
-        def press(coroutine: Any) -> asyncio.Task[Any]:
-            console.on_interrupt()
-            return create_task(coroutine)
-
-        statement = compile("ran = 1", "<input>", "single")
-        with mock.patch.object(self.loop, "create_task", press), self.assertRaises(KeyboardInterrupt):
-            console.execute(statement)
-        self.assertNotIn("ran", console.locals)
-        console.execute(statement)
-        self.assertEqual(console.locals["ran"], 1)
-
-    def test_ctrl_c_need_not_wait_any_more_when_there_will_be_no_task(self) -> None:
-        console = Console(self.loop)
-
-        def fail(coroutine: Any) -> None:
-            coroutine.close()
-            raise SystemExit
-
-        with mock.patch.object(self.loop, "create_task", fail), self.assertRaises(SystemExit):
-            console.execute(compile("1", "<input>", "single"))
-        with self.assertRaises(KeyboardInterrupt):
-            console.on_interrupt()
-
-    def test_so_it_leaves_nothing_behind_at_whatever_moment_it_comes(self) -> None:
-        moments = 0
-        while self.interrupt_at(moments):
-            moments += 1
-        self.assertGreater(moments, 20)
-
-    def interrupt_at(self, moment: int) -> bool:
-        """Ctrl-C after so many calls of functions. False, without it, when the statement runs by then."""
-        console = Console(self.loop)
-        calls = itertools.count()
-
-        def look(frame: FrameType, event: str, _: Any) -> None:
-            if frame.f_code.co_name == "<module>":
-                sys.setprofile(None)
-            elif event in ("call", "c_return") and next(calls) == moment:
-                sys.setprofile(None)
-                console.on_interrupt()
-
-        statement = compile("ran = 1", "<input>", "single")
-        sys.setprofile(look)
-        try:
-            console.execute(statement)
-        except KeyboardInterrupt:
-            self.assertNotIn("ran", console.locals)
-            return True
-        finally:
-            sys.setprofile(None)
-        self.assertEqual(console.locals["ran"], 1)
-        return False
-
-
 class Terminal:
     """The shell at a terminal."""
 
-    def __init__(self, environment: dict[str, str], folder: str) -> None:
+    def __init__(self, command: list[str], environment: dict[str, str], folder: str) -> None:
         self.main, self._other = pty.openpty()
         self.process = subprocess.Popen(
-            COMMAND,
+            command,
             cwd=folder,
             env={**environment, "TERM": "dumb"},
             stdin=self._other,
@@ -281,16 +205,17 @@ class Terminal:
 
 
 class TerminalTest(ProcessTest):
-    def open(self, **settings: str) -> Terminal:
-        terminal = Terminal(make_environment(settings), str(self.folder))
+    def open(self, command: list[str], **settings: str) -> Terminal:
+        environment = {**make_environment(settings), "IPYTHONDIR": str(self.folder / "ipython")}
+        terminal = Terminal(command, environment, str(self.folder))
         self.addCleanup(terminal.close)
         return terminal
 
-    def test_a_session(self) -> None:
+    def test_a_session_at_pythons_own_prompt(self) -> None:
         self.database.user.insert_one({"user_id": "facebook1", "name": "Ada"})
-        terminal = self.open()
+        terminal = self.open(PLAIN)
         terminal.wait_for(f": {self.database.name} at ")
-        terminal.wait_for("At hand: asyncio, config, db, AuthDB, UserDB. Ctrl-D ends.\n")
+        terminal.wait_for("Names: asyncio, config, db, AuthDB, UserDB. Ctrl-D ends.\n")
         terminal.wait_for(">>> ")
         terminal.type("(await UserDB.find_user('facebook1'))['name'] + '!'\n")
         terminal.wait_for("'Ada!'\n>>> ")
@@ -302,39 +227,49 @@ class TerminalTest(ProcessTest):
         self.assertNotIn("asyncio", terminal.output)
         terminal.type("print(\n'a' 'b')\n")
         terminal.wait_for("ab\n>>> ")
-        # While the prompt waits, what was started goes on.
-        terminal.type("asyncio.get_running_loop().call_later(0.01, print, 'on ' + 'time') and None\n")
-        terminal.wait_for("on time\n")
         terminal.type("\x04")
         self.assertEqual(terminal.process.wait(PATIENCE), 0)
         self.assertEqual(terminal.read().strip(), "")
-        self.assertIn("1 / 0", (self.folder / ".indico" / "shell_history").read_text())
+        self.assertEqual(os.listdir(self.folder), [])
 
     def test_ctrl_c_ends_the_line_and_nothing_else(self) -> None:
-        terminal = self.open(**{**PRODUCTION, "INDICO_ENV": "production"})
+        terminal = self.open(PLAIN)
         terminal.wait_for(">>> ")
-        for text in (
-            "print('never', ",
-            "print('be' 'gun'); await asyncio.sleep(1000)\n",
-            "print('be' 'gun'); import time; time.sleep(1000)\n",
-            "print('be' 'gun'); all(True for _ in iter(int, 1))\n",
-        ):
+        for text in ("print('never', ", "print('be' 'gun'); await asyncio.sleep(1000)\n"):
             with self.subTest(text):
                 terminal.type(text)
-                if "gun" in text:
-                    terminal.wait_for("begun\n")
-                else:
-                    terminal.wait_for(text.split("\n")[0])
+                terminal.wait_for("begun\n" if "gun" in text else text)
                 terminal.type("\x03")
                 terminal.wait_for("KeyboardInterrupt\n>>> ")
         terminal.type("print('al' 'ive')\n")
         terminal.wait_for("alive\n>>> ")
         terminal.type("\x04")
         self.assertEqual(terminal.process.wait(PATIENCE), 0)
-        self.assertEqual(os.listdir(self.folder), [])
 
+    def test_a_session_with_ipython(self) -> None:
+        if importlib.util.find_spec("IPython") is None:
+            self.skipTest("IPython is not installed")
+        self.database.user.insert_one({"user_id": "facebook1", "name": "Ada"})
+        terminal = self.open(COMMAND)
+        terminal.wait_for("Names: asyncio, config, db, AuthDB, UserDB. Ctrl-D ends.\n")
+        terminal.wait_for("In [1]: ")
+        terminal.type("(await UserDB.find_user('facebook1'))['name'] + '!'\n")
+        terminal.wait_for("'Ada!'")
+        terminal.wait_for("In [2]: ")
+        terminal.type("print('be' 'gun'); await asyncio.sleep(1000)\n")
+        terminal.wait_for("begun")
+        terminal.type("\x03")
+        terminal.wait_for("CancelledError")
+        terminal.wait_for("In [3]: ")
+        terminal.type("exit\n")
+        self.assertEqual(terminal.process.wait(PATIENCE), 0)
 
-class LineEditingTest(StrictTest):
-    def test_without_readline_there_is_no_completion_and_no_failure(self) -> None:
-        with mock.patch.dict(sys.modules, {"readline": None}):
-            shell.set_up_line_editing({})
+    def test_ipython_is_given_the_names_and_our_loop(self) -> None:
+        (self.folder / "IPython.py").write_text(FAKE_IPYTHON)
+        (self.folder / "traitlets").mkdir()
+        (self.folder / "traitlets" / "config.py").write_text("Config = dict\n")
+        (self.folder / "traitlets" / "__init__.py").touch()
+        terminal = self.open(COMMAND)  # its folder comes before what is installed
+        terminal.wait_for("Ctrl-D ends.\n")
+        terminal.wait_for("asyncio, config, db, AuthDB, UserDB: None\n")
+        self.assertEqual(terminal.process.wait(PATIENCE), 0)

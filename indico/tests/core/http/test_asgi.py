@@ -21,11 +21,12 @@ from tornado.web import RequestHandler
 
 from indico import config
 from indico.asgi import ASGIApplication
+from indico.core.http import request_handler
+from indico.core.http.pages import PageHandler
 from indico.core.http.proxies import client_address
 from indico.error import Unavailable
-from indico.routes import handler as handler_module
 from indico.routes.auth import AuthRoute
-from indico.routes.handler import IndicoHandler, PageHandler
+from indico.routes.handler import IndicoHandler
 from indico.tests.mocks import HEADERS, LOGIN_DATA
 from indico.tests.testutils import slow
 from indico.tests.testutils.mongo import DatabaseTest
@@ -141,6 +142,7 @@ class Exchange:
 
 
 class ASGITest(ServerTest):
+    stores = False
     routes = [
         AuthRoute,
         (r"/probe/(?P<action>[a-zA-Z]+)?", ProbeHandler),
@@ -217,7 +219,7 @@ class ASGITest(ServerTest):
     @gen_test
     async def test_http_2_has_an_authority_for_a_host_and_no_connection_header(self) -> None:
         self.set(config, "MAX_BODY_SIZE", 1)
-        self._app.settings["draining"] = True
+        self._app.state.draining = True
         headers = [(b":authority", b"b")]
         exchange = self.ask("POST /probe/address", http_version="2", headers=headers).give()
         self.assertEqual((await exchange.finish())[1], ["192.0.2.1", "http", "b", "/probe/address", "HTTP/2"])
@@ -252,8 +254,8 @@ class ASGITest(ServerTest):
         exchange.free.clear()
         while not exchange.incoming.empty():
             await asyncio.sleep(0)
-        [handler] = self._app.settings["in_flight"]
-        handler.give_up(Unavailable("The server is going down"))
+        [handler] = self._app.state.in_flight
+        handler.abort_with(Unavailable("The server is going down"))
         exchange.give(b"b")
         while not exchange.sent or not exchange.incoming.empty():
             await asyncio.sleep(0)
@@ -264,20 +266,20 @@ class ASGITest(ServerTest):
     @gen_test
     async def test_a_body_too_large_that_goes_on_is_answered_and_given_up(self) -> None:
         self.set(config, "MAX_BODY_SIZE", 100)
-        self.set(handler_module, "LINGER", 0.01)
+        self.set(request_handler, "DISCARD_SECONDS", 0.01)
         exchange = self.ask().give(101 * b"a", True)
         while not exchange.sent or exchange.sent[-1].get("more_body", True):
             await asyncio.sleep(0)
         self.assertEqual(exchange.status, 413)
         exchange.give(b"a", True)
         await exchange.task
-        self.assertEqual(self._app.settings["in_flight"], set())
+        self.assertEqual(self._app.state.in_flight, set())
 
     @gen_test
     async def test_a_body_too_large_that_takes_too_long_gets_one_answer(self) -> None:
         self.set(config, "MAX_BODY_SIZE", 100)
         self.set(config, "BODY_TIMEOUT", 0.01)
-        self.set(handler_module, "LINGER", 0.05)
+        self.set(request_handler, "DISCARD_SECONDS", 0.05)
         exchange = self.ask().give(101 * b"a", True)
         while not exchange.sent or exchange.sent[-1].get("more_body", True):
             await asyncio.sleep(0)
@@ -291,7 +293,7 @@ class ASGITest(ServerTest):
             await asyncio.sleep(0)
         exchange.leave()
         self.assertEqual((await exchange.finish())[0], 408)
-        self.assertEqual(self._app.settings["in_flight"], set())
+        self.assertEqual(self._app.state.in_flight, set())
 
     # Answers that take their time
 
@@ -309,13 +311,13 @@ class ASGITest(ServerTest):
         exchange.give().leave()
         await self.cancelled.wait()
         await exchange.task
-        self.assertEqual((exchange.sent, self._app.settings["in_flight"]), ([], set()))
+        self.assertEqual((exchange.sent, self._app.state.in_flight), ([], set()))
 
     @gen_test
     async def test_a_client_that_leaves_in_its_body_ends_the_request(self) -> None:
         exchange = self.ask("POST /probe/waits").give(b"a", True).leave()
         await exchange.task
-        self.assertEqual((exchange.sent, self._app.settings["in_flight"]), ([], set()))
+        self.assertEqual((exchange.sent, self._app.state.in_flight), ([], set()))
 
     @gen_test
     async def test_a_server_that_gives_up_ends_the_action(self) -> None:
@@ -323,10 +325,10 @@ class ASGITest(ServerTest):
         await self.started.wait()
         exchange.task.cancel()
         await self.cancelled.wait()
-        self.assertEqual(self._app.settings["in_flight"], set())
+        self.assertEqual(self._app.state.in_flight, set())
 
     @gen_test
-    async def test_a_server_may_give_up_while_it_sends(self) -> None:
+    async def test_a_server_may_abort_with_while_it_sends(self) -> None:
         exchange = self.ask().give(b"ab")
         exchange.free.clear()
         while not exchange.sent:
@@ -334,7 +336,7 @@ class ASGITest(ServerTest):
         exchange.task.cancel()
         with self.assertRaises(asyncio.CancelledError):
             await exchange.task
-        self.assertEqual((len(exchange.sent), self._app.settings["in_flight"]), (1, set()))
+        self.assertEqual((len(exchange.sent), self._app.state.in_flight), (1, set()))
 
     @gen_test
     async def test_an_answer_may_be_sent_in_pieces(self) -> None:

@@ -20,15 +20,15 @@ from tornado.httputil import (
 )
 from tornado.iostream import StreamClosedError
 from tornado.testing import gen_test
-from tornado.web import Application, RequestHandler, stream_request_body
+from tornado.web import RequestHandler, stream_request_body
 
 from indico import config
-from indico.core.http import limits, requests, responses
+from indico.core.hooks import Application
+from indico.core.http import limits, request_handler, requests, responses
+from indico.core.http.pages import PageHandler
 from indico.core.http.reading import READ_AHEAD
 from indico.core.http.server import Server
 from indico.error import InvalidValue
-from indico.routes import handler as handler_module
-from indico.routes.handler import PageHandler
 from indico.tests.core.http.on_uvloop import UvloopTest
 from indico.tests.core.http.test_hostile import (
     BARE,
@@ -178,8 +178,8 @@ class ConnectionTest(HostileTest):
     async def end_hanging(self) -> None:
         """End the request that hangs."""
         await self.started.wait()
-        for hanging in list(self._app.settings["in_flight"]):
-            hanging.give_up(InvalidValue("enough"))
+        for hanging in list(self._app.state.in_flight):
+            hanging.abort_with(InvalidValue("enough"))
 
 
 class OrderTest(ConnectionTest):
@@ -377,7 +377,7 @@ class BodyTest(ConnectionTest):
     @gen_test(timeout=PATIENCE)
     async def test_a_client_may_leave_while_it_is_told_that_its_body_is_too_large(self) -> None:
         self.set(config, "MAX_BODY_SIZE", 100)
-        self.set(handler_module, "LINGER", 0.05)
+        self.set(request_handler, "DISCARD_SECONDS", 0.05)
         async with self.client() as client:
             await client.send(make_request("POST /probe/echo HTTP/1.1", "Content-Length: 101"))
             client.reset()

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import quote_plus
@@ -20,6 +21,7 @@ from urllib.parse import quote_plus
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.configuration import set_hypothesis_home_dir
+from hypothesis.errors import HypothesisWarning
 from hypothesis.strategies import SearchStrategy
 
 from indico import config
@@ -263,8 +265,12 @@ steps = st.lists(
 class GeneratedTest(HostileTest, ServerTest):
     """One server for all examples of a test, and one connection for as long as it lasts."""
 
+    stores = True
+
     def setUp(self) -> None:
         super().setUp()
+        # Hypothesis warns of its own generator of random numbers, on some Pythons.
+        warnings.filterwarnings("ignore", ".*`register_random`", HypothesisWarning)
         self.most_lines = 10**9  # there are many requests, and each may have its line
         self.connection: Client | None = None
         self.addCleanup(self.disconnect)

@@ -18,15 +18,15 @@ from typing import Any, ClassVar, NamedTuple, cast
 from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPHeaders
 from tornado.testing import AsyncHTTPTestCase, gen_test
-from tornado.web import Application
 
 from indico import config
-from indico.core.http import responses
-from indico.routes import handler as handler_module
+from indico.core.hooks import Application
+from indico.core.http import request_handler, responses
+from indico.core.serving import make_http_server
 from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler
 from indico.routes.user import UserRoute
-from indico.server import Route, make_app, make_listener
+from indico.server import Route, make_app
 from indico.tests.mocks import USER_KEY
 from indico.tests.testutils import slow
 from indico.tests.testutils.strict import StrictTest
@@ -180,12 +180,13 @@ class HostileTest(StrictTest, AsyncHTTPTestCase):
         UserRoute,
         (r"/probe/(?P<action>[a-zA-Z]+)?", ProbeHandler),
     ]
+    _app: Application
 
     def get_app(self) -> Application:
         return make_app(routes=self.routes)
 
     def get_http_server(self) -> HTTPServer:
-        server: Any = make_listener(self._app)
+        server: Any = make_http_server(self._app)
         return cast(HTTPServer, server)
 
     def setUp(self) -> None:
@@ -259,7 +260,7 @@ class HostileTest(StrictTest, AsyncHTTPTestCase):
         return answers
 
     def count_in_flight(self) -> int:
-        return len(self._app.settings.get("in_flight", ()))
+        return len(self._app.state.in_flight)
 
     async def wait_until_left(self) -> None:
         """Return when no request is under way, as far as the server knows."""
@@ -637,7 +638,7 @@ class LengthTest(HostileTest):
                 self.assertEqual(answer.data, "ab")
 
     def test_equal_lengths_that_are_too_large_are_refused(self) -> None:
-        self.set(handler_module, "LINGER", 0.05)
+        self.set(request_handler, "DISCARD_SECONDS", 0.05)
         self.set(responses, "LINGER", 0.05)
         headers = ["Content-Length: 99999999", "Content-Length: 99999999"]
         request = make_request("POST /probe/echo HTTP/1.1", *headers, body=2_000_000 * b"a")
@@ -662,7 +663,7 @@ class LengthTest(HostileTest):
             self.assert_answers(request + make_request("POST /probe/echo HTTP/1.1", length), 200, 200, LAST)
 
     def test_a_huge_length_is_refused_in_an_envelope(self) -> None:
-        self.set(handler_module, "LINGER", 0.05)
+        self.set(request_handler, "DISCARD_SECONDS", 0.05)
         self.set(responses, "LINGER", 0.05)
         for length in (str(2**31), str(2**63 - 1), str(2**63), str(2**64), 100 * "9", 5000 * "9"):
             with self.subTest(length=length[:20], digits=len(length)):
@@ -736,7 +737,7 @@ class ChunkTest(HostileTest):
         self.assert_answers(self.chunked(b"2\r\nab\r\n0\r\nExpires: never\r\n\r\n"), BARE)
 
     def test_a_huge_chunk_is_refused_in_an_envelope(self) -> None:
-        self.set(handler_module, "LINGER", 0.05)
+        self.set(request_handler, "DISCARD_SECONDS", 0.05)
         self.set(responses, "LINGER", 0.05)
         self.set(config, "MAX_BODY_SIZE", 100)
         for size in (b"ffffffff", b"7fffffffffffffff", b"ffffffffffffffff", 30 * b"f"):
@@ -794,7 +795,7 @@ class ExpectTest(HostileTest):
 
     def test_a_refused_body_gets_one_answer_whatever_is_expected(self) -> None:
         self.set(config, "MAX_BODY_SIZE", 100)
-        self.set(handler_module, "LINGER", 0.05)
+        self.set(request_handler, "DISCARD_SECONDS", 0.05)
         self.set(responses, "LINGER", 0.05)
         for expectation in ("100-continue", "100-CONTINUE", "more"):
             with self.subTest(expectation=expectation):

@@ -11,8 +11,9 @@ from unittest import mock
 
 from tornado.web import HTTPError, RequestHandler
 
+from indico.core.http.envelope import HEADERS
+from indico.core.http.pages import PageHandler
 from indico.routes.auth import AuthRoute
-from indico.routes.handler import HEADERS, PageHandler
 from indico.routes.user import UserRoute
 from indico.tests.core.http import test_hostile
 from indico.tests.core.http.on_uvloop import UvloopTest

@@ -193,7 +193,7 @@ class BodyTimeoutTest(LimitTest):
         await self.assert_dribble_is_cut_off(
             make_request("POST /probe/echo HTTP/1.1", "Content-Length: 1000000"), b"a"
         )
-        self.assertEqual(self._app.settings["in_flight"], set())
+        self.assertEqual(self._app.state.in_flight, set())
 
     @gen_test(timeout=PATIENCE)
     async def test_chunks_that_dribble_are_cut_off(self) -> None:
@@ -282,7 +282,7 @@ class StopTest(LimitTest):
         async with AsyncExitStack() as stack:
             client = await self.connect(stack)
             self.assertTrue(await self.ask(client))
-            self._app.settings["draining"] = True
+            self._app.state.draining = True
             self.http_server.stop()
             leave = asyncio.ensure_future(self.wait_until_idle())
             await client.send(make_post(b"ab"))

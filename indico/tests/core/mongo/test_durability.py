@@ -227,11 +227,23 @@ class DurabilityTest(ProcessTest):
 @slow
 @linux
 class ReplicaSetTest(DurabilityTest):
+    """One replica set for all, each of which leaves it whole, or finds it mended."""
+
+    replica: ReplicaSet
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        cls.replica = ReplicaSet().start()
+
+    @classmethod
+    def tearDownClass(cls) -> None:  # nosetests runs no class cleanups
+        cls.replica.close()
+        super().tearDownClass()
+
     def setUp(self) -> None:
         super().setUp()
-        self.replica = ReplicaSet()
-        self.addCleanup(self.replica.close)
-        self.replica.start()
+        self.replica.restart_members()
         self.uri = self.replica.uri
         self.servers = self.start_servers(MONGODB=self.uri)
 
@@ -315,7 +327,8 @@ class EmbeddedTest(DurabilityTest):
         self.uri = f"mongodb://127.0.0.1:{port}"
         self.script = f"""
 from indico import config, server
-server.DEFAULT_MONGODB_PORT = {port}
+from indico.core import serving
+serving.DEFAULT_MONGODB_PORT = {port}
 config.MONGODB = config.DEFAULT_MONGODB = "{self.uri}"
 server.main(debug=False, port=0)
 """

@@ -58,7 +58,7 @@ class CacheTest(ServerTest):
         patch.start()
         self.addCleanup(patch.stop)
         super().setUp()
-        self.wait_until(lambda: key_cache._counts_until)
+        self.wait_until(lambda: key_cache._trusted_until)
         self.post("auth/login", LOGIN_DATA)
 
     def wait_until(self, condition: Any) -> None:
@@ -126,15 +126,15 @@ class SingleServerTest(CacheTest):
         def document() -> dict[str, Any]:
             return {"_id": ObjectId(), "login": current_time()}
 
-        with mock.patch.object(key_cache, "MOST_KEYS", 2):
+        with mock.patch.object(key_cache, "MAX_KEYS", 2):
             for key in "abc":
-                key_cache.remember(key, document(), key_cache.get_age())
-                key_cache.remember(key, document(), key_cache.get_age() - 1)
+                key_cache.remember(key, document(), key_cache.get_version())
+                key_cache.remember(key, document(), key_cache.get_version() - 1)
         self.assertEqual([key_cache.find(key) is not None for key in "abc"], [False, True, True])
 
     def test_a_key_that_expires_is_remembered_no_longer(self) -> None:
         login = current_time() - int(config.KEY_LIFETIME * 1000) + 50
-        key_cache.remember("a", {"_id": 1, "login": login}, key_cache.get_age())
+        key_cache.remember("a", {"_id": 1, "login": login}, key_cache.get_version())
         self.assertIsNotNone(key_cache.find("a"))
         wait_until(lambda: key_cache.find("a") is None, "the end of a key", 5)
 
@@ -160,7 +160,7 @@ class StreamTest(StrictTest, AsyncTestCase):
             streams += 1
             yield None
             if streams == 1:
-                key_cache.remember("a", {"_id": 1, "login": current_time()}, key_cache.get_age())
+                key_cache.remember("a", {"_id": 1, "login": current_time()}, key_cache.get_version())
                 self.assertIsNotNone(key_cache.find("a"))
                 raise MongoError("no resume token")
             self.assertIsNone(key_cache.find("a"))
@@ -171,9 +171,9 @@ class StreamTest(StrictTest, AsyncTestCase):
         with (
             mock.patch.object(db, "watch", watch),
             mock.patch.object(config, "KEY_CACHE", 60),
-            mock.patch.object(key_cache, "RETRY", 0),
+            mock.patch.object(key_cache, "RETRY_PAUSE", 0),
         ):
-            watching = asyncio.ensure_future(key_cache.watch())
+            watching = asyncio.ensure_future(key_cache.follow_logouts(db.watch))
             await opened.wait()
             watching.cancel()
 
@@ -216,29 +216,29 @@ class ReplicaSetTest(CacheTest):
         collection = self.elsewhere()[config.MONGODB_DATABASE].auth
         collection.update_one({}, {"$set": {"login": current_time()}})
         collection.insert_one({"key": "of another"})
-        until = key_cache._counts_until
-        self.wait_until(lambda: key_cache._counts_until > until + 2 * key_cache.HEARTBEAT / 1000)
+        until = key_cache._trusted_until
+        self.wait_until(lambda: key_cache._trusted_until > until + 2 * key_cache.HEARTBEAT_MS / 1000)
         self.assertIsNotNone(key_cache.find(USER_KEY))
 
     def test_when_the_collection_is_dropped_everything_is_forgotten(self) -> None:
         self.call("auth/check")
         self.elsewhere()[config.MONGODB_DATABASE].auth.drop()
         self.wait_until(lambda: key_cache.find(USER_KEY) is None)
-        self.wait_until(lambda: key_cache._counts_until > time.monotonic())  # it listens again
+        self.wait_until(lambda: key_cache._trusted_until > time.monotonic())  # it listens again
 
     @slow
     @gen_test
     async def test_nothing_counts_while_the_stream_is_silent(self) -> None:
         [member] = self.replica.members
-        key_cache.remember("a", {"_id": 1, "login": current_time()}, key_cache.get_age())
+        key_cache.remember("a", {"_id": 1, "login": current_time()}, key_cache.get_version())
         self.assertIsNotNone(key_cache.find("a"))
         member.hang()
         try:
             while key_cache.find("a"):
                 await asyncio.sleep(0.01)
-            while key_cache._known:  # it is given up
+            while key_cache._documents:  # it is given up
                 await asyncio.sleep(0.01)
         finally:
             member.go_on()
-        while key_cache._counts_until < time.monotonic():  # it listens again
+        while key_cache._trusted_until < time.monotonic():  # it listens again
             await asyncio.sleep(0.01)

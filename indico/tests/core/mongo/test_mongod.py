@@ -7,6 +7,7 @@ default address.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -19,6 +20,8 @@ from unittest import mock
 from pymongo import MongoClient
 from tornado.testing import bind_unused_port
 
+from indico import config, server
+from indico.core import serving
 from indico.core.mongo import mongod as embedded
 from indico.core.mongo.mongod import Mongod, MongodError
 from indico.tests.mocks import LOGIN_DATA
@@ -83,7 +86,7 @@ class MongodTest(StrictTest):
         with mock.patch.dict(os.environ):
             del os.environ[f"INDICO_MONGOD_{self.mongod.port}"]  # as in a process that started none
             other.start()
-            other.tend()
+            other.restart_if_gone()
             self.assertIsNone(other.pid)
         self.assertEqual(os.listdir(other.folder), [])
 
@@ -104,9 +107,10 @@ class MongodTest(StrictTest):
     def test_tend_leaves_alone_what_runs(self) -> None:
         self.mongod.start()
         pid = self.mongod.pid
-        self.mongod.tend()
+        self.mongod.restart_if_gone()
         self.assertEqual(self.mongod.pid, pid)
 
+    @slow
     def test_tend_starts_it_again_when_it_is_killed(self) -> None:
         self.mongod.start()
         first = self.mongod.pid
@@ -116,7 +120,7 @@ class MongodTest(StrictTest):
         wait_until(lambda: embedded.is_answering(self.mongod.port), "an answer")
 
     def tend_once(self) -> int | None:
-        self.mongod.tend()
+        self.mongod.restart_if_gone()
         return self.mongod.pid
 
     def tend_after_another(self, *seconds: float, lock: str = "") -> int:
@@ -134,15 +138,15 @@ class MongodTest(StrictTest):
             self.mongod.start()
             for second in seconds:
                 now.return_value = abs(second)
-                self.mongod.tend()
+                self.mongod.restart_if_gone()
         return spawn.call_count
 
     def test_another_mongodb_has_time_to_come_back(self) -> None:
-        self.assertEqual(self.tend_after_another(1, embedded.GRACE), 0)
-        self.assertEqual(self.tend_after_another(1, 1 + embedded.GRACE), 1)
+        self.assertEqual(self.tend_after_another(1, embedded.FOREIGN_RESTART_SECONDS), 0)
+        self.assertEqual(self.tend_after_another(1, 1 + embedded.FOREIGN_RESTART_SECONDS), 1)
 
     def test_and_as_much_time_each_time_that_it_goes(self) -> None:
-        self.assertEqual(self.tend_after_another(1, 10, -12, 13, 1 + embedded.GRACE), 0)
+        self.assertEqual(self.tend_after_another(1, 10, -12, 13, 1 + embedded.FOREIGN_RESTART_SECONDS), 0)
 
     def test_one_with_the_same_folder_is_replaced_at_once(self) -> None:
         self.assertEqual(self.tend_after_another(1, lock=f"{os.getpid()}\n"), 1)
@@ -154,7 +158,7 @@ class MongodTest(StrictTest):
 
     def test_tend_leaves_alone_what_it_has_no_mongod_for(self) -> None:
         with mock.patch.object(embedded, "find_mongod", return_value=None):
-            self.mongod.tend()
+            self.mongod.restart_if_gone()
         self.assertIsNone(self.mongod.pid)
 
     def test_another_process_finds_none_of_its_own_in_what_it_inherits(self) -> None:
@@ -164,7 +168,7 @@ class MongodTest(StrictTest):
     def test_a_mongod_that_does_not_start_is_a_sentence(self) -> None:
         shutil.rmtree(self.folder)
         self.addCleanup(self.folder.mkdir)
-        with mock.patch.object(embedded, "MOST_ATTEMPTS", 1), self.assertRaises(MongodError) as raised:
+        with mock.patch.object(embedded, "MAX_ATTEMPTS", 1), self.assertRaises(MongodError) as raised:
             self.mongod.start()
         self.assertEqual(str(raised.exception), f"mongod does not start: see {self.folder / 'mongod.log'}.")
 
@@ -174,7 +178,7 @@ class MongodTest(StrictTest):
         program.chmod(0o700)
         with (
             mock.patch.dict(os.environ, {"PATH": f"{self.folder}:{os.environ['PATH']}"}),
-            mock.patch.object(embedded, "PATIENCE", 0.2),
+            mock.patch.object(embedded, "START_TIMEOUT", 0.2),
             self.assertRaisesRegex(MongodError, "^mongod does not start: "),
         ):
             self.mongod.start()
@@ -242,6 +246,41 @@ def find_mongods(folder: Path) -> list[int]:
     return [pid for pid in processes_in(folder) if is_mongod(pid)]
 
 
+class MainTest(StrictTest):
+    """`main` in this process, which finds no MongoDB at the default address and can't start one."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.folder = make_folder()
+        self.addCleanup(remove_folder, self.folder)
+        self.port = find_port()
+
+    def exit_main(self) -> Any:
+        with (
+            contextlib.chdir(self.folder),
+            mock.patch.object(config, "MONGODB", config.DEFAULT_MONGODB),
+            mock.patch.object(serving, "DEFAULT_MONGODB_PORT", self.port),
+            mock.patch.object(serving, "listen", return_value=[]),
+            self.assertRaises(SystemExit) as raised,
+        ):
+            server.main(debug=False, port=0)
+        return raised.exception.code
+
+    def test_without_a_mongod_to_be_had_there_is_a_sentence(self) -> None:
+        with mock.patch.object(embedded, "find_mongod", return_value=None):
+            sentence = self.exit_main()
+        self.assertTrue(
+            sentence.startswith(f"No MongoDB answers at port {self.port}, and no mongod is installed.")
+        )
+
+    def test_a_folder_that_can_not_be_made_is_a_sentence(self) -> None:
+        (self.folder / ".indico").touch()
+        self.assertEqual(
+            self.exit_main(),
+            f"Development keeps its data in {self.folder / '.indico'}, which can't be made: File exists.",
+        )
+
+
 @linux
 class ServerWithMongodTest(ProcessTest):
     """Servers in one folder, without a MongoDB other than the one they start."""
@@ -251,7 +290,8 @@ class ServerWithMongodTest(ProcessTest):
         self.mongodb_port = find_port()
         self.script = f"""
 from indico import config, server
-server.DEFAULT_MONGODB_PORT = {self.mongodb_port}
+from indico.core import serving
+serving.DEFAULT_MONGODB_PORT = {self.mongodb_port}
 config.MONGODB = config.DEFAULT_MONGODB = "mongodb://127.0.0.1:{self.mongodb_port}"
 server.main(debug=False, port=0)
 """
@@ -359,6 +399,7 @@ server.main(debug=False, port=0)
         self.assertEqual(server.stop(), 0)
         self.assertTrue(embedded.is_answering(self.mongodb_port))
 
+    @slow
     def test_without_a_mongod_to_be_had_there_is_a_sentence(self) -> None:
         self.assert_refuses(
             f"No MongoDB answers at port {self.mongodb_port}, and no mongod is installed. Install one"
@@ -367,6 +408,7 @@ server.main(debug=False, port=0)
             PATH="",
         )
 
+    @slow
     def test_a_folder_that_can_not_be_made_is_a_sentence(self) -> None:
         (self.folder / ".indico").touch()
         self.assert_refuses(

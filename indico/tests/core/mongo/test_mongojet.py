@@ -182,7 +182,7 @@ class OnPyMongoTest(DriverTest):
         self.assertEqual(
             await self.things.find_one_and_update({"_id": 1}, {"$set": {"a": 1}}, hint="_id_"), {"_id": 1}
         )
-        self.assertIn("things", await db.mongodb.list_collection_names())
+        self.assertIn("things", await db.CLIENT[db.mongodb.name].list_collection_names())
         self.assertIn(self.database.name, await db.CLIENT.list_database_names())
 
     @gen_test

@@ -21,12 +21,13 @@ from tornado.testing import gen_test
 
 import indico.db.auth_db as AuthDB
 from indico import config, db
+from indico.core.tasks import LATER
 from indico.error import AuthError
 from indico.tests.mocks import HEADERS, USER_ID, USER_KEY
 from indico.tests.mocks.request_mock import RequestHandler
 from indico.tests.testutils.mongo import MongoTest
 from indico.tests.testutils.strict import StrictTest
-from indico.utils import LATER, type_check, unpack
+from indico.utils import type_check, unpack
 from indico.utils.auth import auth_utils
 from indico.utils.auth.auth_utils import auth, end_key, start_key, user_hash
 
@@ -35,9 +36,10 @@ UNKNOWN_KEY = user_hash("nobody")
 
 class UserHashTest(StrictTest):
     def set_salt(self, salt: str | None) -> None:
-        patch = mock.patch.object(auth_utils, "USER_SALT", salt)
-        patch.start()
-        self.addCleanup(patch.stop)
+        for module in (auth_utils, config):
+            patch = mock.patch.object(module, "USER_SALT", salt)
+            patch.start()
+            self.addCleanup(patch.stop)
 
     def enter_empty_folder(self) -> Path:
         """An empty working directory for this test."""

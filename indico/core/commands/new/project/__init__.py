@@ -1,6 +1,6 @@
 """
-`python -m indico.new project ../shop`: a copy of this checkout under another name. The copy has all but what
-is about this boilerplate, this command included.
+`python -m indico.new project ../shop`: a copy of this checkout under another name. What is about the
+boilerplate itself is not copied, nor is this command.
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from indico.core.commands.new import ROOT, Refused, check_root
-from indico.core.commands.new.project.checkout import edit, forget, read_files, write_files
+from indico.core.commands.new import ROOT, CannotCreate, check_root
+from indico.core.commands.new.formatting import format_files
+from indico.core.commands.new.project.batteries import find_batteries, remove_battery
+from indico.core.commands.new.project.files import read_files, remove_file, replace_in, write_files
 from indico.core.commands.new.project.names import OLD, check_name, rename_files
-from indico.core.commands.new.project.stripping import find_batteries, leave_out
-from indico.core.commands.new.tidying import tidy_up
 
-# About this boilerplate, and not about what is made of it: files and folders.
+# Files and folders about the boilerplate itself.
 LEFT_BEHIND = (
     "CHANGELOG.md",
     "bench",
@@ -22,6 +22,7 @@ LEFT_BEHIND = (
     "docs/renaming.rst",
     f"{OLD}/core/commands/new/project",
     f"{OLD}/tests/core/commands/new/test_project.py",
+    f"{OLD}/tests/test_data_of_2015.py",
 )
 
 
@@ -43,37 +44,39 @@ def add_command(commands: Any) -> None:
 
 
 def make_project(folder: Path, without: str = "") -> str:
-    """Make the copy, and return what to say of it. Raises Refused."""
+    """Make the copy. Returns a message for the terminal. Raises CannotCreate."""
     check_root()
     folder = folder.resolve()
     files = read_files()
     check_name(folder.name, files)
     check_folder(folder)
     for battery in find_batteries(without, files):
-        leave_out(files, battery)
+        remove_battery(files, battery)
     for path in list(files):
         if any(path == left or path.startswith(f"{left}/") for left in LEFT_BEHIND):
-            forget(files, path)
-    edit(files, f"{OLD}/core/commands/new/__main__.py", f'    "{OLD}.core.commands.new.project",\n', "")
-    edit(files, "README.md", f"^`python -m {OLD}.new project.*\n", "")
-    edit(files, "README.md", "^bench/ .*\n", "")
-    edit(files, "README.md", "starts a project of your own, or a route$", "starts a route")
+            remove_file(files, path)
+    replace_in(files, f"{OLD}/core/commands/new/__main__.py", f'    "{OLD}.core.commands.new.project",\n', "")
+    replace_in(files, "README.md", f"^`python -m {OLD}.new project.*\n", "")
+    replace_in(files, "README.md", "^bench/ .*\n", "")
+    replace_in(files, "README.md", "starts a project of your own, or a route$", "starts a route")
     files = rename_files(files, folder.name)
     try:
         write_files(folder, files)
     except OSError as error:
-        raise Refused(f"{folder} can't be made: {error.strerror}.") from error
-    hint = tidy_up(folder, [path for path in files if path.endswith(".py")])
+        raise CannotCreate(f"{folder} can't be made: {error.strerror}.") from error
+    hint = format_files(folder, [path for path in files if path.endswith(".py")])
     return (
         f"{folder} is there, with {len(files)} files. Its README.md says how to start and to test it.{hint}"
     )
 
 
 def check_folder(folder: Path) -> None:
-    """Raise Refused unless the folder can be made, outside of this checkout."""
+    """Raise CannotCreate unless the folder can be made, outside this checkout."""
     if folder.exists():
-        raise Refused(f"{folder} is there already, and stays as it is.")
+        raise CannotCreate(f"{folder} is there already, and stays as it is.")
     if not folder.parent.is_dir():
-        raise Refused(f"{folder.parent}, where the copy should go, is no folder.")
+        raise CannotCreate(f"{folder.parent}, where the copy should go, is no folder.")
     if folder.is_relative_to(ROOT):
-        raise Refused(f"{folder} is inside of this checkout: take one beside it, such as ../{folder.name}.")
+        raise CannotCreate(
+            f"{folder} is inside of this checkout: take one beside it, such as ../{folder.name}."
+        )

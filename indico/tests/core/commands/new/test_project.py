@@ -13,11 +13,12 @@ import tempfile
 from pathlib import Path
 from unittest import mock
 
-from indico.core.commands.new import Refused
+from indico.core.commands.new import CannotCreate
 from indico.core.commands.new.__main__ import main
-from indico.core.commands.new.project import LEFT_BEHIND, checkout, make_project
+from indico.core.commands.new.project import LEFT_BEHIND, make_project
+from indico.core.commands.new.project import files as project_files
+from indico.core.commands.new.project.batteries import find_batteries, remove_battery
 from indico.core.commands.new.project.names import check_name, make_rename, rename_files
-from indico.core.commands.new.project.stripping import find_batteries, leave_out
 from indico.server import BATTERIES
 from indico.tests.testutils import slow
 from indico.tests.testutils.checkout import ROOT, needs, needs_checkout, run_python
@@ -44,7 +45,7 @@ class ProjectTest(StrictTest):
 
     def assert_refused(self, reason: str, path: str | Path, without: str = "") -> None:
         before = sorted(self.folder.rglob("*"))
-        with self.assertRaisesRegex(Refused, reason):
+        with self.assertRaisesRegex(CannotCreate, reason):
             make_project(self.folder / path, without)
         self.assertEqual(sorted(self.folder.rglob("*")), before)
 
@@ -56,7 +57,7 @@ class CopyTest(ProjectTest):
         paths = {path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file()}
         expected = {
             make_rename("tea_shop")(path)
-            for path in checkout.read_files()
+            for path in project_files.read_files()
             if not any(path == left or path.startswith(f"{left}/") for left in LEFT_BEHIND)
         }
         self.assertEqual(paths, expected)
@@ -115,8 +116,8 @@ class CopyTest(ProjectTest):
             (self.folder / path).touch()
         (self.folder / ".gitignore").write_text("*.py[cod]\n/build/\n/docs/_build/\n")
         for settings in ({}, {"PATH": ""}):  # git says that this is no checkout of its, or there is no git
-            with mock.patch.object(checkout, "ROOT", self.folder), mock.patch.dict(os.environ, settings):
-                files = checkout.read_files()
+            with mock.patch.object(project_files, "ROOT", self.folder), mock.patch.dict(os.environ, settings):
+                files = project_files.read_files()
                 self.assertEqual(set(files), {".gitignore", "setup.py", "a/b.py", "a/build/d"})
 
     def test_with_git_what_it_tracks_is_copied_as_it_is_now(self) -> None:
@@ -126,8 +127,8 @@ class CopyTest(ProjectTest):
             subprocess.run(["git", *words], cwd=self.folder, check=True)
         (self.folder / "changed").write_text("now")
         (self.folder / "gone").unlink()
-        with mock.patch.object(checkout, "ROOT", self.folder):
-            self.assertEqual(checkout.read_files(), {"changed": b"now"})
+        with mock.patch.object(project_files, "ROOT", self.folder):
+            self.assertEqual(project_files.read_files(), {"changed": b"now"})
 
 
 class RefusedTest(ProjectTest):
@@ -165,7 +166,7 @@ class RefusedTest(ProjectTest):
 
     def test_a_class_that_is_there_already(self) -> None:
         source = {"a.py": b"class IndicoHandler: ...\nclass TeaHandler: ...\n"}
-        with self.assertRaisesRegex(Refused, "TeaHandler is a name"):
+        with self.assertRaisesRegex(CannotCreate, "TeaHandler is a name"):
             check_name("tea", source)
 
     def test_a_folder_that_is_there_or_can_not_be_made(self) -> None:
@@ -185,7 +186,9 @@ class RefusedTest(ProjectTest):
     def test_a_battery_that_is_not_there_or_not_told_from_another(self) -> None:
         self.assert_refused("horn is none of the batteries, which are", "shop", "horn")
         files = {"indico/server.py": b'    "indico.batteries.docs_one",\n    "indico.batteries.docs_two",\n'}
-        with self.assertRaisesRegex(Refused, "docs is none of the batteries, which are docs_one, docs_two"):
+        with self.assertRaisesRegex(
+            CannotCreate, "docs is none of the batteries, which are docs_one, docs_two"
+        ):
             find_batteries("docs", files)
 
     def test_an_installed_package_has_nothing_to_copy(self) -> None:
@@ -205,8 +208,8 @@ class StrippingTest(ProjectTest):
     def test_each_battery_can_be_left_out(self) -> None:
         for name in NAMES:
             with self.subTest(name):
-                files = checkout.read_files()
-                leave_out(files, name)
+                files = project_files.read_files()
+                remove_battery(files, name)
                 self.assertNotIn(f"indico/batteries/{name}.py", files)
                 self.assertFalse(
                     [path for path in files if re.search(rf"\bbatteries/(test_)?{name}\.", path)]
@@ -219,21 +222,21 @@ class StrippingTest(ProjectTest):
 
     def test_an_extra_goes_with_all_that_nothing_else_needs(self) -> None:
         files = self.make_files()
-        leave_out(files, "horn")
+        remove_battery(files, "horn")
         packages = re.findall(r"\w+", files["setup.py"].decode())
         self.assertEqual(packages, ["extras", "dev", "rest", "both", "check", "ruff", "both", "last", "rest"])
 
     def test_a_setting_that_nothing_else_speaks_of_goes_too(self) -> None:
         files = self.make_files()
-        leave_out(files, "horn")
-        self.assertEqual(files["indico/config.py"].decode(), "B = 1\nC = 2\nSUM = C + 1\n")
+        remove_battery(files, "horn")
+        self.assertEqual(files["indico/config.py"].decode(), "# Others\nB = 1\nC = 2\nSUM = C + 1\n")
         self.assertEqual(
             files["docs/settings.rst"].decode(), "   * - ``B``\n     - 1\n   * - ``C``\n     - 2\n"
         )
 
     def test_what_leads_to_its_page_goes_too(self) -> None:
         files = self.make_files()
-        leave_out(files, "horn")
+        remove_battery(files, "horn")
         self.assertEqual(
             files["docs/index.rst"].decode(), "See a page and ``horn``.\n\n.. toctree::\n\n   other\n"
         )
@@ -244,17 +247,17 @@ class StrippingTest(ProjectTest):
             b"include CHANGELOG.md\ngraft docs\n",
         )
         files = {"CHANGELOG.md": b"", "README.md": readme, "MANIFEST.in": manifest}
-        checkout.forget(files, "CHANGELOG.md")
+        project_files.remove_file(files, "CHANGELOG.md")
         self.assertEqual(files, {"README.md": b"[Licence](LICENSE).", "MANIFEST.in": b"graft docs\n"})
 
-    def make_files(self) -> checkout.Files:
+    def make_files(self) -> project_files.Files:
         texts = {
             "indico/batteries/horn.py": "print(config.A, config.B, config.C)\n",
             "indico/tests/batteries/test_horn.py": "",
             "indico/other.py": "print(config.B)\n",
             "indico/server.py": 'BATTERIES: list[str] = [\n    "indico.batteries.horn",\n]\n',
-            "indico/config.py": "A = call(\n    0,\n)\nB = 1\nC = 2\nSUM = C + 1\n",
-            ".ci/run": "unset A B C\n",
+            "indico/config.py": "# Horn\nA = call(\n    0,\n)\n\n# Others\nB = 1\nC = 2\nSUM = C + 1\n",
+            ".ci/lib.sh": "unset A B C\n",
             "setup.py": "extras = {\n"
             '        "dev": [\n            "alone",\n            "rest",\n            "both",\n        ],\n'
             '        "check": ["ruff", "both"],\n        "horn": ["alone", "both"],  # why\n'

@@ -9,11 +9,11 @@ import tempfile
 from pathlib import Path
 from unittest import mock
 
-from indico.core.commands.new.tidying import tidy_up, wrap_prose
+from indico.core.commands.new.formatting import format_files, wrap_prose
 from indico.tests.testutils.strict import StrictTest
 
 
-class TidyingTest(StrictTest):
+class FormattingTest(StrictTest):
     def test_files_are_wrapped_and_the_others_stay_as_they_are(self) -> None:
         with tempfile.TemporaryDirectory(prefix="indico-test-") as folder:
             long, short, empty = (Path(folder) / f"{name}.py" for name in ("long", "short", "empty"))
@@ -23,7 +23,7 @@ class TidyingTest(StrictTest):
             with mock.patch.object(
                 importlib.util, "find_spec"
             ):  # with ruff or without, it makes no difference
-                self.assertEqual(tidy_up(Path(folder), ["long.py", "short.py", "empty.py"]), "")
+                self.assertEqual(format_files(Path(folder), ["long.py", "short.py", "empty.py"]), "")
             self.assertEqual(len(long.read_text().splitlines()), 2)
             self.assertEqual((short.read_text(), empty.read_text()), ("# word\n", ""))
 

@@ -13,26 +13,34 @@ import hashlib
 import time
 
 from pymongo import ReturnDocument
-from tornado.web import Application
 
 from indico import config, db
+from indico.core.hooks import Application
 from indico.core.http.proxies import client_address
 from indico.db import mongo
-from indico.error import IndicoError, TooManyRequests
+from indico.error import IndicoError
 from indico.routes.handler import IndicoHandler
 
 db.index("login_rate", "key", unique=True)
 db.index("login_rate", "expires", expireAfterSeconds=0)
 
 
+class TooManyRequests(IndicoError):
+    """429: `retry_after` is the time in seconds until the next try may succeed."""
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__(f"Too many requests, try again in {retry_after} seconds", 429)
+        self.retry_after = retry_after
+
+
 def install(application: Application) -> None:
-    """Check every login before it is run."""
+    """Count every login before it runs."""
     if config.LOGIN_RATE[0]:
-        application.settings.setdefault("checks", []).append(check)
-        application.settings.setdefault("statuses", {}).setdefault("login", []).append(429)
+        application.hooks.before_action.append(check_login_rate)
+        application.hooks.extra_statuses.setdefault("login", []).append(429)
 
 
-async def check(handler: IndicoHandler) -> None:
+async def check_login_rate(handler: IndicoHandler) -> None:
     """Raise TooManyRequests for a login beyond LOGIN_RATE."""
     if handler.action != "login":
         return
@@ -56,7 +64,7 @@ async def count(subject: str, expires: int) -> int:
         {"key": hashlib.sha256(subject.encode()).hexdigest()},
         {
             "$inc": {"count": 1},
-            "$setOnInsert": {"expires": datetime.datetime.fromtimestamp(expires, datetime.timezone.utc)},
+            "$setOnInsert": {"expires": datetime.datetime.fromtimestamp(expires, datetime.UTC)},
         },
         upsert=True,
         return_document=ReturnDocument.AFTER,

@@ -7,9 +7,8 @@ from __future__ import annotations
 import ipaddress
 from typing import Any
 
-from tornado.web import Application
-
 from indico import config
+from indico.core.hooks import Application
 from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler
 from indico.server import make_app

@@ -1,5 +1,5 @@
 """
-Mends what a name of another length does to lines.
+Formats files in which a name of another length made lines too long or too short.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 LONGEST_LINE = 110  # characters, as in pyproject.toml
 
 
-def tidy_up(root: Path, paths: Sequence[str]) -> str:
-    """Wrap prose that is too long in these Python files, and have ruff do the rest. A hint, without ruff."""
+def format_files(root: Path, paths: Sequence[str]) -> str:
+    """Wrap comments and docstrings in these Python files, and run ruff. Returns a hint if ruff is missing."""
     for path in (root / path for path in paths):
         source = path.read_text(encoding="utf-8")
         if max(map(len, source.splitlines()), default=0) > LONGEST_LINE:
@@ -34,7 +34,7 @@ def tidy_up(root: Path, paths: Sequence[str]) -> str:
 
 
 def wrap_prose(source: str) -> str:
-    """The source, with lines of docstrings and comments that are too long continued in another."""
+    """The source, in which lines of docstrings and comments that are too long are wrapped."""
     lines = source.splitlines()
     for number in sorted(find_prose(source), reverse=True):
         line = lines[number]
@@ -53,7 +53,7 @@ def wrap_prose(source: str) -> str:
 
 
 def find_prose(source: str) -> set[int]:
-    """The lines, counted from 0, that are comments or inside of long strings."""
+    """The numbers of the lines, from 0, that are comments or inside of long strings."""
     found: set[int] = set()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         first, last = token.start[0] - 1, token.end[0] - 1

@@ -1,5 +1,5 @@
 """
-The files of the checkout, in memory until all that is to be done with them is done.
+The files of a copy, in memory until all changes are made.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from pathlib import Path
 
 from indico.core.commands.new import ROOT
 
-Files = dict[str, bytes]  # by their paths below the checkout
+Files = dict[str, bytes]  # by path, relative to the checkout
 
 
 def read_files() -> Files:
-    """What git tracks in this checkout, as it is now; without git, all but what git would ignore."""
+    """All files that git tracks, as they are now. Without git: all that git would not ignore."""
     return {path: (ROOT / path).read_bytes() for path in list_tracked() or list_all()}
 
 
 def list_tracked() -> list[str]:
-    """None where there is no git, or the checkout is in none."""
+    """An empty list if there is no git, or this is not a git checkout."""
     try:
         git = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True)
     except FileNotFoundError:
@@ -33,7 +33,7 @@ def list_all() -> list[str]:
 
     def is_ignored(path: Path) -> bool:
         name = path.relative_to(ROOT).as_posix()
-        # As git has it, a pattern with a slash before its end is about a path and any other about a name.
+        # As in git, a pattern with a slash before its end matches a path, any other matches a name.
         return any(
             fnmatch(name if "/" in pattern[:-1] else path.name, pattern.strip("/")) for pattern in ignored
         )
@@ -48,23 +48,23 @@ def list_all() -> list[str]:
     return walk(ROOT)
 
 
-def edit(files: Files, path: str, pattern: str, new: str) -> None:
-    """Replace the pattern, in which ^ and $ mean lines, in one of the files."""
+def replace_in(files: Files, path: str, pattern: str, new: str) -> None:
+    """Replace the pattern in one of the files. ^ and $ match at each line."""
     files[path] = re.sub(pattern, new, files[path].decode(), flags=re.MULTILINE).encode()
 
 
-def forget(files: Files, path: str) -> None:
-    """Remove one of the files, and what leads to it: from the README, or from page to page of the guide."""
+def remove_file(files: Files, path: str) -> None:
+    """Remove one of the files, and the links to it in the README and in the guide."""
     del files[path]
     for other in {"README.md", "MANIFEST.in"} & set(files):
-        edit(files, other, rf"\[[^\]]+\]\({path}\)\. ?|^include {path}\n", "")
+        replace_in(files, other, rf"\[[^\]]+\]\({path}\)\. ?|^include {path}\n", "")
     if path.startswith("docs/") and path.endswith(".rst"):
         page = path[5:-4]
         name = page.rpartition("/")[2]
         for other in [other for other in files if fnmatch(other, "docs/*.rst")]:
-            edit(files, other, rf"^ +/?{page}\n", "")
-            edit(files, other, rf":doc:`([^`<]+) <[\w/]*\b{name}>`", r"\1")
-            edit(files, other, rf":doc:`[\w/]*\b{name}`", f"``{name}``")
+            replace_in(files, other, rf"^ +/?{page}\n", "")
+            replace_in(files, other, rf":doc:`([^`<]+) <[\w/]*\b{name}>`", r"\1")
+            replace_in(files, other, rf":doc:`[\w/]*\b{name}`", f"``{name}``")
 
 
 def write_files(folder: Path, files: Files) -> None:

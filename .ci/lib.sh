@@ -1,0 +1,84 @@
+# What .ci/run and .ci/all share. Sourced by bash from the root of the checkout; ends with `report`.
+root=$PWD
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+unset INDICO_ENV PORT ADDRESS WORKERS MONGODB MONGODB_DATABASE MONGODB_DRIVER USER_SALT DEV_TOKEN SLOW_TESTS
+unset HTTP_SERVER CORS_ORIGINS OPENID_PROVIDERS SENTRY_DSN SENTRY_TRACES_SAMPLE_RATE OTEL_EXPORTER_OTLP_ENDPOINT
+unset LOG_LEVEL LOG_FORMAT DOCS KEY_CACHE
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_QUIET=2
+touch "$work/results" # a line for each check: passed, failed, seconds, name
+
+# sum_of PATTERN: what the numbers that stand in matches of the pattern come to, in what is read.
+sum_of() {
+  grep -oE "$1" | grep -oE '[0-9]+' | awk '{ sum += $1 } END { print sum + 0 }'
+}
+
+# check NAME COMMAND...: runs it and counts the tests that it ran, or itself as one where it ran none. Its status.
+check() {
+  local name=$1 log status good bad summary begin=$SECONDS verdict=passed
+  log=$(mktemp "$work/log.XXXXXX")
+  shift
+  "$@" >"$log" 2>&1
+  status=$?
+  # unittest and nosetests say how many tests they ran, and pytest how many passed.
+  summary=$(grep -E '^Ran [0-9]+ tests? in |^FAILED \(|[0-9]+ (passed|failed|errors?)\b.* in [0-9.]+s' "$log" | tail -n 2)
+  bad=$(sum_of '(failures|errors)=[0-9]+|[0-9]+ (failed|errors?)\b' <<<"$summary")
+  good=$(sum_of '\b[0-9]+ passed' <<<"$summary")
+  [[ $summary != Ran* ]] || good=$(($(sum_of '^Ran [0-9]+' <<<"$summary") - bad))
+  [ "$good" -ge 0 ] || good=0 # parts of a test may fail each by itself
+  [[ $summary != "Ran 0 tests"* ]] || status=1
+  [ "$status" -eq 0 ] || [ "$bad" -gt 0 ] || bad=1
+  [ "$status" -ne 0 ] || [ "$good" -gt 0 ] || good=1
+  record "$good" "$bad" $((SECONDS - begin)) "$name"
+  if [ "$status" -ne 0 ]; then
+    verdict=FAILED
+    tail -n 100 "$log"
+  fi
+  echo "$verdict  $name ($((SECONDS - begin)) s, $good)"
+  return "$status"
+}
+
+# record PASSED FAILED SECONDS NAME: for the report.
+record() {
+  printf '%d %d %d %s\n' "$@" >>"$work/results"
+}
+
+# at_once COUNT LANE...: runs these functions, so many of them beside each other; what they print comes in any order.
+at_once() {
+  local count=$1 lane
+  shift
+  for lane; do
+    while [ "$(jobs -pr | wc -l)" -ge "$count" ]; do
+      wait -n
+    done
+    (("$lane"; true) || record 0 1 0 "$lane, which did not come to its end") &
+  done
+  wait
+}
+
+# clone NAME: a fresh copy of the checkout, which the following commands run in.
+clone() {
+  git clone -q "$root" "$work/$1" && cd "$work/$1" || exit 1
+}
+
+# python_of VERSION: the newest such Python that pyenv has, or the machine's own.
+python_of() {
+  local found
+  found=$(ls -d "${PYENV_ROOT:-$HOME/.pyenv}/versions/$1".*/bin/python 2>/dev/null | sort -V | tail -n 1)
+  [ -n "$found" ] || found=$(command -v "python$1")
+  echo "$found"
+}
+
+# report: where the time went, the last line, and the status of the whole.
+report() {
+  local passed failed
+  echo
+  sort -k3,3nr "$work/results" | while read -r passed failed seconds name; do
+    printf '%5d s  %5d passed  %3d failed  %s\n' "$seconds" "$passed" "$failed" "$name"
+  done
+  passed=$(awk '{ sum += $1 } END { print sum + 0 }' "$work/results")
+  failed=$(awk '{ sum += $2 } END { print sum + 0 }' "$work/results")
+  echo "$((SECONDS / 60)) minutes $((SECONDS % 60)) seconds in all"
+  echo "$passed passed, $failed failed"
+  [ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
+}

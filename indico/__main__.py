@@ -1,0 +1,35 @@
+"""
+The commands: `python -m indico serve`, `python -m indico migrate` and so on.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+COMMANDS = {
+    "serve": ("indico.core.command_line", "start the server"),
+    "migrate": (
+        "indico.core.commands.migrate",
+        "run migrations, and make indexes",
+    ),
+    "shell": ("indico.core.commands.shell", "a Python prompt with the database and `await`"),
+    "new": ("indico.core.commands.new.__main__", "make a project of your own, or a route"),
+}
+
+
+def main() -> None:
+    """Run the command that the command line names, or say which there are."""
+    name, *words = sys.argv[1:] or [""]
+    lines = [f"  {command:9}{text}" for command, (_, text) in COMMANDS.items()]
+    usage = ["usage: python -m indico COMMAND ...", "", *lines, "", "COMMAND --help says more about each."]
+    if name in COMMANDS:
+        importlib.import_module(COMMANDS[name][0]).main(words)
+    elif name in ("", "-h", "--help"):
+        print("\n".join(usage))
+    else:
+        sys.exit("\n".join([f"{name} is no command.", "", *usage]))
+
+
+if __name__ == "__main__":
+    main()

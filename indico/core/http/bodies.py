@@ -1,0 +1,145 @@
+"""
+The bodies of requests: JSON, or a form.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+from urllib.parse import parse_qs
+
+from indico.core.http.encoding import orjson
+from indico.error import InvalidJSON, InvalidValue, shorten
+
+MAX_DEPTH = 100  # levels, as many as MongoDB documents for its own
+MAX_CONTAINERS = 20_000  # dicts and lists in a body
+MAX_FORM_FIELDS = 1000
+
+
+def _refuse(reason: str) -> Callable[[str], Any]:
+    def refuse(text: str) -> Any:
+        raise InvalidValue(f"{shorten(text)} {reason}")
+
+    return refuse
+
+
+_refuse_constant = _refuse("is not JSON")
+_refuse_number = _refuse("is too large a number")
+
+
+def _parse_int(text: str) -> int:
+    # 20 characters hold every 64-bit integer. Longer strings are slow to convert.
+    value = int(text) if len(text) <= 20 else 2**64
+    return value if -(2**63) <= value < 2**63 else _refuse_number(text)
+
+
+def _parse_float(text: str) -> float:
+    value = float(text)
+    return value if abs(value) != float("inf") else _refuse_number(text)
+
+
+_DECODER = json.JSONDecoder(parse_int=_parse_int, parse_float=_parse_float, parse_constant=_refuse_constant)
+_LONG_NUMBER = re.compile("[0-9]{19}")  # may be beyond 64 bits
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def iter_levels(value: Any) -> Iterator[list[Any]]:
+    """The dicts and lists in a value, level by level, the outermost first."""
+    level = [value] if isinstance(value, (dict, list)) else []
+    while level:
+        yield level
+        level = [
+            member
+            for container in level
+            for member in (container.values() if isinstance(container, dict) else container)
+            if isinstance(member, (dict, list))
+        ]
+
+
+def check_shape(value: Any) -> None:
+    """Raise InvalidValue if the value is nested deeper than MongoDB stores, or has too many containers."""
+    containers = 0
+    for depth, level in enumerate(iter_levels(value), 1):
+        containers += len(level)
+        if depth > MAX_DEPTH:
+            raise InvalidValue(f"The value is nested deeper than {MAX_DEPTH} levels")
+        if containers > MAX_CONTAINERS:
+            raise InvalidValue(f"The value has more than {MAX_CONTAINERS} objects and lists")
+
+
+def _decode(body: str | bytes) -> str:
+    if isinstance(body, str):
+        body = body.encode("utf-8", "surrogatepass")  # so that strings and bytes are rejected alike
+    if body.startswith(b"\xef\xbb\xbf"):
+        raise InvalidValue("The body begins with a byte-order mark")
+    if body.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in body[:2]:
+        raise InvalidValue("The body is UTF-16 or UTF-32 but should be UTF-8")
+    try:
+        return body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidValue("The body is not valid UTF-8") from error
+
+
+def _parse_json(text: str) -> Any:
+    # orjson is faster, but accepts numbers that are too large for a float, and does not say what is wrong.
+    if orjson is not None and not _LONG_NUMBER.search(text):
+        with suppress(orjson.JSONDecodeError):
+            return orjson.loads(text)
+    return _DECODER.decode(text)
+
+
+def smart_parse(body: str | bytes) -> dict[str, Any]:
+    """
+    The object that a body holds, whatever its Content-Type says: JSON, or a form.
+
+    A body that begins with a brace, a bracket or a quote is JSON. If a key appears twice, the last value is
+    used. Raises InvalidJSON if the body is no object. Raises InvalidValue, with the reason, for what some
+    JSON parsers accept but MongoDB or other clients can't read: NaN and infinities, integers beyond 64 bits,
+    lone surrogates, byte-order marks, encodings other than UTF-8, and more than MAX_DEPTH levels.
+    """
+    text = _decode(body).strip(" \t\r\n")
+    if not text.startswith(("{", "[", '"')):
+        return form_urlencoded_parse(text)
+    try:
+        data = _parse_json(text)
+    except RecursionError as error:
+        raise InvalidValue(f"The value is nested deeper than {MAX_DEPTH} levels") from error
+    except ValueError as error:
+        raise InvalidJSON() from error
+    if not isinstance(data, dict):
+        raise InvalidJSON()
+    if text.count("{") + text.count("[") > MAX_DEPTH:
+        check_shape(data)
+    if _SURROGATE.search(text):
+        try:
+            json.dumps(data, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InvalidValue("The body holds half of a surrogate pair") from error
+    return data
+
+
+def form_urlencoded_parse(body: str | bytes) -> dict[str, Any]:
+    """
+    The fields of an `application/x-www-form-urlencoded` body, each a string. If a field appears twice, the
+    last value is used. Raises InvalidJSON if the body is no form, or has more than MAX_FORM_FIELDS fields.
+    """
+    text = _decode(body)
+    # Python's versions differ on the empty string, and many invalid percent-encodings are slow to parse.
+    if not text or re.search("%(?![0-9a-fA-F]{2})", text):
+        raise InvalidJSON()
+    try:
+        fields = parse_qs(
+            text,
+            keep_blank_values=True,
+            strict_parsing=True,
+            errors="strict",
+            max_num_fields=MAX_FORM_FIELDS,
+        )
+    except UnicodeDecodeError as error:
+        raise InvalidValue("The body is not valid UTF-8") from error
+    except ValueError as error:
+        raise InvalidJSON() from error
+    return {name: values[-1] for name, values in fields.items()}

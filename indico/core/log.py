@@ -1,0 +1,7 @@
+"""
+The log of the server.
+"""
+
+import logging
+
+LOGGER = logging.getLogger("indico")

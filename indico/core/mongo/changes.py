@@ -1,0 +1,33 @@
+"""
+Change streams.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any
+
+from indico.core.mongo.drivers import Collection
+from indico.core.mongo.helper import bounded, wait_for
+
+
+async def watch(
+    collection: Collection, pipeline: list[dict[str, Any]], heartbeat: int
+) -> AsyncIterator[dict[str, Any] | None]:
+    """
+    The changes of a collection, each as soon as it is made. None at first, and whenever there was no change
+    for `heartbeat` milliseconds. Ends when the collection is dropped. Raises Unavailable, and MongoError if
+    MongoDB has no change streams, as a single server.
+    """
+    opening = collection.watch(pipeline, max_await_time_ms=heartbeat)
+    stream = await bounded(opening) if inspect.isawaitable(opening) else opening
+    try:
+        await bounded(stream.__aenter__())  # Motor opens it here
+        yield None
+        while stream.alive:
+            yield await bounded(stream.try_next())
+    finally:
+        with suppress(Exception):  # MongoDB may be gone
+            await wait_for(stream.close(), 1)

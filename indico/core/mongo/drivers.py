@@ -1,0 +1,143 @@
+"""
+The drivers: what helpers may ask of each, and how its client is made.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from pymongo import IndexModel
+from pymongo.errors import ConfigurationError, InvalidURI
+from pymongo.monitoring import CommandListener
+from pymongo.results import DeleteResult, InsertOneResult, UpdateResult
+from pymongo.uri_parser import parse_uri, split_options
+
+from indico import config
+
+Document = dict[str, Any]
+Query = Mapping[str, Any] | None
+Update = Mapping[str, Any] | Sequence[Mapping[str, Any]]
+
+DRIVERS = {
+    "motor": ("motor", "MotorClient"),
+    "pymongo": ("pymongo", "AsyncMongoClient"),
+    "mongojet": ("indico.core.mongo.mongojet", "Client"),
+}
+
+
+class Cursor(Protocol):
+    """What `find` returns: `async for` goes through its documents. All else is the driver's own."""
+
+    def __aiter__(self) -> AsyncIterator[Document]: ...
+    async def __anext__(self) -> Document: ...
+    def sort(self, key: Any, direction: Any = None) -> Cursor: ...
+    def skip(self, skip: int) -> Cursor: ...
+    def limit(self, limit: int) -> Cursor: ...
+    async def to_list(self, length: int | None = None) -> list[Document]: ...
+    def __getattr__(self, name: str) -> Any: ...
+
+
+class Collection(Protocol):
+    """A collection, with PyMongo's methods, to be awaited. Those named here are the same on every driver."""
+
+    async def find_one(self, filter: Any = None, *rest: Any, **options: Any) -> Document | None: ...
+    def find(self, filter: Query = None, *rest: Any, **options: Any) -> Cursor: ...
+    async def count_documents(self, filter: Query, **options: Any) -> int: ...
+    async def insert_one(self, document: Any, **options: Any) -> InsertOneResult: ...
+    async def update_one(self, filter: Query, update: Update, *rest: Any, **options: Any) -> UpdateResult: ...
+    async def delete_one(self, filter: Query, **options: Any) -> DeleteResult: ...
+    async def delete_many(self, filter: Query, **options: Any) -> DeleteResult: ...
+    async def find_one_and_update(self, filter: Query, update: Update, *rest: Any, **options: Any) -> Any: ...
+    async def find_one_and_delete(self, filter: Query, **options: Any) -> Any: ...
+    async def create_indexes(self, indexes: Sequence[IndexModel], **options: Any) -> list[str]: ...
+    def watch(self, pipeline: Any = None, **options: Any) -> Any: ...
+    def __getattr__(self, name: str) -> Any: ...
+
+
+class Database(Protocol):
+    """A database, whose attributes and items are its collections. All else is the driver's own."""
+
+    name: str
+
+    async def command(self, command: Any, value: Any = 1, **options: Any) -> Any: ...
+    def __getattr__(self, name: str) -> Collection: ...
+    def __getitem__(self, name: str) -> Collection: ...
+
+
+class Client(Protocol):
+    """A client, whose items are its databases. All else is the driver's own."""
+
+    def close(self) -> Any: ...
+    def __getattr__(self, name: str) -> Any: ...
+    def __getitem__(self, name: str) -> Any: ...
+
+
+def make_client(uri: str, listeners: Iterable[CommandListener]) -> Client:
+    """
+    A client of MONGODB_DRIVER, which connects when it is first used. Raises SettingError for a URI that the
+    driver can't read, and for a driver that is not installed.
+    """
+    module, name = DRIVERS[config.MONGODB_DRIVER]
+    logging.getLogger("pymongo").setLevel(logging.INFO)  # below that level it quotes whole documents
+    try:
+        query = uri.partition("?")[2]
+        given = split_options(query) if query else {}
+        options = {key: value for key, value in make_options().items() if key not in given}
+        client: Client = getattr(importlib.import_module(module), name)(
+            uri, event_listeners=list(listeners), **options
+        )
+    except ModuleNotFoundError as error:
+        driver = config.MONGODB_DRIVER
+        raise config.SettingError(
+            f"MONGODB_DRIVER is {driver}, but it is not installed: pip install -e '.[{driver}]' installs it."
+        ) from error
+    except (ConfigurationError, InvalidURI, OSError, ValueError) as error:  # OSError: a file that it names
+        # PyMongo quotes parts of a password that is not escaped.
+        hint = "look at its host and options, and whether user and password are percent-encoded."
+        reason = hint if "@" in uri else str(error)
+        raise config.SettingError(f"MONGODB can't be used: {reason}") from error
+    return client
+
+
+def make_options() -> dict[str, Any]:
+    """The options of a client, which the URI overrides."""
+    milliseconds = int(config.MONGODB_TIMEOUT * 1000)
+    return {
+        "w": "majority",
+        "journal": True,
+        "serverSelectionTimeoutMS": milliseconds,
+        "socketTimeoutMS": milliseconds,  # otherwise Motor's few threads, and so all requests, wait forever
+        # A server that went silent is given up, and one that is back is found, within two seconds.
+        "connectTimeoutMS": min(milliseconds, 1000),
+        "heartbeatFrequencyMS": 500,
+        "waitQueueTimeoutMS": milliseconds,
+        # Documents that another program stored are read as well as possible.
+        "unicode_decode_error_handler": "replace",
+        "datetime_conversion": "DATETIME_AUTO",
+    }
+
+
+def make_database(client: Client, name: str) -> Database:
+    """A database of this client. It keeps its collections: Motor makes one in 15 microseconds."""
+    kind: Any = type(client[name])
+
+    class KeepingDatabase(kind):  # type: ignore[misc]
+        def __getattr__(self, collection: str) -> Any:
+            found = self.__dict__[collection] = super().__getattr__(collection)
+            return found
+
+    database: Database = KeepingDatabase(client, name)
+    return database
+
+
+def describe(uri: str, database: str) -> str:
+    """The database and its hosts, `indico at localhost:27017`. Nothing else of the URI is shown."""
+    if uri.startswith("mongodb+srv:"):  # DNS knows the hosts
+        hosts = [str(urlsplit(uri).hostname)]
+    else:
+        hosts = [f"{host}:{port}" if port else host for host, port in parse_uri(uri)["nodelist"]]
+    return f"{database} at {', '.join(hosts)}"

@@ -1,0 +1,186 @@
+"""
+The seam to MongoDB: what every helper goes through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from contextvars import ContextVar
+from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
+
+from bson.errors import BSONError, InvalidDocument
+from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
+
+from indico import config
+from indico.core.log import LOGGER
+from indico.core.tasks import spawn
+from indico.core.timers import call_after
+from indico.error import IndicoError, InvalidValue, MongoError, Unavailable
+
+P = ParamSpec("P")
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+Callback = Callable[[Any, Any], Any]  # called with (result, error), one of which is None
+
+MAX_COPIED_LEVELS = 200  # MongoDB stores half as many
+NOT_PRIMARY = {91, 189, 10058, 10107, 11600, 11602, 13435, 13436}  # the server steps down, or shuts down
+REFUSED_DOCUMENT = {15, 10334, 17260, 17419, 17420}  # it has grown beyond 16 MB, or is nested too deep
+DATABASE_ERRORS = (TimeoutError, PyMongoError, BSONError, OverflowError, UnicodeEncodeError)
+
+_operations: set[asyncio.Future[Any]] = set()  # in progress, also those that nobody waits for any more
+
+
+class Helper(Protocol[P, T_co]):
+    """A helper that is awaited, or called with one more argument: the function to call back."""
+
+    @overload
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T_co]: ...
+    @overload
+    def __call__(self, *args: *tuple[*tuple[Any, ...], Callback]) -> None: ...
+
+
+def mongo(function: Callable[P, Coroutine[Any, Any, T]]) -> Helper[P, T]:
+    """
+    Make a coroutine function a database helper. This is the only place that copies arguments, bounds the
+    time, translates errors and adapts callbacks.
+
+    Called with one more argument, a function, the helper calls it on the event loop with `(result, None)`
+    or `(None, error)`. Otherwise it returns an awaitable. The error is Unavailable if MongoDB does not answer
+    within MONGODB_TIMEOUT, which all calls of a request share, InvalidValue for a document that can't be
+    stored, MongoError for everything else that MongoDB rejects, and what the function raises.
+    """
+
+    @functools.wraps(function)
+    def helper(*args: Any, **kwargs: Any) -> Any:
+        callback = args[-1] if args and callable(args[-1]) else None
+        copied = [_copy(argument) for argument in (args[:-1] if callback else args)]
+        named = {name: _copy(argument) for name, argument in kwargs.items()}
+        call = bounded(function(*copied, **named))
+        if callback is None:
+            return call
+        spawn(_call_back(call, callback))
+        return None
+
+    vars(helper)["helper_of"] = function  # for `mongo_obj`, which may stand above
+    return cast("Helper[P, T]", helper)
+
+
+def _copy(value: Any, level: int = 1) -> Any:
+    # copy.deepcopy would also copy what is no document, and takes ten times as long.
+    if isinstance(value, dict) and level < MAX_COPIED_LEVELS:
+        return {key: _copy(member, level + 1) for key, member in value.items()}
+    if isinstance(value, list) and level < MAX_COPIED_LEVELS:
+        return [_copy(member, level + 1) for member in value]
+    return value
+
+
+async def _call_back(call: Coroutine[Any, Any, Any], callback: Callback) -> None:
+    result, error = None, None
+    try:
+        result = await call
+    except Exception as problem:
+        error = problem
+    try:
+        callback(result, error)
+    except Exception:
+        LOGGER.exception("The callback of a database helper failed")
+
+
+# Time
+
+
+class Budget:
+    """MONGODB_TIMEOUT, which all operations of a request share."""
+
+    __slots__ = ("spent",)
+
+    def __init__(self) -> None:
+        self.spent = 0.0  # seconds
+
+
+_budget: ContextVar[Budget | None] = ContextVar("budget", default=None)
+
+
+def begin_request() -> None:
+    """From here on this task, and the tasks that it starts, wait for MongoDB for MONGODB_TIMEOUT in all."""
+    _budget.set(Budget())
+
+
+async def bounded(operation: Awaitable[T]) -> T:
+    """The result of an operation of a driver, within the request's budget. Raises the errors of `mongo`."""
+    budget = _budget.get() or Budget()
+    began = time.monotonic()
+    try:
+        return await wait_for(operation, max(config.MONGODB_TIMEOUT - budget.spent, 0))
+    except DATABASE_ERRORS as error:
+        raise translate(error) from error
+    finally:
+        budget.spent += time.monotonic() - began
+
+
+async def wait_for(operation: Awaitable[T], seconds: float) -> T:
+    """
+    The result of an operation. Raises TimeoutError if it takes longer.
+
+    Unlike `asyncio.wait_for` this does not cancel the operation: a lock of PyMongo's was seen to stay locked
+    for good. The operation ends by itself after socketTimeoutMS. `asyncio.wait` would take twice as long.
+    """
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[T] = loop.create_future()
+    task = loop.create_task(_resolve(operation, outcome))
+    _operations.add(task)
+    task.add_done_callback(_operations.discard)
+    timer = call_after(seconds, functools.partial(_expire, outcome))
+    try:
+        return await outcome
+    finally:
+        timer.cancel()
+
+
+async def _resolve(operation: Awaitable[T], outcome: asyncio.Future[T]) -> None:
+    # The outcome is done already if the wait has timed out or was cancelled.
+    try:
+        result = await operation
+    except (Exception, asyncio.CancelledError) as error:
+        if not outcome.done():
+            outcome.set_exception(error)
+    else:
+        if not outcome.done():
+            outcome.set_result(result)
+
+
+def _expire(outcome: asyncio.Future[Any]) -> None:
+    with suppress(asyncio.InvalidStateError):  # the result came at the same moment
+        outcome.set_exception(TimeoutError())
+
+
+async def cancel_operations() -> None:
+    """Cancel all operations in progress, and wait a second for them to end."""
+    for task in _operations:
+        task.cancel()
+    if _operations:
+        await asyncio.wait(_operations, timeout=1)
+
+
+# Errors
+
+
+def translate(error: Exception) -> IndicoError:
+    """What a client is told of one of DATABASE_ERRORS."""
+    if isinstance(error, TimeoutError):
+        return Unavailable("The database did not answer in time")
+    if isinstance(error, (InvalidDocument, OverflowError, UnicodeEncodeError)):
+        return InvalidValue("The document can't be stored: BSON does not hold it")
+    if isinstance(error, ConnectionFailure):
+        return Unavailable("The database can't be reached")
+    if isinstance(error, OperationFailure):
+        if error.code in REFUSED_DOCUMENT:
+            return InvalidValue("The document can't be stored: it is too large or too deep")
+        # PyMongo reads the code of an operation, but not the code of its write concern.
+        if error.timeout or error.has_error_label("RetryableWriteError") or error.code in NOT_PRIMARY:
+            return Unavailable("The database can't take this at the moment")
+    return MongoError("The database refused the operation")

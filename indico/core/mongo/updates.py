@@ -1,0 +1,122 @@
+"""
+Schemas, and the documents and updates that follow them.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+from bson.errors import InvalidId
+from bson.objectid import ObjectId
+
+from indico.core.http.bodies import check_shape, iter_levels
+from indico.core.mongo.helper import mongo
+from indico.core.types import Description, check_type, compile_type, make_empty
+from indico.error import InvalidValue, shorten
+
+Document = dict[str, Any]
+Schema = dict[str, tuple[Any, bool]]  # field: (type, required); see indico.core.types
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+FIELD_NAME = r"[^$.\u0000][^.\u0000]*"
+MAX_FIELDS = 200  # of an update: MongoDB's time for them grows with their square
+
+
+@dataclass(frozen=True, eq=False)
+class DocumentOf(Description):
+    """
+    A document that follows a schema, for the API's description: `Annotated[Document,
+    DocumentOf(USER_SCHEMA)]` is a document as stored. `part=True` describes what clients send: any of the
+    fields, with some `ignored` or `refused`. Nothing is checked by it; that is done by `mongo_obj`.
+    """
+
+    schema: Schema
+    part: bool = False
+    ignored: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
+        schema = handler(source)
+        return {**schema, "metadata": {**schema.get("metadata", {}), "document": self}}  # for core/openapi.py
+
+
+def mongo_obj(
+    schema: Schema, ignore: tuple[str, ...] = (), *, operators: bool = False, strict: bool = False
+) -> Callable[[Function], Function]:
+    """
+    Check the first argument of a helper: plain fields, or with `operators` an update such as `{"$set":
+    {...}}`, of which the fields of `$set` are checked. The fields named in `ignore` are left out.
+
+    Fields of the schema must have its types. Other fields may have any, and are rejected if `strict`. No
+    field name, at any depth, is empty, begins with `$`, or holds a dot or NUL. Stands above or below
+    `@mongo`, or on a plain function. Raises WrongFieldType and InvalidValue, and TypeError for an update
+    without operators.
+    """
+    for kind, _ in schema.values():
+        compile_type(kind)  # a TypeError at import, not at the first update
+
+    def check(argument: Document) -> Document:
+        if operators and not all(name.startswith("$") for name in argument):
+            raise TypeError('an update holds operators: {"$set": {...}}')
+        given = argument.get("$set", {}) if operators else argument
+        fields = {name: value for name, value in given.items() if name not in ignore}
+        check_fields(fields, schema, strict)
+        return {**argument, "$set": fields} if operators else fields
+
+    def decorator(function: Function) -> Function:
+        inner = getattr(function, "helper_of", None)
+        if inner is not None:  # it stands above @mongo, and so comes below
+            return cast(Function, mongo(decorator(inner)))
+
+        @functools.wraps(function)
+        def checked(update_dic: Document, /, *args: Any, **kwargs: Any) -> Any:
+            return function(check(update_dic), *args, **kwargs)
+
+        @functools.wraps(function)
+        async def checked_later(update_dic: Document, /, *args: Any, **kwargs: Any) -> Any:
+            return await function(check(update_dic), *args, **kwargs)
+
+        return cast(Function, checked_later if inspect.iscoroutinefunction(function) else checked)
+
+    return decorator
+
+
+def check_fields(fields: Document, schema: Schema, strict: bool = False) -> None:
+    """Raise WrongFieldType or InvalidValue unless these fields of a document may be stored."""
+    check_shape(fields)
+    if len(fields) > MAX_FIELDS:
+        raise InvalidValue(f"An update has at most {MAX_FIELDS} fields")
+    levels = iter_levels(fields)
+    for name in (name for level in levels for part in level if isinstance(part, dict) for name in part):
+        if not re.fullmatch(FIELD_NAME, name):
+            raise InvalidValue(f"The field name {name[:100]!r} is empty, begins with $ or holds a dot or NUL")
+    for name, value in fields.items():
+        if name in schema:
+            check_type(name, value, schema[name][0])
+        elif strict:
+            raise InvalidValue(f"Field {shorten(name)} is unknown")
+
+
+def empty_document(schema: Schema) -> Document:
+    """The required fields of a schema, each with its type's empty value."""
+    return {field: make_empty(kind) for field, (kind, required) in schema.items() if required}
+
+
+def parse_id(text: str) -> ObjectId:
+    """The `_id` that a client sends as it received it, 24 hex digits. Raises InvalidValue."""
+    try:
+        return ObjectId(text)
+    except InvalidId as error:
+        raise InvalidValue(f"{shorten(text)} is no id: it should be 24 hex digits") from error
+
+
+def refuse_changes(update_dic: Document, fields: tuple[str, ...]) -> None:
+    """Raise InvalidValue if any operator of an update changes one of these fields."""
+    for field in fields:
+        if any(field in changes for changes in update_dic.values()):
+            raise InvalidValue(f"Field {field} can't be changed")

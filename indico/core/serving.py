@@ -1,0 +1,174 @@
+"""
+Serving: sockets, worker processes, and one process from its start to its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import faulthandler
+import gc
+import importlib.util
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from tornado import autoreload
+from tornado.ioloop import PeriodicCallback
+
+from indico import config
+from indico.core import supervisor
+from indico.core.development import make_folder
+from indico.core.hooks import Application
+from indico.core.http.limits import HTTPServer
+from indico.core.http.server import Server
+from indico.core.http.sockets import listen
+from indico.core.http.tornado_server import make_tornado_server
+from indico.core.lifecycle import check_settings, drain, lifespan
+from indico.core.mongo.mongod import Mongod, MongodError
+from indico.core.welcome import print_welcome
+
+DEFAULT_MONGODB_PORT = 27017
+MAX_BLOCKING_SECONDS = 1  # that a call may block the loop before development names it in the log
+TICK = 200  # milliseconds between two signs of life of the loop
+MONGOD_TICK = 1000  # milliseconds between two looks at the mongod that this process started
+
+
+def run_server(make_app: Callable[[], Application], debug: bool, port: int) -> None:
+    """
+    Serve until stopped. In development, with nothing at the default MONGODB, start a mongod first. With
+    `debug`, start again when the source changes. What prevents the start is one sentence, and exit status 1.
+    """
+    configure_logging()
+    mongod = None
+    try:
+        application = make_app()
+        asyncio.run(check_settings(application))
+        sockets = bind(port)
+        mongod = make_mongod()
+        if mongod is not None:
+            mongod.start()
+            application.state.mongod_folder = mongod.folder if mongod.pid is not None else None
+        if config.WORKERS == 1:
+            run(serve(application, sockets, debug, announce=True, mongod=mongod))
+        else:
+            run_workers(application, sockets, mongod)
+    except (config.SettingError, MongodError, supervisor.WorkersDied) as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:  # before `serve` handles it
+        sys.exit(130)
+    finally:
+        if mongod is not None:
+            mongod.stop()
+
+
+def configure_logging() -> None:
+    """Log to stderr, one line for each record."""
+    logging.basicConfig(level=config.LOG_LEVEL, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+def bind(port: int) -> list[socket.socket]:
+    """Sockets that listen on ADDRESS and this port. Raises SettingError if that is impossible."""
+    try:
+        return listen(port, config.ADDRESS)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", "no host can have such a name")
+        hint = ""
+        if getattr(error, "errno", None) == errno.EADDRINUSE:
+            hint = f" Stop what listens there, or use another port: --port {port % 65535 + 1}."
+        raise config.SettingError(
+            f"ADDRESS {config.ADDRESS or 'any'} and PORT {port} can't be listened on: {reason}.{hint}"
+        ) from error
+
+
+def make_mongod() -> Mongod | None:
+    """In development, with the default MONGODB, the mongod to start if nothing answers there."""
+    if config.PRODUCTION or config.MONGODB != config.DEFAULT_MONGODB:
+        return None
+    return Mongod(make_folder("mongodb"), DEFAULT_MONGODB_PORT)
+
+
+def run_workers(application: Application, sockets: list[socket.socket], mongod: Mongod | None) -> None:
+    """Serve in WORKERS processes, until they are stopped."""
+
+    def work(number: int) -> None:
+        application.state.worker = number
+        run(serve(application, sockets, debug=False, announce=number == 0))
+
+    def close_sockets() -> None:
+        # A client that connects after the last worker has gone would wait for nothing.
+        for listening in sockets:
+            listening.close()
+
+    on_tick = mongod.restart_if_gone if mongod is not None else lambda: None
+    supervisor.run_workers(config.WORKERS, work, on_tick, before_stop=close_sockets)
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """`asyncio.run`, on uvloop if it is installed."""
+    if importlib.util.find_spec("uvloop"):
+        importlib.import_module("uvloop").run(main)
+    else:
+        asyncio.run(main)
+
+
+async def serve(
+    application: Application,
+    sockets: list[socket.socket],
+    debug: bool,
+    announce: bool,
+    mongod: Mongod | None = None,
+) -> None:
+    """Serve on these sockets until SIGTERM or SIGINT. A second signal ends the process at once."""
+    stop = stop_on_signals()
+    # A large body makes many objects, and by default the collector would walk through all of them each time.
+    gc.freeze()
+    gc.set_threshold(100_000, 10, 10)
+    server = make_http_server(application)
+    async with lifespan(application):
+        server.add_sockets(sockets)
+        if mongod is not None:
+            PeriodicCallback(mongod.restart_if_gone, MONGOD_TICK).start()
+        if debug:
+            autoreload.start()
+            report_blocking_calls()
+        if announce:
+            print_welcome(application, sockets[0].getsockname()[1])
+        await stop.wait()
+        application.state.draining = True
+        server.stop()
+        await server.wait_until_idle()
+        await drain(application)
+        await server.close_all_connections()
+    faulthandler.cancel_dump_traceback_later()
+
+
+def stop_on_signals() -> asyncio.Event:
+    """An event that SIGTERM and SIGINT set. After the first of them, the next one ends the process."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+
+    def on_signal() -> None:
+        for number in supervisor.SIGNALS:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+        stop.set()
+
+    for number in supervisor.SIGNALS:
+        loop.add_signal_handler(number, on_signal)
+    return stop
+
+
+def report_blocking_calls() -> None:
+    """Log where the code is when it blocks the loop for MAX_BLOCKING_SECONDS."""
+    # The callback runs, and starts the time again, unless something blocks the loop.
+    faulthandler.dump_traceback_later(MAX_BLOCKING_SECONDS)
+    PeriodicCallback(lambda: faulthandler.dump_traceback_later(MAX_BLOCKING_SECONDS), TICK).start()
+
+
+def make_http_server(application: Application) -> HTTPServer:
+    """The server that HTTP_SERVER names."""
+    return make_tornado_server(application) if config.HTTP_SERVER == "tornado" else Server(application)

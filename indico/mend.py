@@ -1,4 +1,0 @@
-from indico.core.commands.mend import main
-
-if __name__ == "__main__":
-    main()

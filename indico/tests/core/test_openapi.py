@@ -1,0 +1,267 @@
+"""
+JSON Schemas of types.
+"""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import enum
+import re
+import uuid
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, NotRequired, TypedDict, TypeVar
+
+from bson.objectid import ObjectId
+from pydantic import BaseModel, ConfigDict, Field
+
+from indico.core.openapi import describe_types
+from indico.core.operations import Mode
+from indico.core.types import Described
+from indico.db import Document, DocumentOf
+from indico.tests.testutils.strict import StrictTest
+
+if TYPE_CHECKING:
+    from collections import OrderedDict
+
+VALUE = {"$ref": "#/components/schemas/Value"}
+STORED = {"$ref": "#/components/schemas/StoredValue"}
+INTEGER = {"type": "integer", "format": "int64"}
+MILLISECONDS = {"type": "integer", "description": "UTC milliseconds"}
+T = TypeVar("T")
+
+
+class Comment(TypedDict):
+    text: str
+    replies: list[Comment]
+    stars: NotRequired[int]
+
+
+def make_another() -> Any:
+    class Comment(TypedDict):
+        text: str
+
+    return Comment
+
+
+class Tea(BaseModel):
+    leaf: Leaf
+
+
+class Leaf(BaseModel):
+    grams: int
+
+
+class Node(BaseModel):
+    name: str
+    children: list[Node] = []
+
+
+class Visit(BaseModel):
+    at: datetime.datetime
+    after: Visit | None = None
+
+
+class Diary(BaseModel):
+    visit: Visit
+
+
+class Box(BaseModel, Generic[T]):
+    content: T
+
+
+class Cup(BaseModel):
+    class Size(BaseModel):
+        ounces: int
+
+    size: Size
+
+
+class Pot(BaseModel):
+    class Size(BaseModel):
+        liters: float
+
+    size: Size
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    a: int
+
+
+class Value(BaseModel):
+    a: Any
+
+
+@dataclass
+class Point:
+    x: int
+    y: int = 0
+
+
+Order = Annotated[Document, Described(title="An order"), DocumentOf({"leaf": (Leaf, True)}), "and more"]
+
+
+class Ledger(TypedDict):
+    orders: list[Order]
+    anything: Any
+
+
+class Colour(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Lost(TypedDict):
+    at: OrderedDict[str, int]
+
+
+class OpenAPITest(StrictTest):
+    def describe(self, kind: Any, mode: Mode = "validation") -> Any:
+        """The schema of one type; those that it refers to are then in `self.schemas`."""
+        described, self.schemas = describe_types({"": (kind, mode)})
+        return described[""]
+
+
+class TypesTest(OpenAPITest):
+    def test_each_type_has_its_schema(self) -> None:
+        kinds: list[tuple[Any, Any]] = [
+            (Any, VALUE),
+            (bool, {"type": "boolean"}),
+            (int, INTEGER),
+            (list, {"type": "array", "items": VALUE}),
+            (list[bool], {"type": "array", "items": {"type": "boolean"}}),
+            (dict, {"type": "object", "additionalProperties": VALUE}),
+            (dict[str, bool], {"type": "object", "additionalProperties": {"type": "boolean"}}),
+            (Literal["s", "m"], {"enum": ["s", "m"], "type": "string"}),
+            (bool | None, {"anyOf": [{"type": "boolean"}, {"type": "null"}]}),
+            (Annotated[str, Described(format="email"), "and more"], {"type": "string", "format": "email"}),
+            (Annotated[str, Field(pattern="^a")], {"type": "string", "pattern": "^a"}),
+            (Annotated[int, Field(gt=0)], {**INTEGER, "exclusiveMinimum": 0}),
+            (ObjectId, {"type": "string", "description": "an ObjectId, in hex"}),
+            (datetime.date, {"type": "string", "format": "date"}),
+            (uuid.UUID, {"type": "string", "format": "uuid"}),
+            (Iterable[bool], {"type": "array", "items": {"type": "boolean"}}),
+            (re.Match, {}),
+        ]
+        for kind, schema in kinds:
+            with self.subTest(kind):
+                self.assertEqual(self.describe(kind), schema)
+
+    def test_a_number_has_the_bounds_of_a_body(self) -> None:
+        number = self.describe(float)
+        self.assertEqual((number["minimum"], number["maximum"]), (-(2**63), 2**63 - 1))
+        self.assertEqual(self.describe(Annotated[float, Field(ge=0)])["minimum"], 0)
+
+    def test_what_comes_in_and_what_goes_out_may_differ(self) -> None:
+        text, milliseconds = self.describe(datetime.datetime)["anyOf"]
+        self.assertEqual(text, {"type": "string", "format": "date-time"})
+        self.assertEqual({**milliseconds, **MILLISECONDS}, milliseconds)
+        self.assertEqual(self.describe(datetime.datetime, "serialization"), MILLISECONDS)
+        self.assertEqual(self.describe(decimal.Decimal, "serialization")["type"], "string")
+        self.assertEqual(
+            self.describe(bytes, "serialization"), {"type": "string", "contentEncoding": "base64"}
+        )
+        self.assertEqual(self.describe(bytes)["type"], "string")
+
+    def test_an_annotation_that_can_not_be_read_may_be_anything_that_goes_out(self) -> None:
+        self.assertEqual(self.describe(Lost, "serialization"), VALUE)
+        self.assertEqual(self.describe(AsyncIterator[int], "serialization"), {})
+        with self.assertRaises(TypeError):
+            self.describe(Lost)
+
+
+class NamesTest(OpenAPITest):
+    def test_a_typed_dict_is_kept_by_its_name_also_when_it_holds_itself(self) -> None:
+        reference = {"$ref": "#/components/schemas/Comment"}
+        self.assertEqual(self.describe(list[Comment]), {"type": "array", "items": reference})
+        schema = self.schemas["Comment"]
+        self.assertEqual(schema["properties"]["replies"], {"type": "array", "items": reference})
+        self.assertEqual(schema["required"], ["text", "replies"])
+        self.assertEqual(schema["patternProperties"], {"": VALUE})
+
+    def test_a_model_may_hold_itself(self) -> None:
+        kinds: dict[str, tuple[Any, Mode]] = {"in": (Node, "validation"), "out": (Node, "serialization")}
+        described, schemas = describe_types(kinds)
+        reference = {"$ref": "#/components/schemas/Node"}
+        self.assertEqual(described, {"in": reference, "out": reference})
+        self.assertEqual(list(schemas["Node"]["properties"]), ["name", "children"])
+        self.assertEqual(schemas["Node"]["properties"]["children"]["items"], reference)
+
+    def test_one_that_comes_in_in_another_way_than_it_goes_out_has_two_schemas(self) -> None:
+        kinds: dict[str, tuple[Any, Mode]] = {"in": (Diary, "validation"), "out": (Diary, "serialization")}
+        described, schemas = describe_types(kinds)
+        self.assertEqual(described["in"], {"$ref": "#/components/schemas/Diary-Input"})
+        self.assertEqual(described["out"], {"$ref": "#/components/schemas/Diary-Output"})
+        self.assertEqual(schemas["Visit-Output"]["properties"]["at"], MILLISECONDS)
+        self.assertIn("anyOf", schemas["Visit-Input"]["properties"]["at"])
+
+    def test_two_of_the_same_name_stay_two(self) -> None:
+        described, schemas = describe_types(
+            {
+                "one": (Comment, "validation"),
+                "two": (make_another(), "validation"),
+                "three": (Cup, "validation"),
+                "four": (Pot, "validation"),
+            }
+        )
+        self.assertNotEqual(described["one"], described["two"])
+        sizes = [schemas[name]["properties"]["size"]["$ref"].rpartition("/")[2] for name in ("Cup", "Pot")]
+        self.assertEqual([list(schemas[name]["properties"]) for name in sizes], [["ounces"], ["liters"]])
+
+    def test_all_names_are_such_as_openapi_allows(self) -> None:
+        kinds = [Box[int], Box[list[Leaf]], Box[Box[str]], make_another(), Comment, Cup, Pot, Colour]
+        described, schemas = describe_types({str(kind): (kind, "validation") for kind in kinds})
+        for name in schemas:
+            self.assertRegex(name, r"^[a-zA-Z0-9._-]+$")
+        self.assertEqual(len({str(schema) for schema in described.values()}), len(kinds))
+
+    def test_a_type_may_have_the_name_of_ours(self) -> None:
+        self.assertEqual(self.describe(Value), {"$ref": "#/components/schemas/Value"})
+        self.assertEqual(self.schemas["Value"]["properties"], {"a": {"$ref": "#/components/schemas/Value_"}})
+        self.assertIn("number", self.schemas["Value_"]["type"])
+
+    def test_a_model_brings_those_that_it_holds(self) -> None:
+        self.assertEqual(self.describe(Tea), {"$ref": "#/components/schemas/Tea"})
+        leaf = self.schemas["Tea"]["properties"]["leaf"]
+        self.assertEqual(leaf, {"$ref": "#/components/schemas/Leaf"})
+        self.assertEqual(self.schemas["Leaf"]["required"], ["grams"])
+
+    def test_a_model_says_which_other_keys_it_takes(self) -> None:
+        self.describe(list[Tea | Strict | Point])
+        self.assertEqual(self.schemas["Tea"]["patternProperties"], {"": VALUE})
+        self.assertEqual(self.schemas["Point"]["patternProperties"], {"": VALUE})
+        self.assertEqual(self.schemas["Point"]["required"], ["x"])
+        self.assertIs(self.schemas["Strict"]["additionalProperties"], False)
+        self.assertNotIn("patternProperties", self.schemas["Strict"])
+
+
+class DocumentTest(OpenAPITest):
+    schema = {"ours": (str, True), "name": (str, True), "tags": (list[bool], False), "any": (list, False)}
+
+    def test_a_document_follows_its_schema(self) -> None:
+        whole = self.describe(Annotated[Document, DocumentOf(self.schema)])
+        self.assertEqual(list(whole["properties"]), ["_id", *self.schema])
+        self.assertEqual(whole["required"], ["ours", "name"])
+        self.assertEqual(whole["properties"]["tags"]["items"], {"type": "boolean"})
+        self.assertEqual(whole["properties"]["any"]["items"], STORED)
+        self.assertIn("propertyNames", self.schemas["StoredValue"])
+
+    def test_it_may_be_a_part_without_some_fields(self) -> None:
+        part = self.describe(Annotated[Document, DocumentOf(self.schema, part=True, refused=("ours",))])
+        self.assertEqual(list(part["properties"]), ["name", "tags", "any"])
+        self.assertEqual(part["required"], [])
+        self.assertEqual(part["not"], {"anyOf": [{"required": ["ours"]}]})
+        ignoring = self.describe(Annotated[Document, DocumentOf(self.schema, part=True, ignored=("ours",))])
+        self.assertNotIn("ours", ignoring["properties"])
+        self.assertNotIn("not", ignoring)
+
+    def test_one_within_another_type_is_the_same_whatever_else_describes_it(self) -> None:
+        self.describe(Ledger)
+        properties = self.schemas["Ledger"]["properties"]
+        inner = properties["orders"]["items"]
+        self.assertEqual(inner["properties"]["leaf"], {"$ref": "#/components/schemas/Leaf"})
+        self.assertEqual(inner["title"], "An order")
+        self.assertEqual(inner["patternProperties"], {"": STORED})
+        self.assertEqual(properties["anything"], VALUE)
