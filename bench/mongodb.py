@@ -63,7 +63,9 @@ def start_mongod(folder: Path, replica_set: bool = False, core: int | None = OTH
     command += ["--bind_ip", "127.0.0.1", "--nounixsocket", "--quiet", "--wiredTigerCacheSizeGB", "2"]
     command += ["--setParameter", "diagnosticDataCollectionEnabled=false"]
     command += ["--replSet", "bench", "--oplogSize", "2000"] if replica_set else []
-    pid = supervisor.start_bound([taskset, *pinned(core, command)[1:]] if core is not None else command)
+    pid = supervisor.start_tied_to_parent(
+        [taskset, *pinned(core, command)[1:]] if core is not None else command
+    )
     try:
         while not is_answering(port):
             if supervisor.has_ended(pid):

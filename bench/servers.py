@@ -7,7 +7,8 @@ from __future__ import annotations
 import importlib.util
 
 from bench.machine import Server
-from indico import config, db
+from indico import config
+from indico.core.mongo import drivers
 
 # Ours, each line a way to run it: add one to have it measured. One whose settings this version does not know,
 # or whose driver is not installed, is left out, and that is said.
@@ -47,7 +48,7 @@ def find_obstacle(server: Server) -> str | None:
     for name, value in server.settings.items():
         if name != "BATTERIES" and not hasattr(config, name):  # that one is of bench.ours
             return f"this version has no setting {name}"
-        if name == "MONGODB_DRIVER" and value not in db.DRIVERS:
+        if name == "MONGODB_DRIVER" and value not in drivers.DRIVERS:
             return f"this version has no driver {value}"
         if name == "MONGODB_DRIVER" and importlib.util.find_spec(value) is None:
             return f"{value} is not installed"
