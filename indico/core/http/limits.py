@@ -154,7 +154,8 @@ class ConnectionLimits:
         """So many bytes more have come in, or so many less if they are served."""
         self._unread += size
         if self._unread > config.MAX_UNREAD:
-            self._close_largest(lambda connection: connection.unread_bytes(), config.MAX_UNREAD)
+            # Down to a bit less, because to look for the largest takes a while if there are many.
+            self._close_largest(lambda connection: connection.unread_bytes(), config.MAX_UNREAD * 0.9)
 
     def stop(self) -> None:
         for timer in self._timers:
@@ -187,7 +188,7 @@ class ConnectionLimits:
         if unsent > config.MAX_UNSENT:
             self._close_largest(lambda connection: connection.unsent_bytes(), config.MAX_UNSENT)
 
-    def _close_largest(self, measure: Callable[[Limited], int], limit: int) -> None:
+    def _close_largest(self, measure: Callable[[Limited], int], limit: float) -> None:
         sizes = {connection: measure(connection) for connection in self._addresses}
         excess = sum(sizes.values()) - limit
         for connection in sorted(sizes, key=sizes.__getitem__, reverse=True):

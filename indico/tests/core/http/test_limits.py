@@ -45,6 +45,9 @@ class ProbeHandler(IndicoHandler):
     def large(self, data: bytes) -> str:
         return LARGE * "a"
 
+    def half(self, data: bytes) -> str:
+        return LARGE // 2 * "a"
+
     async def waits(self, data: bytes) -> str:
         self.test.started.set()
         await self.test.released.wait()
@@ -242,19 +245,19 @@ class WriteTimeoutTest(LimitTest):
 
 
 class UnsentTest(LimitTest):
-    limits = {"MAX_UNSENT": 1.5 * LARGE}
+    limits = {"MAX_UNSENT": LARGE}
 
     @gen_test(timeout=PATIENCE)
-    async def test_beyond_the_limit_who_let_an_answer_wait_longest_is_cut_off(self) -> None:
-        request = make_request("POST /probe/large HTTP/1.1") + LAST_REQUEST
+    async def test_beyond_the_limit_the_connection_that_holds_most_is_closed(self) -> None:
         async with AsyncExitStack() as stack:
             clients = []
-            for _ in range(3):
+            for action in ("half", "large", "half"):
                 clients.append(await self.connect(stack, SECOND, buffer=4096))
-                await clients[-1].send(request)
+                await clients[-1].send(make_request(f"POST /probe/{action} HTTP/1.1") + LAST_REQUEST)
                 self.assertTrue(await self.is_served(FIRST))
-            self.assertLess(len(await clients[0].receive_all()), LARGE)
-            self.assertGreater(len(await clients[-1].receive_all()), LARGE)
+            self.assertLess(len(await clients[1].receive_all()), LARGE)
+            for client in (clients[0], clients[2]):
+                self.assertGreater(len(await client.receive_all()), LARGE // 2)
 
 
 class StopTest(LimitTest):
