@@ -64,7 +64,7 @@ def remove_extra(files: Files, battery: str) -> None:
 def remove_setting(files: Files, name: str) -> None:
     """Remove a setting from config.py and settings.rst, unless another file mentions it."""
     config, page = f"{OLD}/config.py", "docs/settings.rst"
-    others = files.keys() - {".ci/run"}  # it unsets all of them
+    others = files.keys() - {".ci/lib.sh"}  # it unsets all of them
     mentioning = {path for path in others if re.search(rf"\b{name}\b".encode(), files[path])}
     source = files[config].decode()
     tree = ast.parse(source)
