@@ -61,7 +61,11 @@ class ServerConnection(RequestReader, asyncio.Protocol):
         if self.unsent_bytes():
             raise RuntimeError("A connection can be detached when what is written has been sent")
         limits = self._server.limits
-        stream = DetachedStream(self._transport.get_extra_info("socket"), self._buffer[self._start :], limits)
+        try:
+            stream = DetachedStream(self._transport.get_extra_info("socket"), self._take_all(), limits)
+        except OSError:  # out of files
+            self.close()
+            raise
         limits.replace(self, stream)
         held, self._held = self._held, b""
         self._delegate, self._on_left = None, None

@@ -38,6 +38,9 @@ class BufferedReader(ResponseWriter):
         self._buffer, self._start = b"", 0
         return buffer[start:] if start else buffer
 
+    def _take_all(self) -> bytes:
+        return self._take(len(self._buffer))
+
     def _drop_input(self) -> None:
         self._buffer, self._start = b"", 0
 

@@ -5,6 +5,7 @@ Tornado's WebSockets on our server: nothing is lost on the way, and they count a
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -219,6 +220,16 @@ class RefusalTest(SocketTest):
 
 
 class LimitTest(SocketTest):
+    @gen_test(timeout=PATIENCE)
+    async def test_without_files_the_connection_is_closed(self) -> None:
+        with (
+            mock.patch("os.dup", side_effect=OSError(errno.EMFILE, "too many")),
+            self.assertLogs(level="ERROR"),
+        ):
+            async with self.client(make_handshake()) as client:
+                self.assertEqual(await client.receive_all(), b"")
+        await self.wait_until_gone()
+
     @gen_test(timeout=PATIENCE)
     async def test_a_socket_counts_as_a_connection_until_it_ends(self) -> None:
         self.server.limits._max = 1
