@@ -127,6 +127,7 @@ class LimitedHandler(EnvelopeHandler):
         self._task = None
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None  # or handler and timer would hold each other
 
     def refused(self, *args: Any, **kwargs: Any) -> None:
         """Every method that Tornado does not know."""

@@ -6,6 +6,7 @@ responses.
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 from contextlib import AsyncExitStack
 from typing import Any, ClassVar, cast
@@ -245,6 +246,21 @@ class OrderTest(ConnectionTest):
         answers = self.exchange(b"".join(pairs) + LAST_REQUEST)
         identities = {answer.headers["X-Request-Id"] for answer in answers}
         self.assertEqual(len(identities), 4)
+
+
+class GarbageTest(ConnectionTest):
+    @gen_test(timeout=PATIENCE)
+    async def test_a_request_leaves_nothing_to_the_garbage_collector(self) -> None:
+        async with self.client() as client:
+            for _ in range(3):  # of which the first make what is kept
+                gc.collect()
+                await self.ask(client, make_post(b"a"), b"}")
+                await asyncio.sleep(0)
+            self.addCleanup(gc.garbage.clear)
+            self.addCleanup(gc.set_debug, gc.get_debug())
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            gc.collect()
+        self.assertEqual([kind for kind in map(type, gc.garbage) if issubclass(kind, RequestHandler)], [])
 
 
 class ReadAheadTest(ConnectionTest):
