@@ -156,6 +156,7 @@ class LimitedHandler(EnvelopeHandler):
         super().on_connection_close()
         if not self._answered:
             self.set_status(499, "Client Closed Request")  # nginx's status; only hooks see it
+        self._chunks.clear()  # at once: Tornado leaves a cycle behind, with the handler in it
         self._end()
         self._cancel_action()
 

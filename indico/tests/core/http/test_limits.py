@@ -472,6 +472,44 @@ class CrowdTest(ProcessTest):
         self.assertNotIn("ERROR", process.output)
         self.assertLessEqual(process.output.count(" 413 "), len(heads))
 
+    @slow
+    @linux
+    def test_pipelines_cost_no_memory_and_keep_nobody_waiting(self) -> None:
+        process = self.start()
+        self.assertTrue(self.is_served(process))
+        before = memory(process.pid)
+        pipeline = 250_000 // len(REQUEST) * REQUEST
+        longest = 0.0
+        with ExitStack() as stack:
+            for _ in range(50):
+                client = self.connect(process, stack)
+                client.setblocking(False)
+                client.send(pipeline)
+            for _ in range(10):
+                began = time.monotonic()
+                self.assertTrue(self.is_served(process, SECOND))
+                longest = max(longest, time.monotonic() - began)
+                time.sleep(0.1)
+        self.assertLess(longest, 2)
+        self.assertLess(memory(process.pid) - before, 60)
+
+    @slow
+    @linux
+    def test_bodies_that_never_end_have_a_bound_in_all(self) -> None:
+        process = self.start(MAX_UNREAD=str(20 * MEGABYTE), BODY_TIMEOUT="3600")
+        self.assertTrue(self.is_served(process))
+        before = memory(process.pid)
+        body = make_request(
+            "POST /auth/login HTTP/1.1", f"Content-Length: {MEGABYTE}", body=(MEGABYTE - 1) * b"a"
+        )
+        with ExitStack() as stack:
+            for _ in range(200):
+                with suppress(ConnectionError):
+                    self.connect(process, stack).sendall(body)
+            self.assertTrue(self.is_served(process, SECOND))
+        self.assertLess(memory(process.pid) - before, 100)  # of 200 that were sent
+        self.assertNotIn("ERROR", process.output)
+
     def flood(self, client: socket.socket, data: bytes, size: int) -> None:
         """Send this again and again until the server has had enough."""
         with suppress(ConnectionError):
