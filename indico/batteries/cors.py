@@ -8,6 +8,7 @@ request that is no preflight, gets what it would get without this battery.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from tornado.httputil import HTTPServerRequest
@@ -31,7 +32,7 @@ def install(application: Application) -> None:
     """Answer preflights and add the headers, if CORS_ORIGINS names anybody."""
     if config.CORS_ORIGINS:
         application.default_router.rules.insert(0, Rule(PreflightMatcher(), PreflightHandler))
-        application.hooks.response_headers.append(add_headers)
+        application.hooks.response_headers.append(find_headers)
 
 
 def is_allowed(request: HTTPServerRequest) -> bool:
@@ -40,18 +41,18 @@ def is_allowed(request: HTTPServerRequest) -> bool:
     return origin is not None and (config.CORS_ORIGINS == ["*"] or origin in config.CORS_ORIGINS)
 
 
-def add_headers(handler: RequestHandler) -> None:
-    """Tell the browser whether the page may read this answer."""
+def find_headers(handler: RequestHandler) -> Iterator[tuple[str, str]]:
+    """Tell the browser whether the page may read this response."""
     if config.CORS_ORIGINS != ["*"]:
-        handler.add_header("Vary", "Origin")
+        yield "Vary", "Origin"
     if not is_allowed(handler.request):
         return
     if config.CORS_ORIGINS == ["*"]:  # and never with credentials
-        handler.set_header("Access-Control-Allow-Origin", "*")
+        yield "Access-Control-Allow-Origin", "*"
     else:
-        handler.set_header("Access-Control-Allow-Origin", handler.request.headers["Origin"])
-        handler.set_header("Access-Control-Allow-Credentials", "true")
-    handler.set_header("Access-Control-Expose-Headers", EXPOSED)
+        yield "Access-Control-Allow-Origin", handler.request.headers["Origin"]
+        yield "Access-Control-Allow-Credentials", "true"
+    yield "Access-Control-Expose-Headers", EXPOSED
 
 
 class PreflightMatcher(Matcher):

@@ -13,7 +13,7 @@ import logging
 import os
 import random
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -111,9 +111,9 @@ def begin(handler: RequestHandler) -> Request:
     return request
 
 
-def add_id(handler: RequestHandler) -> None:
+def add_id(handler: RequestHandler) -> Iterator[tuple[str, str]]:
     """Answer with the request's id."""
-    handler.set_header("X-Request-Id", begin(handler).id)
+    yield "X-Request-Id", begin(handler).id
 
 
 def watch(handler: EnvelopeHandler) -> Callable[[], None]:

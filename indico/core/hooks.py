@@ -4,7 +4,7 @@ What batteries can hook on to, and what a running server knows about itself: att
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 import tornado.web
 from pymongo.monitoring import CommandListener
 
+from indico.core.http.dispatch import Dispatcher
 from indico.error import IndicoError
 
 
@@ -31,8 +32,8 @@ class Hooks:
         application.hooks.before_action.append(check)
     """
 
-    # Add headers to every response of this handler.
-    response_headers: list[Callable[[tornado.web.RequestHandler], None]] = field(default_factory=list)
+    # Give names and values of headers to add to a response.
+    response_headers: list[Callable[[Any], Iterable[tuple[str, str]]]] = field(default_factory=list)
     # Awaited before an action runs. What it raises is the response, and the action does not run.
     before_action: list[Callable[[Any], Awaitable[None]]] = field(default_factory=list)
     # Called when a request begins. Returns a function to call when it ends.
@@ -68,7 +69,7 @@ class DatabaseRoom(Protocol):
     ) -> AsyncIterator[dict[str, Any] | None]: ...
 
 
-class Application(tornado.web.Application):
+class Application(Dispatcher):
     """Tornado's application, with hooks, a state and a database."""
 
     def __init__(self, *args: Any, database: DatabaseRoom, **settings: Any) -> None:

@@ -14,18 +14,14 @@ from tornado.web import HTTPError, RequestHandler
 from indico.core.hooks import get_hooks, get_state
 from indico.core.http.answers import to_answer
 from indico.core.http.encoding import encode
+from indico.core.http.lazy import HEADERS, WITHOUT_BODY, LazyHandler
 from indico.core.log import LOGGER
 from indico.error import IndicoError, MethodNotAllowed
 
 RETRY_AFTER = 1  # seconds that a 503 tells the client to wait
-HEADERS = {  # of every envelope
-    "Content-Type": "application/json; charset=UTF-8",
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-store",
-}
 
 
-class EnvelopeHandler(RequestHandler):
+class EnvelopeHandler(LazyHandler):
     """A request whose response is an envelope, whatever goes wrong with it."""
 
     # Slots save half a kilobyte per request in flight. Public attributes are not here, because an action may
@@ -41,16 +37,24 @@ class EnvelopeHandler(RequestHandler):
     )
     allowed_methods = "POST"  # for the header `Allow`, separated by commas
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._method = ""
+    def __init__(self, application: Any, request: Any, **kwargs: Any) -> None:
+        self._has_tornado = True
+        self._set_up(application)
+        super().__init__(application, request, **kwargs)
+        self._enter()
+
+    def _set_up(self, application: Any) -> None:
+        super()._set_up(application)
+        self._state = get_state(application)
+        self._method = "POST"
         self.action: str | None = None  # the name of the action that runs, for the log
         self._answered = False
         self._aborted = False  # after a timeout or a disconnect; a later response is dropped
         self._has_finished = False
         self._response_sent: Future[None] | None = None
         self._end_callbacks: tuple[Callable[[], object], ...] = ()
-        super().__init__(*args, **kwargs)
-        self._state = get_state(self.application)
+
+    def _enter(self) -> None:
         self._state.in_flight.add(self)
         around_request = get_hooks(self.application).around_request
         self._end_callbacks = tuple([around(self) for around in around_request])
@@ -69,8 +73,9 @@ class EnvelopeHandler(RequestHandler):
         self.clear_header("Server")
         for name, value in HEADERS.items():
             self.set_header(name, value)
-        for add_headers in get_hooks(self.application).response_headers:
-            add_headers(self)
+        for find_headers in get_hooks(self.application).response_headers:
+            for name, value in find_headers(self):
+                self.add_header(name, value)
 
     def compute_etag(self) -> None:
         """No envelope is answered with 304."""
@@ -81,9 +86,24 @@ class EnvelopeHandler(RequestHandler):
 
     def send_envelope(self, envelope: Any, code: int) -> None:
         """Respond with this envelope, unless the request was aborted."""
-        if not self._aborted:
+        if self._aborted:
+            return
+        if code in WITHOUT_BODY:
+            self.set_status(code)
+            self.finish()
+        elif self._has_tornado or self._state.draining or code == 503:
             self._write_envelope(envelope, code)
             self.finish()
+        else:
+            self._finish_at_once(encode(envelope), code)
+
+    def _finish_at_once(self, body: bytes, code: int) -> None:
+        """Send the whole response, for which Tornado's part of the handler is not needed."""
+        head = self._write_head(code)
+        self._status = code
+        self._finish()
+        self.request.connection.write_response(head, body)  # type: ignore[union-attr]
+        self.application.log_request(self)
 
     def _write_envelope(self, envelope: Any, code: int) -> bytes:
         body = encode(envelope)
@@ -112,11 +132,14 @@ class EnvelopeHandler(RequestHandler):
         self._aborted = True
 
     def finish(self, chunk: Any = None) -> Future[None]:
+        self._finish()
+        return super().finish(chunk)
+
+    def _finish(self) -> None:
         self._answered = self._has_finished = True
         if self._response_sent is not None and not self._response_sent.done():
             self._response_sent.set_result(None)
         self._end()
-        return super().finish(chunk)
 
     def _end(self) -> None:
         self._state.in_flight.discard(self)

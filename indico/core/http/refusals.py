@@ -9,7 +9,7 @@ import json
 
 from tornado.httputil import HTTPConnection, HTTPHeaders, ResponseStartLine
 
-from indico.core.http.envelope import HEADERS
+from indico.core.http.lazy import HEADERS
 from indico.error import IndicoError
 
 

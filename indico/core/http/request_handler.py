@@ -5,6 +5,7 @@ The base of all our handlers: an envelope for every response, and limits on the 
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Awaitable
 from contextlib import suppress
 from contextvars import copy_context
@@ -15,12 +16,32 @@ from tornado.web import HTTPError, stream_request_body
 
 from indico import config
 from indico.core.hooks import get_hooks
-from indico.core.http.envelope import EnvelopeHandler
+from indico.core.http.envelope import EnvelopeHandler, name_request
 from indico.core.http.limits import Connection, get_connection
+from indico.core.log import LOGGER
 from indico.core.mongo.helper import begin_request
 from indico.core.timers import Timer, call_after
 from indico.error import BodyTooLarge, IndicoError, RequestTimeout
 
+CALLED_BY_TORNADO = (
+    "__init__",
+    "check_xsrf_cookie",
+    "clear",
+    "compute_etag",
+    "data_received",
+    "decode_argument",
+    "finish",
+    "flush",
+    "initialize",
+    "log_exception",
+    "on_connection_close",
+    "on_finish",
+    "prepare",
+    "send_error",
+    "set_default_headers",
+    "write",
+    "write_error",
+)
 DISCARD_SECONDS = 2  # in which the rest of a body that is too large is read and dropped
 
 
@@ -31,20 +52,47 @@ class LimitedHandler(EnvelopeHandler):
     `end_action` is cancelled after `request_timeout` seconds, and when the client disconnects.
     """
 
-    __slots__ = ("_body_size", "_chunks", "_context", "_discard_timer", "_task", "_timer")
+    __slots__ = ("_body_size", "_chunks", "_context", "_discard_timer", "_is_lazy", "_task", "_timer")
     SUPPORTED_METHODS = (*EnvelopeHandler.SUPPORTED_METHODS, "REFUSED")
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def _set_up(self, application: Any) -> None:
+        super()._set_up(application)
+        self._is_lazy = not self._has_tornado
         self._chunks: list[bytes] = []
         self._body_size = 0  # bytes received so far
         self._discard_timer: asyncio.TimerHandle | None = None  # set while the rest of a body is dropped
         self._task: asyncio.Task[Any] | None = None  # that runs the action
         self._timer: Timer | None = None
-        super().__init__(*args, **kwargs)
+        self._context = copy_context()
+
+    def _enter(self) -> None:
+        super()._enter()
         self._method = str(self.request.method)
         if self._method not in self.SUPPORTED_METHODS:  # Tornado would not wait for the body
             self.request.method = "REFUSED"
         self._context = copy_context()  # so that what aborts the request logs as part of it
+
+    @classmethod
+    @functools.cache
+    def overrides_nothing(cls) -> bool:
+        """Whether Tornado's part of a handler can wait: the class overrides nothing that Tornado calls."""
+        base = next((kind for kind in cls.__mro__ if "get_action" in vars(kind)), LimitedHandler)
+        ours = [*((name, LimitedHandler) for name in CALLED_BY_TORNADO), ("post", base)]
+        return base is not LimitedHandler and all(
+            getattr(cls, name) is getattr(kind, name) for name, kind in ours
+        )
+
+    def start(self) -> None:
+        """Run the action: the request is there. Tornado calls `post` itself."""
+        post: Any = self.post
+        task = asyncio.get_running_loop().create_task(post(**self.path_kwargs))
+        task.add_done_callback(self._on_end)
+
+    def _on_end(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:  # even the error could not be sent
+            LOGGER.error("%s can't be answered", name_request(self), exc_info=task.exception())
+            self._finish()
+            self._connection.close()
 
     @property
     def request_timeout(self) -> float | None:
@@ -128,6 +176,8 @@ class LimitedHandler(EnvelopeHandler):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None  # or handler and timer would hold each other
+        if self._is_lazy and self._aborted and not self._has_finished:
+            self.application.log_request(self)  # otherwise Tornado does
 
     def refused(self, *args: Any, **kwargs: Any) -> None:
         """Every method that Tornado does not know."""
@@ -153,9 +203,12 @@ class LimitedHandler(EnvelopeHandler):
         self._cancel_action()
 
     def on_connection_close(self) -> None:
-        super().on_connection_close()
-        if not self._answered:
-            self.set_status(499, "Client Closed Request")  # nginx's status; only hooks see it
+        if not self._is_lazy:
+            super().on_connection_close()
+        if not self._answered and self._has_tornado:
+            self.set_status(499, "Client Closed Request")
+        elif not self._answered:
+            self._status = 499  # nginx's status; only hooks see it
         self._chunks.clear()  # at once: Tornado leaves a cycle behind, with the handler in it
         self._end()
         self._cancel_action()

@@ -596,7 +596,7 @@ class HookTest(ProbeTest):
             return lambda: self.endings.append((name_request(handler), handler.get_status()))
 
         self._app.hooks.around_request.append(watch)
-        self._app.hooks.response_headers.append(lambda handler: handler.set_header("X-Probe", "yes"))
+        self._app.hooks.response_headers.append(lambda handler: [("X-Probe", "yes")])
 
     def test_a_watcher_sees_each_request_begin_and_end_once(self) -> None:
         self.post("probe/echo", 1)

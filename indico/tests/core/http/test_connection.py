@@ -25,7 +25,7 @@ from tornado.web import RequestHandler, stream_request_body
 
 from indico import config
 from indico.core.hooks import Application
-from indico.core.http import limits, request_handler, requests, responses
+from indico.core.http import limits, reading, request_handler, requests
 from indico.core.http.pages import PageHandler
 from indico.core.http.reading import READ_AHEAD
 from indico.core.http.server import Server
@@ -383,7 +383,7 @@ class BodyTest(ConnectionTest):
 
     @gen_test(timeout=PATIENCE)
     async def test_a_body_after_the_last_answer_that_never_comes_is_not_waited_for(self) -> None:
-        self.set(responses, "LINGER", 0.05)
+        self.set(reading, "LINGER", 0.05)
         async with self.client() as client:
             request = make_request("GET /early HTTP/1.1", "Content-Length: 2", "Connection: close")
             await self.ask(client, request, b"}")
