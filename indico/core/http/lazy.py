@@ -43,6 +43,7 @@ class LazyHandler(RequestHandler):
     """One that `make_lazily` made has no part of Tornado's until `_wake` is called."""
 
     __slots__ = ("_has_tornado", "_status")
+    _has_tornado: bool
 
     @classmethod
     def make_lazily(cls, application: Any, request: Any, action: str) -> Self:
