@@ -1,5 +1,5 @@
 """
-The machine room: you need never open it to write a route, and an update of the boilerplate replaces it.
+The machine room. You can write routes without opening it. An update of the boilerplate replaces it.
 
-It knows `indico.config` and `indico.error`, and no other room.
+It imports `indico.config` and `indico.error`, and no other room.
 """

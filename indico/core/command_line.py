@@ -1,5 +1,5 @@
 """
-`python -m indico.server`: its options. And the file `.env`, which all commands read first in development.
+The options of `python -m indico.server`, and the file `.env` that all commands read in development.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ examples:
   python -m indico.server --address 0.0.0.0    for other machines to reach it
   INDICO_ENV=production python -m indico.server --workers 4
 
-An option overrides the environment variable of its name. All other settings,
-MONGODB for example, are environment variables: docs/settings.rst lists them.
+An option overrides the environment variable of the same name. All other settings,
+such as MONGODB, are environment variables: docs/settings.rst lists them.
 """
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Serve with these options, by default those of the command line. They override the environment."""
+    """Serve with these options, by default those of the command line. Options override the environment."""
     parser = argparse.ArgumentParser(
         prog="python -m indico.server",
         description="Serve until stopped by Ctrl-C or SIGTERM.",
@@ -44,7 +44,7 @@ def main(words: Sequence[str] | None = None) -> None:
     )
     version = f"indico {indico.__version__}, Tornado {tornado.version}, PyMongo {pymongo.version}"
     parser.add_argument("--version", action="version", version=version)
-    parser.add_argument("--port", dest="PORT", metavar="PORT", help="0 takes any free one (default: 5000)")
+    parser.add_argument("--port", dest="PORT", metavar="PORT", help="0 selects a free port (default: 5000)")
     parser.add_argument("--address", dest="ADDRESS", metavar="ADDRESS", help=ADDRESS_HELP)
     parser.add_argument("--workers", dest="WORKERS", metavar="WORKERS", help="processes (default: 1)")
     parser.add_argument("--http", dest="HTTP_SERVER", metavar="SERVER", help="own (default), or tornado")
@@ -59,8 +59,8 @@ def main(words: Sequence[str] | None = None) -> None:
 
 def read_env_file() -> None:
     """
-    In development, set the variables in `.env` that the environment does not set. Exits with a sentence if
-    the file can't be read.
+    In development, set the variables of `.env` that are not in the environment. Exits with a message if the
+    file can't be read.
     """
     if config.PRODUCTION or not ENV_FILE.is_file():
         return
@@ -78,5 +78,5 @@ def read_env_file() -> None:
     variables = {name: value for name, value in found.items() if value and not os.environ.get(name)}
     os.environ.update(variables)
     config.override(**variables)
-    for name in variables:  # an autoreload then reads the file again
+    for name in variables:  # so that the process after an autoreload reads the file again
         autoreload.add_reload_hook(functools.partial(os.unsetenv, name))

@@ -1,5 +1,5 @@
 """
-What only development has: a folder for its data, and secrets that are made when first needed.
+The data folder of development, and secrets that are created on first use.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ FOLDER = Path(".indico")  # below the working directory
 
 def make_folder(name: str = "") -> Path:
     """
-    The folder, or one inside it. It is for its owner's eyes only, and git ignores it. Raises SettingError
-    when it can't be made.
+    Create and return the data folder, or a folder inside it. Only the owner can read it, and git ignores it.
+    Raises SettingError if it can't be created.
     """
     try:
         FOLDER.mkdir(mode=0o700, exist_ok=True)
@@ -32,12 +32,12 @@ def make_folder(name: str = "") -> Path:
 
 
 def get_secret(name: str) -> str:
-    """A secret that is made once and kept in the folder: 64 hex digits."""
+    """Return a secret of 64 hex digits. It is created once and kept in the data folder."""
     path = make_folder() / name
     if not path.exists():
-        with tempfile.NamedTemporaryFile("w", dir=path.parent) as draft:  # for its owner's eyes only
+        with tempfile.NamedTemporaryFile("w", dir=path.parent) as draft:  # only its owner can read it
             draft.write(secrets.token_hex(32))
             draft.flush()
-            with suppress(FileExistsError):  # two servers started at once agree on the first one's
+            with suppress(FileExistsError):  # another server has just created it
                 os.link(draft.name, path)
     return path.read_text()

@@ -1,5 +1,5 @@
 """
-Asking other servers for JSON.
+Requests for JSON to other servers.
 """
 
 from __future__ import annotations
@@ -10,23 +10,23 @@ from typing import Any
 
 from tornado.httpclient import AsyncHTTPClient, HTTPError
 
-LARGEST_ANSWER = 64 * 1024  # bytes
+LARGEST_RESPONSE = 64 * 1024  # bytes
 
-# What `fetch_json`, and looking into what it brought, may raise when the other server is slow or broken.
+# Exceptions that `fetch_json`, or reading its result, may raise if the other server is slow or broken.
 FAILURES = (HTTPError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 async def fetch_json(url: str, seconds: float) -> Any:
     """
-    What the JSON at this address says; redirects are not followed. Raises one of FAILURES when it can't be
-    had in that time.
+    Return the parsed JSON of this URL. Does not follow redirects. Raises one of FAILURES if the request fails
+    or takes longer than `seconds`.
     """
-    # A client of its own: the shared one lets ten requests through at a time, and the others wait.
-    client = AsyncHTTPClient(force_instance=True, max_body_size=LARGEST_ANSWER)
+    # A separate client: the shared one runs ten requests at a time, and all others wait.
+    client = AsyncHTTPClient(force_instance=True, max_body_size=LARGEST_RESPONSE)
     fetching = client.fetch(url, connect_timeout=seconds, request_timeout=seconds, follow_redirects=False)
     fetching.add_done_callback(lambda future: future.exception())
     try:
-        # Tornado can't abort it, and would log an error if it failed after whoever asked was cancelled.
+        # Tornado can't abort a request. It would log an error if the request failed after a cancellation.
         response = await asyncio.shield(fetching)
         return json.loads(response.body.decode("utf-8", "replace"))
     finally:

@@ -1,5 +1,5 @@
 """
-What batteries can hook on to, and what a running server knows about itself: attributes of the application.
+The application: hooks for batteries, and the state of the running server.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from indico.error import IndicoError
 
 
 class Request(Protocol):
-    """A request in flight, as the server sees it: its handler."""
+    """The interface of a request in flight, implemented by its handler."""
 
     def abort_with(self, error: IndicoError) -> None: ...
 
@@ -32,34 +32,34 @@ class Hooks:
         application.hooks.before_action.append(check)
     """
 
-    # Give names and values of headers to add to a response.
+    # Return names and values of headers to add to a response.
     response_headers: list[Callable[[Any], Iterable[tuple[str, str]]]] = field(default_factory=list)
-    # Awaited before an action runs. What it raises is the response, and the action does not run.
+    # Awaited before an action runs. An exception becomes the response, and the action does not run.
     before_action: list[Callable[[Any], Awaitable[None]]] = field(default_factory=list)
     # Called when a request begins. Returns a function to call when it ends.
     around_request: list[Callable[[Any], Callable[[], object]]] = field(default_factory=list)
-    # Entered when the server starts, in the process that serves, and left when it stops.
+    # Entered when the server starts and exited when it stops, in each worker process.
     lifespans: list[Callable[[Application], AbstractAsyncContextManager[None]]] = field(default_factory=list)
-    # Told of each of MongoDB's commands, by the clients that are made after that.
+    # Notified of each MongoDB command by the clients that are created later.
     mongo_listeners: list[CommandListener] = field(default_factory=list)
-    # Names and paths of pages that development prints when the server starts.
+    # Names and paths of pages. In development the server prints them when it starts.
     welcome_pages: dict[str, str] = field(default_factory=dict)
-    # More statuses that the API's description lists for an action of this name.
+    # Additional statuses of an action, by its name, for the description of the API.
     extra_statuses: dict[str, list[int]] = field(default_factory=dict)
 
 
 @dataclass
 class ServerState:
-    """What a running server knows about itself."""
+    """The state of a running server."""
 
-    in_flight: set[Request] = field(default_factory=set)  # those without a response
-    draining: bool = False  # the server is going down
+    in_flight: set[Request] = field(default_factory=set)  # requests without a response
+    draining: bool = False  # the server is shutting down
     worker: int | None = None  # the number of this worker process, from 0
-    mongod_folder: Path | None = None  # the data of the mongod that this process started
+    mongod_folder: Path | None = None  # data folder of the mongod that this process started
 
 
 class DatabaseRoom(Protocol):
-    """What the server asks of `indico.db`."""
+    """The interface of `indico.db` that the server uses."""
 
     def connect(self, *, listeners: Sequence[CommandListener] = ()) -> None: ...
     async def close(self) -> None: ...
@@ -79,17 +79,17 @@ class Application(Dispatcher):
         super().__init__(*args, **settings)
 
 
-NO_HOOKS = Hooks((), (), (), (), (), {}, {})  # type: ignore[arg-type] # nothing can be added to them
+NO_HOOKS = Hooks((), (), (), (), (), {}, {})  # type: ignore[arg-type] # tuples, so that nothing can be added
 _plain_states: WeakKeyDictionary[tornado.web.Application, ServerState] = WeakKeyDictionary()
 
 
 def get_hooks(application: tornado.web.Application) -> Hooks:
-    """The hooks of an application. A plain one of Tornado's has none."""
+    """Return the hooks of an application. Tornado's plain Application has none."""
     return application.hooks if isinstance(application, Application) else NO_HOOKS
 
 
 def get_state(application: tornado.web.Application) -> ServerState:
-    """The state of an application, also of a plain one of Tornado's."""
+    """Return the state of an application, including Tornado's plain Application."""
     if isinstance(application, Application):
         return application.state
     return _plain_states.setdefault(application, ServerState())

@@ -1,5 +1,5 @@
 """
-What surrounds serving, whichever server serves: connections and background work, from start to stop.
+Start and stop of the application on any HTTP server: settings, batteries, MongoDB and background tasks.
 """
 
 from __future__ import annotations
@@ -16,18 +16,17 @@ from indico.core.mongo import key_cache
 from indico.core.tasks import spawn
 from indico.error import Unavailable
 
-RETRY_PAUSE = 1  # seconds between two attempts to make the indexes
-POLL_INTERVAL = 0.02  # seconds between two looks at the requests in flight
+RETRY_PAUSE = 1  # seconds between attempts to create the indexes
+POLL_INTERVAL = 0.02  # seconds between checks for requests in flight
 
 
 @asynccontextmanager
 async def lifespan(application: Application) -> AsyncIterator[None]:
     """
-    Check the settings, start the batteries, connect to MongoDB and make the indexes. At the end wait for the
-    requests in flight, close the connection and stop the batteries.
+    Check the settings, start the batteries, connect to MongoDB and create the indexes. At the end, wait for
+    the requests in flight, close the connection and stop the batteries.
 
-    The server starts without MongoDB as well, and makes the indexes once it can be reached. Raises
-    SettingError.
+    If MongoDB can't be reached, the server starts anyway and creates the indexes later. Raises SettingError.
     """
     config.check()
     if config.PRODUCTION and not (config.FACEBOOK_APP_ID and config.FACEBOOK_APP_SECRET):
@@ -56,7 +55,7 @@ async def lifespan(application: Application) -> AsyncIterator[None]:
 
 
 async def make_indexes(database: DatabaseRoom) -> None:
-    """Make the indexes, and try again every second while MongoDB can't be reached."""
+    """Create the indexes. Retry every RETRY_PAUSE while MongoDB can't be reached."""
     warned = False
     while True:
         try:
@@ -69,7 +68,7 @@ async def make_indexes(database: DatabaseRoom) -> None:
 
 
 async def drain(application: Application) -> None:
-    """Wait for the requests in flight, SHUTDOWN_TIMEOUT at most, and then answer the rest with 503."""
+    """Wait SHUTDOWN_TIMEOUT at most for the requests in flight. Respond to the rest with 503."""
     in_flight = application.state.in_flight
     deadline = asyncio.get_running_loop().time() + config.SHUTDOWN_TIMEOUT
     while in_flight and asyncio.get_running_loop().time() < deadline:
@@ -79,7 +78,7 @@ async def drain(application: Application) -> None:
 
 
 async def check_settings(application: Application) -> None:
-    """Raise SettingError unless the server can start with these settings. Done once, before any worker."""
+    """Raise SettingError if the server can't start with these settings. Runs once, before the workers."""
     config.check()
     for sentence in config.environment.find_misspelt():
         LOGGER.warning(sentence)

@@ -1,5 +1,5 @@
 """
-The log of the server.
+The logger of the server.
 """
 
 import logging

@@ -1,5 +1,5 @@
 """
-Serving: sockets, worker processes, and one process from its start to its end.
+Runs the server: sockets, worker processes, start and shutdown.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from indico.core.mongo.mongod import Mongod, MongodError
 from indico.core.welcome import print_welcome
 
 DEFAULT_MONGODB_PORT = 27017
-MAX_BLOCKING_SECONDS = 1  # that a call may block the loop before development names it in the log
-TICK = 200  # milliseconds between two signs of life of the loop
-MONGOD_TICK = 1000  # milliseconds between two looks at the mongod that this process started
+MAX_BLOCKING_SECONDS = 1  # development logs a call that blocks the loop for longer
+TICK_MS = 200  # between restarts of the timeout that detects a blocked loop
+MONGOD_TICK_MS = 1000  # between checks of the mongod that this process started
 
 
 def run_server(make_app: Callable[[], Application], debug: bool, port: int) -> None:
     """
-    Serve until stopped. In development, with nothing at the default MONGODB, start a mongod first. With
-    `debug`, start again when the source changes. What prevents the start is one sentence, and exit status 1.
+    Serve until stopped. In development, start a mongod first if none runs at the default MONGODB. With
+    `debug`, restart when the source changes. If the start fails, print one sentence and exit with status 1.
     """
     configure_logging()
     mongod = None
@@ -71,7 +71,7 @@ def configure_logging() -> None:
 
 
 def bind(port: int) -> list[socket.socket]:
-    """Sockets that listen on ADDRESS and this port. Raises SettingError if that is impossible."""
+    """Listen on ADDRESS and this port. Raises SettingError if that is impossible."""
     try:
         return listen(port, config.ADDRESS)
     except (OSError, UnicodeError) as error:
@@ -85,7 +85,7 @@ def bind(port: int) -> list[socket.socket]:
 
 
 def make_mongod() -> Mongod | None:
-    """In development, with the default MONGODB, the mongod to start if nothing answers there."""
+    """Return the mongod to start if none runs yet: in development, with the default MONGODB."""
     if config.PRODUCTION or config.MONGODB != config.DEFAULT_MONGODB:
         return None
     return Mongod(make_folder("mongodb"), DEFAULT_MONGODB_PORT)
@@ -99,7 +99,7 @@ def run_workers(application: Application, sockets: list[socket.socket], mongod: 
         run(serve(application, sockets, debug=False, announce=number == 0))
 
     def close_sockets() -> None:
-        # A client that connects after the last worker has gone would wait for nothing.
+        # A client that connects after the last worker has ended would never get a response.
         for listening in sockets:
             listening.close()
 
@@ -108,7 +108,7 @@ def run_workers(application: Application, sockets: list[socket.socket], mongod: 
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """`asyncio.run`, on uvloop if it is installed."""
+    """Run `main` on uvloop if it is installed, otherwise on asyncio."""
     if importlib.util.find_spec("uvloop"):
         importlib.import_module("uvloop").run(main)
     else:
@@ -124,14 +124,14 @@ async def serve(
 ) -> None:
     """Serve on these sockets until SIGTERM or SIGINT. A second signal ends the process at once."""
     stop = stop_on_signals()
-    # A large body makes many objects, and by default the collector would walk through all of them each time.
+    # A large body creates many objects. With the default thresholds the collector would scan them repeatedly.
     gc.freeze()
     gc.set_threshold(100_000, 10, 10)
     server = make_http_server(application)
     async with lifespan(application):
         server.add_sockets(sockets)
         if mongod is not None:
-            PeriodicCallback(mongod.restart_if_gone, MONGOD_TICK).start()
+            PeriodicCallback(mongod.restart_if_gone, MONGOD_TICK_MS).start()
         if debug:
             autoreload.start()
             report_blocking_calls()
@@ -147,7 +147,7 @@ async def serve(
 
 
 def stop_on_signals() -> asyncio.Event:
-    """An event that SIGTERM and SIGINT set. After the first of them, the next one ends the process."""
+    """Return an event that SIGTERM and SIGINT set. A second signal ends the process."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
 
@@ -163,12 +163,12 @@ def stop_on_signals() -> asyncio.Event:
 
 
 def report_blocking_calls() -> None:
-    """Log where the code is when it blocks the loop for MAX_BLOCKING_SECONDS."""
-    # The callback runs, and starts the time again, unless something blocks the loop.
+    """Log a traceback when a call blocks the loop for MAX_BLOCKING_SECONDS."""
+    # The callback restarts the timeout. It does not run while a call blocks the loop.
     faulthandler.dump_traceback_later(MAX_BLOCKING_SECONDS)
-    PeriodicCallback(lambda: faulthandler.dump_traceback_later(MAX_BLOCKING_SECONDS), TICK).start()
+    PeriodicCallback(lambda: faulthandler.dump_traceback_later(MAX_BLOCKING_SECONDS), TICK_MS).start()
 
 
 def make_http_server(application: Application) -> HTTPServer:
-    """The server that HTTP_SERVER names."""
+    """Return the HTTP server that HTTP_SERVER selects."""
     return make_tornado_server(application) if config.HTTP_SERVER == "tornado" else Server(application)

@@ -1,6 +1,6 @@
 """
-What the text of a setting means. Each function raises ValueError with the end of a sentence that begins with
-the setting's name: "should be ...".
+Parsers for the values of settings. Each raises ValueError with the end of a sentence: "should be ...". The
+sentence begins with the name of the setting.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-# A browser leaves the default port out.
+# Browsers omit the default port.
 ORIGIN = re.compile(
     r"(?!http://.*:80$|https://.*:443$)[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?"
 )
@@ -36,7 +36,7 @@ def check_scheme(text: str, schemes: tuple[str, ...]) -> str:
 
 def check_database(text: str) -> str:
     if set(text) & set('/\\. "$*<>:|?\0') or len(text.encode()) > 63:
-        raise ValueError(f"is no name MongoDB takes for a database: {text!r}")
+        raise ValueError(f"is not a valid name for a MongoDB database: {text!r}")
     return text
 
 

@@ -1,5 +1,5 @@
 """
-How `config.py` reads its settings: from the environment, or from a file that a variable names.
+Reads the settings of `config.py` from the environment, or from a file that a variable names.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ DATABASE_IN_URI = re.compile(r"mongodb(?:\+srv)?://[^/?]*/([^?.]+)")
 
 
 class SettingError(ValueError):
-    """Settings that the server can't start with: a sentence a line, each names one."""
+    """The server can't start with these settings. Each line of the message is about one setting."""
 
 
 class Setting(NamedTuple):
     default: Any
     parse: Callable[[str], Any]  # raises ValueError with the end of a sentence: "should be ..."
-    is_secret: bool = False  # a file may hold it
-    uri: str = ""  # the setting that the default is taken from, if it names a database
+    is_secret: bool = False  # a file may contain it
+    uri: str = ""  # a setting with a MongoDB URI; a database in that URI is the default
 
 
 class Environment:
     """
-    Reads settings from a mapping of strings; a variable that is empty counts as not set.
+    Reads settings from a mapping of strings. An empty variable counts as not set.
 
-    Each kind of setting has a method. A value that makes no sense gives the default, so that importing the
-    settings never fails; `find_problems` has a sentence for each.
+    Each kind of setting has a method. The method returns the default for an invalid value, so that importing
+    the settings never fails. `find_problems` returns a sentence for each invalid value.
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
@@ -47,13 +47,13 @@ class Environment:
         return self._add(name, default, str)
 
     def secret(self, name: str, default: str = "", *schemes: str) -> str:
-        """A text that no sentence shows. `<NAME>_FILE` may name a file that holds it."""
+        """A string that no message shows. `<NAME>_FILE` may name a file that contains it."""
         return self._add(
             name, default, lambda text: setting_values.check_scheme(text, schemes), is_secret=True
         )
 
     def choice(self, name: str, *choices: str) -> str:
-        """One of `choices`, the first of which is the default."""
+        """One of `choices`. The first one is the default."""
         return self._add(name, choices[0], lambda text: setting_values.check_choice(text, choices))
 
     def flag(self, name: str, default: bool) -> bool:
@@ -70,11 +70,11 @@ class Environment:
         return self._add(name, default, lambda text: setting_values.parse_whole(text, low, high))
 
     def address(self, name: str, default: str, *schemes: str) -> str:
-        """An address that begins with one of `schemes`. It may hold a password, so no sentence shows it."""
+        """A URL that begins with one of `schemes`. It may contain a password, so no message shows it."""
         return self._add(name, default, lambda text: setting_values.check_scheme(text, schemes))
 
     def database(self, name: str, uri: str) -> str:
-        """The name of a database. The default is the one in the URI that is the setting `uri`, or indico."""
+        """The name of a database. By default the one in the URI of the setting `uri`, or else indico."""
         return self._add(name, "indico", setting_values.check_database, uri=uri)
 
     def networks(self, name: str) -> list[setting_values.Network]:
@@ -87,8 +87,8 @@ class Environment:
 
     def providers(self, name: str) -> dict[str, list[str]]:
         """
-        Providers of logins, separated by commas: each a name, an issuer and client ids, as in
-        `google https://accounts.google.com 1234.apps.googleusercontent.com`. By name, all the rest.
+        Login providers, separated by commas. Each has a name, an issuer and client ids:
+        `google https://accounts.google.com 1234.apps.googleusercontent.com`. Names are the keys.
         """
         return self._add(name, {}, setting_values.parse_providers)
 
@@ -96,10 +96,10 @@ class Environment:
         """`10/minute` as (10, 60 seconds); `off` as (0, 0)."""
         return self._add(name, setting_values.parse_rate(default), setting_values.parse_rate)
 
-    # What is done with all of them
+    # Operations on all settings
 
     def read(self, name: str) -> Any:
-        """The value of a setting. Raises SettingError if it makes no sense or its file can't be read."""
+        """Return the value of a setting. Raises SettingError if it is invalid or its file can't be read."""
         setting = self.settings[name]
         text = self._find_text(name)
         if not text and setting.uri:
@@ -112,8 +112,8 @@ class Environment:
 
     def load(self, values: dict[str, Any], names: Iterable[str] | None = None) -> None:
         """
-        Put the values of these settings, by default of all, into `values`: the names of a module. What is in
-        a file is taken out there instead, so that the module can read it when it is first used.
+        Put the values of these settings, by default of all, into `values`, the namespace of a module. Remove
+        the settings in files from it, so that the module reads them when they are first used.
         """
         for name in self.settings if names is None else names:
             if self._is_in_file(name):
@@ -122,7 +122,7 @@ class Environment:
                 values[name] = self._read_or_default(name)
 
     def load_files(self, values: dict[str, Any]) -> None:
-        """Put what is in files into `values`, too. Raises SettingError with a sentence for each problem."""
+        """Put the settings in files into `values`, too. Raises SettingError, with all problems."""
         names = [name for name in self.settings if self._is_in_file(name)]
         problems = self.find_problems(names)
         if problems:
@@ -130,23 +130,23 @@ class Environment:
         values.update({name: self.read(name) for name in names})
 
     def override(self, values: dict[str, Any], environ: Mapping[str, str]) -> None:
-        """Load the settings that these variables set. They override the variables of before."""
+        """Load the settings that these variables set. They override earlier variables."""
         self.environ.update(environ)
         given = {name.removesuffix("_FILE") for name in environ}
         self.load(values, [name for name, setting in self.settings.items() if given & {name, setting.uri}])
 
     def find_problems(self, names: Iterable[str] | None = None) -> list[str]:
-        """A sentence for each of these settings, by default of all, that makes no sense."""
+        """Return a sentence for each invalid value of these settings, by default of all."""
         problems = []
         for name in self.settings if names is None else names:
             try:
                 self.read(name)
             except SettingError as error:
                 problems.append(str(error))
-        return list(dict.fromkeys(problems))  # a URI that makes no sense has no database either
+        return list(dict.fromkeys(problems))  # MONGODB and MONGODB_DATABASE report the same URI
 
     def find_misspelt(self) -> list[str]:
-        """A sentence for each variable that is no setting, but looks as if it were meant to be one."""
+        """Return a sentence for each variable whose name looks like a misspelt setting."""
         known = [
             *self.settings,
             *(f"{name}_FILE" for name, setting in self.settings.items() if setting.is_secret),
@@ -158,7 +158,7 @@ class Environment:
                 meant = ["MONGODB"]
             if meant:
                 sentences.append(f"{name} is no setting; {meant[0]} is.")
-            elif re.match("INDICO_(?!MONGOD_[0-9])", name):  # that one is our own: see core/mongo/mongod.py
+            elif re.match("INDICO_(?!MONGOD_[0-9])", name):  # core/mongo/mongod.py sets INDICO_MONGOD_<n>
                 sentences.append(f"{name} is no setting.")
         return sentences
 
@@ -188,7 +188,7 @@ class Environment:
             if path not in self._files:
                 self._files[path] = _read_file(f"{name}_FILE", path)
             text = self._files[path]
-        if re.search("[\ud800-\udfff]", text):  # what Python makes of bytes that are not UTF-8
+        if re.search("[\ud800-\udfff]", text):  # Python decodes bytes that are not UTF-8 as surrogates
             raise SettingError(f"{name} should be UTF-8.")
         return text
 

@@ -1,8 +1,8 @@
 """
-Worker processes, and programs that end with the process that started them. Nothing here opens a client of the
-database or runs an event loop, so a forked process starts clean.
+Worker processes, and programs that end with their parent process. This module opens no database client and
+runs no event loop, so forking is safe.
 
-Run as `supervisor.py <parent pid> <program> <argument> ...` this becomes that program, tied to its parent.
+`supervisor.py <parent pid> <program> <argument> ...` runs that program, and ends it with the parent.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-LOGGER = logging.getLogger("indico")  # not imported: as a program this file stands alone
+LOGGER = logging.getLogger("indico")  # not imported: as a script, this file runs without the package
 PR_SET_PDEATHSIG = 1  # prctl(2), on Linux only
 MIN_WORKER_LIFETIME = 5  # seconds; a worker that dies sooner counts as a failed start
 MAX_FAILED_STARTS = 5  # in a row
-POLL_INTERVAL = 0.1  # seconds between two looks at the workers
+POLL_INTERVAL = 0.1  # seconds between checks of the workers
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -30,17 +30,17 @@ class WorkersDied(Exception):
 
 def die_with_parent(parent: int) -> None:
     """
-    Have the kernel send this process SIGTERM when `parent` ends, even by `kill -9`. On Linux only: elsewhere
-    a parent that is killed leaves this process running.
+    Have the kernel send this process SIGTERM when `parent` ends, even after SIGKILL. Only on Linux: on other
+    systems this process goes on running.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:
-            os._exit(1)  # pragma: no cover - the parent would have to die within these two lines
+            os._exit(1)  # pragma: no cover - only if the parent ends between these two lines
 
 
 def start_tied_to_parent(command: list[str]) -> int:
-    """Start a program that ends with this process, prints nothing and ignores Ctrl-C. Returns its pid."""
+    """Start a program that ends with this process. It prints nothing and ignores Ctrl-C. Returns its pid."""
     null = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_RDWR, 0) for stream in range(3)]
     shim = [sys.executable, "-I", __file__, str(os.getpid()), *command]
     return os.posix_spawn(sys.executable, shim, os.environ, file_actions=null)
@@ -64,14 +64,14 @@ def run_workers(
     Run `run_worker(number)` in `count` forked workers until all have ended. `on_tick` is called a few times a
     second, and `before_stop` before the workers are told to stop.
 
-    A worker that dies is started again. Raises WorkersDied, and ends the others, if that keeps failing.
-    SIGTERM and SIGINT are passed on to the workers as SIGTERM, the first and the second.
+    A worker that dies is replaced. After more than MAX_FAILED_STARTS failed starts in a row, the other
+    workers are stopped and WorkersDied is raised. SIGTERM and SIGINT are passed on as SIGTERM.
     """
     Supervisor(count, run_worker, on_tick, before_stop).run()
 
 
 class Supervisor:
-    """The workers of one process: see `run_workers`."""
+    """Starts, restarts and stops workers: see `run_workers`."""
 
     def __init__(
         self,
@@ -98,14 +98,14 @@ class Supervisor:
                 self.on_tick()
                 time.sleep(POLL_INTERVAL)
         finally:
-            self.stop()  # the workers that are left, if something failed here
+            self.stop()  # the remaining workers, after an exception
             for number, handler in zip(SIGNALS, handlers, strict=True):
                 signal.signal(number, handler)
         if self.failed_starts > MAX_FAILED_STARTS:
             raise WorkersDied("The workers die as fast as they are started; the log says why.")
 
     def start_worker(self, number: int) -> None:
-        # Signals wait: a child must not have its parent's handlers, and the parent needs the child's pid.
+        # Block signals: the child must not run the parent's handlers, and `stop` needs the pid of the child.
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         if not self.stopping:
             parent = os.getpid()
@@ -118,9 +118,9 @@ class Supervisor:
     def become_worker(self, number: int, parent: int) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         die_with_parent(parent)
-        # SIGINT stays blocked: Ctrl-C reaches all processes, and the parent passes it on.
+        # SIGINT stays blocked: Ctrl-C reaches all processes, but the parent already passes it on.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
-        # The process ends here, whatever happens, and never runs the parent's code.
+        # Always exit here: the child must never return into the code of the parent.
         status = 1
         try:
             self.run_worker(number)
@@ -135,7 +135,7 @@ class Supervisor:
                 os._exit(status)
 
     def reap_workers(self) -> None:
-        """Start another worker in the place of each that has died."""
+        """Replace the workers that have died."""
         for pid in [pid for pid in self.workers if has_ended(pid)]:
             number, started = self.workers.pop(pid)
             if self.stopping:
@@ -149,11 +149,11 @@ class Supervisor:
                 self.start_worker(number)
 
     def stop(self, *_: object) -> None:
-        """Tell all workers to stop. Also the handler of signals."""
+        """Tell all workers to stop. This method is also the signal handler."""
         self.stopping = True
         self.before_stop()
         for pid in self.workers:
-            with suppress(ProcessLookupError):  # it has just ended
+            with suppress(ProcessLookupError):  # the worker has just ended
                 os.kill(pid, signal.SIGTERM)
 
 

@@ -1,5 +1,5 @@
 """
-Tasks that run beside the code that starts them, and the outcome of a call that may be awaitable.
+Background tasks, and calls whose result may be awaitable.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ class _Later:
         return "LATER"
 
 
-LATER = _Later()  # the outcome of an action that will call `respond` itself
+LATER = _Later()  # the outcome of an action that calls `respond` later
 _running: set[asyncio.Task[Any]] = set()
 
 
 def get_loop() -> asyncio.AbstractEventLoop:
-    """The current event loop, which need not run yet."""
+    """Return the current event loop. It need not be running yet."""
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
@@ -32,8 +32,8 @@ def get_loop() -> asyncio.AbstractEventLoop:
 
 def spawn(coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
     """
-    Start a coroutine on the current event loop, which need not run yet. The task is kept until it is done:
-    asyncio itself keeps weak references only.
+    Start a coroutine on the current event loop. The loop need not be running yet. A reference to the task is
+    kept until it is done, because asyncio itself keeps only weak references.
     """
     task = get_loop().create_task(coroutine)
     _running.add(task)
@@ -43,8 +43,8 @@ def spawn(coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
 
 class Prompt:
     """
-    A coroutine that runs in the task that awaits it. If nothing awaits it by the next turn of the loop, it
-    runs as a task of its own.
+    Wraps a coroutine. It runs in the task that awaits it. If no task awaits it before the next iteration of
+    the loop, it runs as a separate task.
     """
 
     __slots__ = ("_coroutine", "_handle", "_task")
@@ -68,8 +68,8 @@ class Prompt:
 
 async def await_outcome(outcome: Any) -> Any:
     """
-    What a call of an action resulted in: an awaitable is awaited and its result counts, None included. None
-    from a plain function becomes LATER.
+    Return the outcome of a call of an action. If it is awaitable, await it and return the result, even None.
+    If a plain function returned None, return LATER.
     """
     if inspect.isawaitable(outcome):
         return await outcome

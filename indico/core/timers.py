@@ -1,8 +1,8 @@
 """
-Timers that many callers share. Nearly all of them are cancelled before their time.
+Timers for timeouts of requests. Nearly all of them are cancelled before they expire.
 
-asyncio's own timers get slower as they pile up, cancelled ones included. At thousands of requests a second
-they took a tenth of a short request.
+asyncio's timers get slower as they pile up, cancelled ones included. At thousands of requests a second they
+took a tenth of the time of a short request.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ from contextvars import Context
 
 from indico.core.log import LOGGER
 
-TICKS_PER_SECOND = 10  # so a timer is late by a tenth of a second at most
-MAX_EXACT_SECONDS = (
-    20  # longer timers may be late by a hundredth of their time: each tick in use takes memory
-)
+TICKS_PER_SECOND = 10  # a timer is at most a tenth of a second late
+# Each tick in use takes memory, so longer timers share ticks and may be late by a hundredth of their time.
+MAX_EXACT_SECONDS = 20
 
 
 class Timer:
-    """A call in the future."""
+    """A scheduled call."""
 
     __slots__ = ("_callback", "_tick")
 
@@ -31,7 +30,7 @@ class Timer:
         tick.add(self)
 
     def cancel(self) -> None:
-        """Don't make the call. Does nothing if it has been made."""
+        """Cancel the call. Does nothing after the call."""
         self._tick.discard(self)
 
     def call(self) -> None:
@@ -42,15 +41,15 @@ class Timer:
 
 
 _loop: asyncio.AbstractEventLoop | None = None  # the loop that the ticks belong to
-_ticks: dict[int, set[Timer]] = {}  # by their number, which is their time on the loop's clock
+_ticks: dict[int, set[Timer]] = {}  # the keys are the loop's time in ticks
 
 
 def call_after(seconds: float, callback: Callable[[], object]) -> Timer:
-    """Have the running loop make this call after so many seconds."""
+    """Schedule a call of `callback` on the running loop."""
     global _loop, _ticks
     loop = asyncio.get_running_loop()
     if loop is not _loop:
-        _loop, _ticks = loop, {}  # the timers of another loop go on with theirs
+        _loop, _ticks = loop, {}  # the timers of another loop keep their ticks
     width = 1 if seconds <= MAX_EXACT_SECONDS else 2 ** math.ceil(math.log2(seconds / MAX_EXACT_SECONDS))
     number = math.ceil((loop.time() + seconds) * TICKS_PER_SECOND / width) * width
     tick = _ticks.get(number)

@@ -1,5 +1,5 @@
 """
-What the server prints when it is ready.
+The text that the server prints when it is ready.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from indico.core.mongo.drivers import describe
 
 
 def print_welcome(application: Application, port: int) -> None:
-    """Say that the server is ready and, in development, where things are and how to log in."""
+    """Print the address of the server. In development, also the database, the pages and how to log in."""
     host = config.ADDRESS or "127.0.0.1"
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     lines = [f"indico listens on {address}"]

@@ -146,7 +146,7 @@ class CheckTest(StrictTest):
     def test_each_problem_has_a_sentence(self) -> None:
         self.assert_refused(
             "PORT should be a whole number from 0 to 65535, but is 'http'.",
-            "MONGODB_DATABASE is no name MongoDB takes for a database: 'a/b'.",
+            "MONGODB_DATABASE is not a valid name for a MongoDB database: 'a/b'.",
             "DEV_TOKEN should be UTF-8.",
             PORT="http",
             MONGODB_DATABASE="a/b",
@@ -162,7 +162,7 @@ class CheckTest(StrictTest):
         for name in [f"a{character}b" for character in '/\\. "$*<>:|?'] + ["é" * 32]:
             with self.subTest(name=name):
                 self.assert_refused(
-                    f"MONGODB_DATABASE is no name MongoDB takes for a database: {name!r}.",
+                    f"MONGODB_DATABASE is not a valid name for a MongoDB database: {name!r}.",
                     MONGODB_DATABASE=name,
                 )
 

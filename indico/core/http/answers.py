@@ -14,11 +14,11 @@ from indico.error import IndicoError, ServerError
 
 def to_answer(error: BaseException) -> IndicoError:
     """
-    The response to a request that ended in `error`. What the client is not told goes to the log.
+    Return the response to a request that ended in `error`. Log the details that the client must not see.
 
-    An IndicoError is the response itself. Tornado's HTTPError becomes its status and reason, and every other
-    exception a ServerError. A 500 is logged with its traceback, and a higher status with its cause, in one
-    line.
+    An IndicoError is the response itself. An HTTPError of Tornado's becomes an IndicoError with its status
+    and reason. Every other exception becomes a ServerError. A status of 500 is logged with its traceback, a
+    higher status with its cause on one line.
     """
     if isinstance(error, IndicoError):
         answer = error

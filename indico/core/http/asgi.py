@@ -1,6 +1,6 @@
 """
-What lets an ASGI server serve a Tornado application, by the interfaces that Tornado documents for that: to
-the application each ASGI request is an `HTTPConnection`.
+Serves a Tornado application on an ASGI server. It uses only interfaces that Tornado documents: each ASGI
+request is an `HTTPConnection`.
 """
 
 from __future__ import annotations
@@ -30,34 +30,34 @@ from indico.error import IndicoError
 def serve_request(
     application: Application, scope: Scope, receive: Receive, send: Send
 ) -> Coroutine[Any, Any, None]:
-    """Serve one request of an ASGI server, from its headers to the end of its answer."""
+    """Serve one request of an ASGI server, from its headers to the end of its response."""
     return Request(scope, receive, send).serve(application)
 
 
 class Request(HTTPConnection):
-    """A request and its response. It is also what handlers know of the connection (see `limits`)."""
+    """A request and its response. Handlers use it as their `Connection` (see `limits`)."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._scope = scope
         self._receive = receive
         self._send = send
         self._close_callback: Callable[[], object] | None = None
-        self._begun = False  # the answer
-        self._start: Message | None = None  # of it, not sent yet
-        self._body = b""  # the part of it that is not sent yet
-        self._sent: Future[None] | None = None  # when all that is written so far is sent
-        self._finished = False  # the application has said all
-        self._complete = False  # and all of it is sent
-        self._closed = False  # the client has left
-        self._waiting: Future[None] | None = None  # for something to send, or for the client to leave
+        self._begun = False  # whether the response has begun
+        self._start: Message | None = None  # status and headers that are not sent yet
+        self._body = b""  # the part of the body that is not sent yet
+        self._sent: Future[None] | None = None  # done when everything written so far is sent
+        self._finished = False  # the application has written the whole response
+        self._complete = False  # the whole response is sent
+        self._closed = False  # the client has disconnected
+        self._waiting: Future[None] | None = None  # done when there is data to send, or after a disconnect
         self._body_read = False
         self._sender: asyncio.Task[None] | None = None
 
-    # What the request is
+    # Properties of the request
 
     @property
     def context(self) -> Request:
-        """Tornado takes `remote_ip` and `protocol` from here."""
+        """Tornado reads `remote_ip` and `protocol` from this object."""
         return self
 
     @property
@@ -76,18 +76,18 @@ class Request(HTTPConnection):
             if self._sender is not None:
                 await self._sender
             elif not self._finished:
-                await asyncio.sleep(0)  # in which an action that waits for nothing answers
+                await asyncio.sleep(0)  # an action that does not wait responds meanwhile
             while not self._complete and not self._closed:
                 if self._start is None and not self._body and not self._finished:
                     if watcher is None:
-                        watcher = asyncio.get_running_loop().create_task(self._watch())
+                        watcher = asyncio.get_running_loop().create_task(self._wait_for_disconnect())
                     self._waiting = asyncio.get_running_loop().create_future()
                     await self._waiting
                     self._waiting = None
                 else:
                     await self._send_written()
-        except asyncio.CancelledError:  # the server gives up, and with it the client is lost
-            self._lose()
+        except asyncio.CancelledError:  # the server has cancelled the request
+            self._on_disconnect()
             raise
         finally:
             if watcher is not None:
@@ -101,7 +101,7 @@ class Request(HTTPConnection):
             return
         if prepared is not None:
             await prepared
-        timer = asyncio.get_running_loop().call_later(config.BODY_TIMEOUT, self._refuse_late)
+        timer = asyncio.get_running_loop().call_later(config.BODY_TIMEOUT, self._reject_late_body)
         more = True
         while more and not self._complete:
             message = await self._receive()
@@ -116,16 +116,16 @@ class Request(HTTPConnection):
                     await taken
             more = message.get("more_body", False)
         else:
-            if more or self._finished:  # its end means nothing to who has answered already
+            if more or self._finished:  # a body that ends after the response starts no action
                 delegate.on_connection_close()
             else:
                 delegate.finish()
         timer.cancel()
 
-    # The answer
+    # The response
 
     def set_close_callback(self, callback: Callable[[], object] | None) -> None:
-        """Have this called if the client leaves before its answer is complete."""
+        """Set a function to call if the client disconnects before the response is complete."""
         self._close_callback = callback
 
     def write_headers(
@@ -145,29 +145,29 @@ class Request(HTTPConnection):
             self._sent = asyncio.get_running_loop().create_future()
         if self._closed:
             return self._fail_sending(self._sent)
-        self._wake()
+        self._notify_sender()
         return self._sent
 
     def finish(self) -> None:
         self._finished = True
-        self._wake()
+        self._notify_sender()
 
-    def _refuse_late(self) -> None:
+    def _reject_late_body(self) -> None:
         if not self._begun:
             refuse(self, IndicoError("The body took too long", 408))
 
-    def _wake(self) -> None:
-        # Who writes goes on writing, or finishes, before what is woken here gets its turn.
+    def _notify_sender(self) -> None:
+        # The sender runs in a later turn of the loop, so that one message can carry several writes.
         if self._waiting is not None:
             if not self._waiting.done():
                 self._waiting.set_result(None)
         elif not self._body_read and self._sender is None:
             self._sender = asyncio.get_running_loop().create_task(self._send_written())
 
-    async def _watch(self) -> None:
+    async def _wait_for_disconnect(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self._lose()
+        self._on_disconnect()
 
     async def _send_written(self) -> None:
         while (self._start is not None or self._body or self._finished) and not self._complete:
@@ -184,29 +184,29 @@ class Request(HTTPConnection):
                 sent.set_result(None)
         self._sender = None
 
-    # The connection, for handlers
+    # The interface `Connection`, for handlers
 
     def is_closed(self) -> bool:
-        """Whether the client has left, as far as the server has said."""
+        """Whether the server has reported a disconnect of the client."""
         return self._closed
 
     def close_writing(self) -> None:
-        """ASGI has nothing for it."""
+        """Does nothing: ASGI has no message for it."""
 
     def close(self) -> None:
-        """The header "Connection: close" of the answer does it, once the answer is finished."""
+        """Does nothing: the server closes after a response with the header "Connection: close"."""
 
-    def _lose(self) -> None:
+    def _on_disconnect(self) -> None:
         self._closed = True
         callback, self._close_callback = self._close_callback, None
         if callback is not None:
             callback()
         if self._sent is not None:
             self._fail_sending(self._sent)
-        self._wake()
+        self._notify_sender()
 
     def _fail_sending(self, sent: Future[None]) -> Future[None]:
         if not sent.done():
             sent.set_exception(StreamClosedError())
-            sent.exception()  # nobody need look at it
+            sent.exception()  # asyncio logs exceptions that are never retrieved
         return sent

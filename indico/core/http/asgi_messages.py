@@ -1,5 +1,5 @@
 """
-What requests and responses are called in ASGI.
+Conversions between ASGI messages and the request lines and headers of Tornado.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 
 def read_scope(scope: Scope) -> tuple[RequestStartLine, HTTPHeaders]:
-    """The line and the headers of a request."""
+    """Return the request line and the headers of a request."""
     path = (scope.get("raw_path") or quote(scope["path"]).encode()).decode("latin-1")
     path = path.removeprefix(scope.get("root_path", "")) or "/"
     if scope["query_string"]:
@@ -26,20 +26,20 @@ def read_scope(scope: Scope) -> tuple[RequestStartLine, HTTPHeaders]:
     headers = HTTPHeaders()
     for raw_name, raw_value in scope["headers"]:
         name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
-        if name == ":authority":  # of HTTP/2
+        if name == ":authority":  # HTTP/2 sends it in place of Host
             headers["Host"] = value
         elif name in headers:
             headers.add(name, value)
         else:
-            headers[name] = value  # whose characters the server has checked
+            headers[name] = value  # faster than `add`; the server has validated the characters
     return RequestStartLine(scope["method"], path, f"HTTP/{scope['http_version']}"), headers
 
 
 def write_start(scope: Scope, status: int, headers: HTTPHeaders) -> Message:
-    """The beginning of a response."""
+    """Return the ASGI message with the status and the headers of a response."""
     lines = [_encode_header(name, value) for name, value in headers.get_all()]
     if scope["http_version"] not in ("1.0", "1.1"):
-        lines = [line for line in lines if line[0] != b"connection"]  # HTTP/2 has no such thing
+        lines = [line for line in lines if line[0] != b"connection"]  # HTTP/2 forbids it
     return {"type": "http.response.start", "status": status, "headers": lines}
 
 

@@ -1,5 +1,5 @@
 """
-The bodies of requests: JSON, or a form.
+Parsers for request bodies: JSON and forms.
 """
 
 from __future__ import annotations
@@ -14,40 +14,40 @@ from urllib.parse import parse_qs
 from indico.core.http.encoding import orjson
 from indico.error import InvalidJSON, InvalidValue, shorten
 
-MAX_DEPTH = 100  # levels, as many as MongoDB documents for its own
+MAX_DEPTH = 100  # levels of nesting; MongoDB documents the same limit
 MAX_CONTAINERS = 20_000  # dicts and lists in a body
 MAX_FORM_FIELDS = 1000
 
 
-def _refuse(reason: str) -> Callable[[str], Any]:
-    def refuse(text: str) -> Any:
+def _make_rejecter(reason: str) -> Callable[[str], Any]:
+    def reject(text: str) -> Any:
         raise InvalidValue(f"{shorten(text)} {reason}")
 
-    return refuse
+    return reject
 
 
-_refuse_constant = _refuse("is not JSON")
-_refuse_number = _refuse("is too large a number")
+_reject_constant = _make_rejecter("is not JSON")
+_reject_number = _make_rejecter("is too large a number")
 
 
 def _parse_int(text: str) -> int:
     # 20 characters hold every 64-bit integer. Longer strings are slow to convert.
     value = int(text) if len(text) <= 20 else 2**64
-    return value if -(2**63) <= value < 2**63 else _refuse_number(text)
+    return value if -(2**63) <= value < 2**63 else _reject_number(text)
 
 
 def _parse_float(text: str) -> float:
     value = float(text)
-    return value if abs(value) != float("inf") else _refuse_number(text)
+    return value if abs(value) != float("inf") else _reject_number(text)
 
 
-_DECODER = json.JSONDecoder(parse_int=_parse_int, parse_float=_parse_float, parse_constant=_refuse_constant)
-_LONG_NUMBER = re.compile("[0-9]{19}")  # may be beyond 64 bits
+_DECODER = json.JSONDecoder(parse_int=_parse_int, parse_float=_parse_float, parse_constant=_reject_constant)
+_LONG_NUMBER = re.compile("[0-9]{19}")  # may need more than 64 bits
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def iter_levels(value: Any) -> Iterator[list[Any]]:
-    """The dicts and lists in a value, level by level, the outermost first."""
+    """Yield the dicts and lists in a value, one level of nesting at a time, the outermost first."""
     level = [value] if isinstance(value, (dict, list)) else []
     while level:
         yield level
@@ -60,7 +60,7 @@ def iter_levels(value: Any) -> Iterator[list[Any]]:
 
 
 def check_levels(value: Any) -> Iterator[list[Any]]:
-    """Its levels. Raises InvalidValue if there are more than MongoDB stores, or too many dicts and lists."""
+    """Yield the levels of a value. Raises InvalidValue above MAX_DEPTH levels or MAX_CONTAINERS."""
     containers = 0
     for depth, level in enumerate(iter_levels(value), 1):
         containers += len(level)
@@ -73,7 +73,7 @@ def check_levels(value: Any) -> Iterator[list[Any]]:
 
 def _decode(body: str | bytes) -> str:
     if isinstance(body, str):
-        body = body.encode("utf-8", "surrogatepass")  # so that strings and bytes are rejected alike
+        body = body.encode("utf-8", "surrogatepass")  # strings and bytes get the same errors
     if body.startswith(b"\xef\xbb\xbf"):
         raise InvalidValue("The body begins with a byte-order mark")
     if body.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in body[:2]:
@@ -85,7 +85,7 @@ def _decode(body: str | bytes) -> str:
 
 
 def _parse_json(text: str) -> Any:
-    # orjson is faster, but accepts numbers that are too large for a float, and does not say what is wrong.
+    # orjson is faster, but accepts numbers that are too large for a float. Its errors don't name the reason.
     if orjson is not None and not _LONG_NUMBER.search(text):
         with suppress(orjson.JSONDecodeError):
             return orjson.loads(text)
@@ -94,12 +94,12 @@ def _parse_json(text: str) -> Any:
 
 def smart_parse(body: str | bytes) -> dict[str, Any]:
     """
-    The object that a body holds, whatever its Content-Type says: JSON, or a form.
+    Parse a body as JSON or as a form, regardless of its Content-Type.
 
     A body that begins with a brace, a bracket or a quote is JSON. If a key appears twice, the last value is
-    used. Raises InvalidJSON if the body is no object. Raises InvalidValue, with the reason, for what some
-    JSON parsers accept but MongoDB or other clients can't read: NaN and infinities, integers beyond 64 bits,
-    lone surrogates, byte-order marks, encodings other than UTF-8, and more than MAX_DEPTH levels.
+    used. Raises InvalidJSON if the body is not an object. Some JSON parsers accept values that MongoDB or
+    other clients can't read. Raises InvalidValue with the reason for these: NaN and infinities, integers over
+    64 bits, lone surrogates, byte-order marks, encodings other than UTF-8, and more than MAX_DEPTH levels.
     """
     text = _decode(body).strip(" \t\r\n")
     if not text.startswith(("{", "[", '"')):
@@ -125,11 +125,11 @@ def smart_parse(body: str | bytes) -> dict[str, Any]:
 
 def form_urlencoded_parse(body: str | bytes) -> dict[str, Any]:
     """
-    The fields of an `application/x-www-form-urlencoded` body, each a string. If a field appears twice, the
-    last value is used. Raises InvalidJSON if the body is no form, or has more than MAX_FORM_FIELDS fields.
+    Parse an `application/x-www-form-urlencoded` body. All values are strings. If a field appears twice, the
+    last value is used. Raises InvalidJSON if the body is not a form or has more than MAX_FORM_FIELDS fields.
     """
     text = _decode(body)
-    # Python's versions differ on the empty string, and many invalid percent-encodings are slow to parse.
+    # Versions of Python parse the empty string differently. Many invalid percent-encodings are slow to parse.
     if not text or re.search("%(?![0-9a-fA-F]{2})", text):
         raise InvalidJSON()
     try:

@@ -1,5 +1,5 @@
 """
-A client's connection.
+The connection of a client to the HTTP server.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from indico.core.http.requests import BODY, DETACHED, RequestReader
 
 class ServerConnection(RequestReader, asyncio.Protocol):
     """
-    A client's connection. It reads a request only when the one before has its response, and not further ahead
-    than READ_AHEAD. To Tornado it is the HTTPConnection of each of its requests.
+    The connection of a client. It parses a request only after the previous one has its response. Meanwhile it
+    buffers about READ_AHEAD bytes at most. Tornado uses it as the HTTPConnection of each request.
     """
 
     __slots__ = ()
 
-    # What the transport says
+    # Callbacks of the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -39,27 +39,27 @@ class ServerConnection(RequestReader, asyncio.Protocol):
         self._count_unread()
 
     def eof_received(self) -> None:
-        self._lose()
+        self._drop_request()
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._state != DETACHED:
             self._server.limits.remove(self)
-            self._lose()
+            self._drop_request()
 
-    # What handlers and limits ask
+    # For handlers
 
     def set_max_body_size(self, size: int) -> None:
-        """The largest body of this request in bytes: for `prepare`, as with Tornado's own server."""
+        """Set the limit of this request's body in bytes. Call it in `prepare`, as with Tornado's server."""
         self._max_body = size
 
     def set_body_timeout(self, seconds: float) -> None:
-        """How long this request's body may take, from now on."""
+        """Set the time that this request's body may still take."""
         self.deadline = time.monotonic() + seconds
 
     def detach(self) -> IOStream:
-        """Give the socket to a handler, which speaks another protocol on it."""
+        """Return a stream on the socket, so that a handler can use another protocol on it."""
         if self.unsent_bytes():
-            raise RuntimeError("A connection can be detached when what is written has been sent")
+            raise RuntimeError("A connection with unsent data can't be detached")
         limits = self._server.limits
         try:
             stream = DetachedStream(self._transport.get_extra_info("socket"), self._take_all(), limits)
@@ -67,11 +67,11 @@ class ServerConnection(RequestReader, asyncio.Protocol):
             self.close()
             raise
         limits.replace(self, stream)
-        held, self._held = self._held, b""
-        self._delegate, self._on_left = None, None
-        self._lose()
+        upgrade_response, self._upgrade_response = self._upgrade_response, b""
+        self._delegate, self._on_disconnect = None, None
+        self._drop_request()
         self._state = DETACHED
         self._transport.abort()
-        if held:
-            stream.write(held)
+        if upgrade_response:
+            stream.write(upgrade_response)
         return stream

@@ -1,5 +1,5 @@
 """
-What is left of a connection when a handler has taken its socket, as WebSockets do.
+The stream of a connection that a handler has detached, for example for a WebSocket.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 class DetachedStream(IOStream):
     """
-    Tornado's stream on a connection of ours, which goes on counting among the connections. It first gives
-    what had been read before. Its client may be silent for ever: `websocket_ping_interval` finds those that
-    have vanished, and so does TCP, after hours.
+    A stream of Tornado's on the socket of a detached connection. It still counts as a connection. Reads first
+    return the data that the server had already received. The stream has no timeout: `websocket_ping_interval`
+    detects clients that have vanished. TCP keepalive does so too, but takes hours.
     """
 
     deadline = math.inf
 
     def __init__(self, connected: socket.socket, data: bytes, limits: ConnectionLimits) -> None:
-        """Take a socket that stays open for its former owner too, and what had been read of it."""
+        """Duplicate the socket. `data` has been received on it and not been parsed."""
         self._data = memoryview(data)
         self._limits = limits
         self._unsent = 0  # bytes
@@ -34,7 +34,7 @@ class DetachedStream(IOStream):
         duplicate.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         super().__init__(duplicate)
 
-    # What Tornado asks of a kind of stream
+    # Overrides of IOStream
 
     def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
         if not self._data:
@@ -57,7 +57,7 @@ class DetachedStream(IOStream):
         self._limits.remove(self)
         super().close_fd()
 
-    # What limits ask
+    # The interface `Limited`
 
     def unread_bytes(self) -> int:
         return len(self._data)

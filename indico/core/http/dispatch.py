@@ -1,10 +1,10 @@
 """
-The way from a parsed request to its handler.
+Finds the handler of a parsed request.
 
-For each request Tornado makes a router's delegate, a handler's delegate, and a request and a handler of two
-dozen attributes each. An action of a handler that overrides nothing of that needs little of it. So its path
-is looked up here, and Tornado's part of the request and the handler is made when something first uses it. All
-other handlers get what Tornado gives them. docs/performance has the figures.
+For each request Tornado creates two delegates, a request and a handler. The request and the handler have two
+dozen attributes each, but most actions need few of them. If a handler overrides no method that Tornado calls,
+this module finds its actions by their paths, and creates Tornado's part of the request and the handler on
+first use. Tornado dispatches to all other handlers as usual. docs/performance has the figures.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from tornado.httputil import (
     ResponseStartLine,
 )
 
-MAX_PATHS = 10_000  # that are remembered
+MAX_PATHS = 10_000  # paths in the cache
 
 
 @functools.lru_cache(1000)
 def check_host(version: str, host: str | None) -> None:
-    """Raise HTTPInputError unless Tornado takes this header Host."""
+    """Raise HTTPInputError if Tornado rejects this header Host."""
     headers = HTTPHeaders({} if host is None else {"Host": host})
     HTTPServerRequest(start_line=RequestStartLine("POST", "/", version), headers=headers)
 
 
 class LazyRequest(HTTPServerRequest):
-    """A request that parses its query, its host and so on when something first uses them."""
+    """A request that parses its query, host, cookies and so on when one of them is first used."""
 
     def __init__(self, connection: Any, start_line: RequestStartLine, headers: HTTPHeaders) -> None:
         check_host(start_line.version, headers.get("Host"))
@@ -53,7 +53,7 @@ class LazyRequest(HTTPServerRequest):
     def request_time(self) -> float:
         return time.time() - self._began_at
 
-    if not TYPE_CHECKING:  # pragma: no branch - mypy would take every name for an attribute
+    if not TYPE_CHECKING:  # pragma: no branch - with it mypy would accept every attribute
 
         def __getattr__(self, name: str) -> Any:
             if vars(self).get("_is_parsed", True):
@@ -70,7 +70,7 @@ class LazyRequest(HTTPServerRequest):
 
 
 class RequestDelegate(HTTPMessageDelegate):
-    """Finds the handler of a request once its headers are there."""
+    """Finds the handler of a request when the headers have been received."""
 
     __slots__ = ("_application", "_connection", "_delegate")
 
@@ -96,12 +96,12 @@ class RequestDelegate(HTTPMessageDelegate):
         self._delegate.finish()
 
     def on_connection_close(self) -> None:
-        if self._delegate is not None:  # otherwise Tornado has rejected the headers
+        if self._delegate is not None:  # it is None if Tornado has rejected the headers
             self._delegate.on_connection_close()
 
 
 class ActionDelegate(HTTPMessageDelegate):
-    """Hands a request to the handler of its action. The handler reads the body and runs the action."""
+    """Passes a request to the handler of its action. The handler collects the body and runs the action."""
 
     __slots__ = ("_handler",)
 
@@ -126,7 +126,7 @@ class ActionDelegate(HTTPMessageDelegate):
 
 
 class Dispatcher(tornado.web.Application):
-    """Tornado's application, which finds actions by their paths."""
+    """Tornado's application with a cache of the paths of actions."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         self._actions: dict[str, tuple[Any, str]] = {}  # by path: the handler class, and the action's name
@@ -157,7 +157,7 @@ class Dispatcher(tornado.web.Application):
         path_args: list[bytes] | None = None,
         path_kwargs: dict[str, bytes] | None = None,
     ) -> Any:
-        """Called by Tornado with the handler that a request's path leads to."""
+        """Tornado calls this with the handler class that the path of a request matches."""
         name = (path_kwargs or {}).get("action")
         if (
             request.method == "POST"

@@ -1,5 +1,5 @@
 """
-JSON for documents, as every response has it.
+The JSON encoder of all responses.
 """
 
 from __future__ import annotations
@@ -19,37 +19,37 @@ from bson.objectid import ObjectId
 
 
 def import_if_installed(name: str) -> Any:
-    """The module of that name, or None if it is not installed."""
+    """Import a module. Return None if it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError:
         return None
 
 
-orjson = import_if_installed("orjson")  # of the extra `fast`
+orjson = import_if_installed("orjson")  # part of the extra `fast`
 
 _EPOCH = datetime.datetime(1970, 1, 1)
 _UTC_EPOCH = _EPOCH.replace(tzinfo=datetime.UTC)
 
 
 def _to_milliseconds(date: datetime.datetime) -> int:
-    # Naive dates, as MongoDB returns them, are UTC. This takes a third of the time of `timestamp()` and half
-    # of that of dividing timedeltas, which matters for lists of documents.
+    # Naive dates, as MongoDB returns them, are UTC. A list of documents has many dates, and this is three
+    # times as fast as `timestamp()` and twice as fast as dividing timedeltas.
     since = date - (_UTC_EPOCH if date.tzinfo else _EPOCH)
     return since.days * 86_400_000 + since.seconds * 1000 + round(since.microseconds / 1000)
 
 
-# Looked up by type first: a list of documents has thousands of these values.
+# The lookup by type is faster than `isinstance`. A list of documents has thousands of these values.
 _ENCODERS: dict[type, Callable[[Any], Any]] = {
     ObjectId: lambda identity: identity.binary.hex(),
     datetime.datetime: _to_milliseconds,
-    DatetimeMS: int,  # a date beyond Python's years
+    DatetimeMS: int,  # a date outside the years that Python supports
     uuid.UUID: str,
 }
 
 
 class JSONEncoder(json.JSONEncoder):
-    """JSON for documents: an ObjectId or UUID is its text, a date its UTC milliseconds, an Enum its value."""
+    """Encodes an ObjectId or UUID as a string, a date as UTC milliseconds, and an Enum as its value."""
 
     def default(self, o: Any) -> Any:
         try:
@@ -66,8 +66,8 @@ class JSONEncoder(json.JSONEncoder):
 
 def encode(envelope: Any) -> bytes:
     """
-    The envelope as JSON, in UTF-8, with the values that JSONEncoder knows. NaN and infinities become null.
-    Raises TypeError for any other value.
+    Encode the envelope as JSON in UTF-8, with the types that JSONEncoder supports. NaN and infinities become
+    null. Raises TypeError for any other type.
     """
     if orjson is not None:
         with suppress(orjson.JSONEncodeError):  # the encoder below may still know it
@@ -88,5 +88,5 @@ def _without_nan(value: Any) -> Any:
 
 
 _ENCODER = JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-# JSONEncoder decides what dates and dataclasses become, not orjson.
+# orjson leaves dates and dataclasses to JSONEncoder.
 _OPTIONS = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS if orjson is not None else None

@@ -1,5 +1,5 @@
 """
-Tornado's handler with an envelope for every response, and the hooks of the application.
+The handler that wraps every response in an envelope and calls the hooks of the application.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from indico.core.http.lazy import HEADERS, WITHOUT_BODY, LazyHandler
 from indico.core.log import LOGGER
 from indico.error import IndicoError, MethodNotAllowed
 
-RETRY_AFTER = 1  # seconds that a 503 tells the client to wait
+RETRY_AFTER = 1  # seconds, in the header Retry-After of a 503
 
 
 class EnvelopeHandler(LazyHandler):
-    """A request whose response is an envelope, whatever goes wrong with it."""
+    """A handler whose responses, errors included, are all envelopes."""
 
-    # Slots save half a kilobyte per request in flight. Public attributes are not here, because an action may
-    # have their name.
+    # Slots save half a kilobyte per request in flight. Public attributes have no slot, because an action may
+    # have the same name.
     __slots__ = (
         "_aborted",
         "_answered",
@@ -35,39 +35,39 @@ class EnvelopeHandler(LazyHandler):
         "_response_sent",
         "_state",
     )
-    allowed_methods = "POST"  # for the header `Allow`, separated by commas
+    allowed_methods = "POST"  # value of the header Allow
     request_id: str | None = None  # the battery `logs` sets it
 
     def __init__(self, application: Any, request: Any, **kwargs: Any) -> None:
         self._has_tornado = True
         self._set_up(application)
         super().__init__(application, request, **kwargs)
-        self._enter()
+        self._begin()
 
     def _set_up(self, application: Any) -> None:
         super()._set_up(application)
         self._state = get_state(application)
         self._method = "POST"
-        self.action: str | None = None  # the name of the action that runs, for the log
+        self.action: str | None = None  # the name of the running action, for the log
         self._answered = False
-        self._aborted = False  # after a timeout or a disconnect; a later response is dropped
+        self._aborted = False  # True after a timeout or a disconnect: later responses are dropped
         self._has_finished = False
         self._response_sent: Future[None] | None = None
         self._end_callbacks: tuple[Callable[[], object], ...] = ()
 
-    def _enter(self) -> None:
+    def _begin(self) -> None:
         self._state.in_flight.add(self)
         around_request = get_hooks(self.application).around_request
         self._end_callbacks = tuple([around(self) for around in around_request])
 
     @property
     def is_answered(self) -> bool:
-        """Whether there is a response already."""
+        """Whether the request has a response."""
         return self._answered
 
     @property
     def is_aborted(self) -> bool:
-        """Whether the request has timed out, or its client has disconnected."""
+        """Whether the request has timed out or its client has disconnected."""
         return self._aborted
 
     def set_default_headers(self) -> None:
@@ -79,10 +79,10 @@ class EnvelopeHandler(LazyHandler):
                 self.add_header(name, value)
 
     def compute_etag(self) -> None:
-        """No envelope is answered with 304."""
+        """Return no ETag: an envelope is never sent as 304."""
 
     def respond(self, data: Any, code: int = 200) -> None:
-        """Respond with `{"status": code, "data": data}`. Raises TypeError for data that has no JSON."""
+        """Respond with `{"status": code, "data": data}`. Raises TypeError for values without JSON."""
         self.send_envelope({"status": code, "data": data}, code)
 
     def send_envelope(self, envelope: Any, code: int) -> None:
@@ -99,7 +99,7 @@ class EnvelopeHandler(LazyHandler):
             self._finish_at_once(encode(envelope), code)
 
     def _finish_at_once(self, body: bytes, code: int) -> None:
-        """Send the whole response, for which Tornado's part of the handler is not needed."""
+        """Send the whole response without Tornado's part of the handler."""
         head = self._write_head(code)
         self._status = code
         self._finish()
@@ -118,7 +118,7 @@ class EnvelopeHandler(LazyHandler):
         return body
 
     def fail(self, error: BaseException) -> None:
-        """Respond with what `to_answer` makes of `error`, unless there is a response already."""
+        """Respond with `to_answer(error)`, unless the request has a response."""
         if self._aborted and isinstance(error, asyncio.CancelledError):
             return
         answer = to_answer(error)
@@ -128,7 +128,7 @@ class EnvelopeHandler(LazyHandler):
             self.respond(answer.message, answer.code)
 
     def abort_with(self, error: IndicoError) -> None:
-        """Respond with `error` now, and drop every later response."""
+        """Respond with `error` now and drop every later response."""
         self.fail(error)
         self._aborted = True
 
@@ -137,7 +137,7 @@ class EnvelopeHandler(LazyHandler):
         return super().finish(chunk)
 
     def detach(self) -> Any:
-        """Take the connection's stream. The request needs no response then."""
+        """Return the stream of the connection. The request then needs no response."""
         stream = super().detach()
         self._finish()
         return stream
@@ -154,7 +154,7 @@ class EnvelopeHandler(LazyHandler):
         for callback in callbacks:
             callback()
 
-    # Errors that Tornado finds
+    # Errors that Tornado reports
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         error = kwargs["exc_info"][1] if "exc_info" in kwargs else HTTPError(status_code)
@@ -171,20 +171,20 @@ class EnvelopeHandler(LazyHandler):
         return MethodNotAllowed(self._method, self.allowed_methods)
 
     def check_path(self) -> None:
-        """Raise RouteNotFound if the path exists for no method."""
+        """Raise RouteNotFound if no method exists at this path."""
 
     def log_exception(self, *exc_info: Any) -> None:
-        if self._has_finished:  # the others are logged by `to_answer`
+        if self._has_finished:  # `to_answer` logs all other exceptions
             LOGGER.error("%s failed after its response", name_request(self), exc_info=exc_info)
 
 
 def name_request(handler: RequestHandler) -> str:
-    """`user.update`, for the log and for metrics. Nothing in it comes from the client."""
+    """Return `user.update`, for the log and for metrics. No part of it comes from the client."""
     route = name_route(type(handler))
     action = getattr(handler, "action", None)
     return f"{route}.{action}" if action else route
 
 
 def name_route(handler: type[RequestHandler]) -> str:
-    """`user` for UserHandler."""
+    """Return `user` for UserHandler."""
     return handler.__name__.removesuffix("Handler").lower()

@@ -1,5 +1,5 @@
 """
-How long a body is: as long as the headers say, or as its chunks say.
+Decoders of request bodies: with a Content-Length, and in chunks.
 """
 
 from __future__ import annotations
@@ -9,68 +9,68 @@ import re
 from indico.core.http.head import BadRequest
 
 SIZE = re.compile(rb"([0-9a-fA-F]{1,32})\r\n")
-SIZE_BEGINNING = re.compile(rb"[0-9a-fA-F]{0,32}\r?")
+PARTIAL_SIZE = re.compile(rb"[0-9a-fA-F]{0,32}\r?")
 NEWLINE = b"\r\n"
 
-# In place of the bytes that are left of a chunk with the end of its line:
-AT_SIZE = 0
-AT_END = 1
+# Values of `_remaining` outside a chunk. Inside, it counts the bytes to come, line break included.
+AT_SIZE = 0  # before the size of a chunk
+AT_END = 1  # before the empty line that ends the body
 
 
 class LengthDecoder:
-    """Takes a body of known length, with a ChunkDecoder's interface."""
+    """Decodes a body of known length. It has the interface of ChunkDecoder."""
 
-    __slots__ = ("_left",)
+    __slots__ = ("_remaining",)
 
     def __init__(self, size: int) -> None:
-        self._left = size
+        self._remaining = size
 
     def decode(self, data: bytes, start: int) -> tuple[bytes, int, bool]:
-        piece = data[start : start + self._left]
-        self._left -= len(piece)
-        return piece, start + len(piece), not self._left
+        piece = data[start : start + self._remaining]
+        self._remaining -= len(piece)
+        return piece, start + len(piece), not self._remaining
 
 
 class ChunkDecoder:
     """
-    Takes the chunks of one body apart. It accepts no extensions and no trailers: clients hardly use them, and
-    servers differ in how they read them, by which a request can be hidden in another.
+    Decodes a body in chunks. It rejects extensions and trailers. Clients hardly use them, and servers parse
+    them differently, so an attacker could hide a request in them.
     """
 
-    __slots__ = ("_left",)
+    __slots__ = ("_remaining",)
 
     def __init__(self) -> None:
-        self._left = AT_SIZE
+        self._remaining = AT_SIZE
 
     def decode(self, data: bytes, start: int) -> tuple[bytes, int, bool]:
         """
-        The data in these bytes, from `start` on, where it ends, and whether the body ends there. Raises
-        BadRequest when nothing comes before what is wrong.
+        Decode `data` from `start` on. Return the part of the body, the index where decoding stopped, and
+        whether the body ends there. Raises BadRequest if the bytes at `start` are invalid.
         """
         pieces: list[bytes] = []
-        left, end, length = self._left, False, len(data)
+        remaining, end, length = self._remaining, False, len(data)
         while start < length and not end:
-            if left > 2:
-                piece = data[start : start + left - 2]
+            if remaining > 2:
+                piece = data[start : start + remaining - 2]
                 pieces.append(piece)
                 start += len(piece)
-                left -= len(piece)
-            elif left == AT_SIZE:
+                remaining -= len(piece)
+            elif remaining == AT_SIZE:
                 match = SIZE.match(data, start)
                 if match is None:
-                    if not pieces and not SIZE_BEGINNING.fullmatch(data, start):
+                    if not pieces and not PARTIAL_SIZE.fullmatch(data, start):
                         raise BadRequest
                     break
                 start = match.end()
                 size = int(match[1], 16)
-                left = size + 2 if size else AT_END
+                remaining = size + 2 if size else AT_END
             else:
                 if not data.startswith(NEWLINE, start):
                     if not pieces and data[start:] != b"\r":
                         raise BadRequest
                     break
                 start += 2
-                end = left == AT_END
-                left = AT_SIZE
-        self._left = left
+                end = remaining == AT_END
+                remaining = AT_SIZE
+        self._remaining = remaining
         return b"".join(pieces), start, end

@@ -1,5 +1,5 @@
 """
-What a request says before its body: its line and its headers.
+The parser of request lines and headers.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ import httptools
 from tornado.httputil import HTTPHeaders, RequestStartLine
 
 LARGEST_HEAD = 64 * 1024  # bytes
-CHUNKED = -1  # in place of a body's size
-LARGEST_SIZE = 10**18  # bytes; no body is larger, whatever the headers say
+CHUNKED = -1  # `body_size` of a body in chunks
+LARGEST_SIZE = 10**18  # bytes; replaces a larger Content-Length
 
-# The line is read here, because httptools knows only some methods and targets.
+# httptools supports only some methods and targets, so this module parses the request line itself.
 TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 REQUEST_LINE = re.compile(rb"(%b) ([^\x00-\x20\x7f]+) (HTTP/1\.[0-9])\r\n" % TOKEN)
-BEGINNING = re.compile(rb"\r?|%b( [^\x00-\x20\x7f]*( [HTP/1.0-9]{0,8}\r?)?)?" % TOKEN)
+PARTIAL_REQUEST_LINE = re.compile(rb"\r?|%b( [^\x00-\x20\x7f]*( [HTP/1.0-9]{0,8}\r?)?)?" % TOKEN)
 ABSOLUTE = re.compile(r"https?://([^/?#@]+)(.*)", re.IGNORECASE)
 LENGTH = re.compile(rb"(?im)^content-length:[ \t]*([0-9]+(?:[ \t]*,[ \t]*[0-9]+)*)[ \t]*\r\n")
 
 
 class BadRequest(Exception):
-    """What has come in is not HTTP."""
+    """The client has sent data that is not valid HTTP."""
 
 
 class Head:
-    """The line and the headers of a request, and what they say of its body and of the connection."""
+    """The request line and the headers of a request, and the size of its body according to them."""
 
     __slots__ = ("line", "headers", "body_size", "keep_alive")
 
@@ -37,7 +37,7 @@ class Head:
         self.headers = HTTPHeaders()
         self.body_size = 0  # or CHUNKED
         self.keep_alive = False
-        # An upgrade is the handler's affair; for the parser it is the end of HTTP.
+        # The parser stops at an upgrade. The handler decides whether to accept it.
         with suppress(httptools.HttpParserUpgrade):
             httptools.HttpRequestParser(self).feed_data(b"POST / HTTP/1.1\r\n" + fields)
 
@@ -55,7 +55,7 @@ def _decode_name(name: bytes) -> str:
 
 
 def parse_head(data: bytes) -> Head:
-    """The head of a request, up to and with the empty line. Raises BadRequest."""
+    """Parse the head of a request. `data` ends with the empty line. Raises BadRequest."""
     match = REQUEST_LINE.match(data)
     if match is None:
         raise BadRequest
@@ -70,15 +70,15 @@ def parse_head(data: bytes) -> Head:
             raise BadRequest from error
     if line.path[0] != "/":
         _take_absolute_target(head)
-    _find_body(head)
+    _set_body_size(head)
     head.keep_alive = _is_kept_alive(head)
     return head
 
 
 def _write_length_once(fields: bytes) -> bytes:
     """
-    What the parser does not take, though nothing is wrong with it: a length that is repeated or very large.
-    Few clients send that, so it is tried last.
+    Replace a repeated or very large Content-Length by one that httptools accepts. Few clients send such
+    headers, so this runs only after httptools has rejected them.
     """
     lengths = [part.strip() for match in LENGTH.finditer(fields) for part in match[1].split(b",")]
     if len(set(lengths)) != 1:
@@ -88,7 +88,7 @@ def _write_length_once(fields: bytes) -> bytes:
 
 
 def _take_absolute_target(head: Head) -> None:
-    """Make `/path` of `http://host/path`, and the header Host of its host."""
+    """Replace the target `http://host/path` by `/path`, and the header Host by `host`."""
     match = ABSOLUTE.fullmatch(head.line.path)
     if match is not None and "Host" in head.headers:
         head.headers["Host"] = match[1]
@@ -97,17 +97,17 @@ def _take_absolute_target(head: Head) -> None:
 
 
 def _is_kept_alive(head: Head) -> bool:
-    is_old = head.line.version != "HTTP/1.1"
+    is_http_1_0 = head.line.version != "HTTP/1.1"
     if "Connection" not in head.headers:
-        return not is_old
+        return not is_http_1_0
     options = [option.strip() for option in head.headers["Connection"].lower().split(",")]
-    return "close" not in options and (not is_old or "keep-alive" in options)
+    return "close" not in options and (not is_http_1_0 or "keep-alive" in options)
 
 
-def _find_body(head: Head) -> None:
+def _set_body_size(head: Head) -> None:
     headers = head.headers
     if "Transfer-Encoding" in headers:
-        # A proxy may take HTTP/1.0 with chunks for a request without a body, and its body for another.
+        # A proxy may read HTTP/1.0 with chunks as a request without a body, and the body as another request.
         if headers["Transfer-Encoding"].lower() != "chunked" or head.line.version != "HTTP/1.1":
             raise BadRequest
         head.body_size = CHUNKED
@@ -117,10 +117,10 @@ def _find_body(head: Head) -> None:
         raise BadRequest
 
 
-def is_hopeless(data: bytes) -> bool:
-    """Whether no continuation can make a request of this beginning."""
+def is_malformed(data: bytes) -> bool:
+    """Whether `data` can't be the beginning of a valid request."""
     return (
         len(data) > LARGEST_HEAD
-        or (REQUEST_LINE.match(data) or BEGINNING.fullmatch(data)) is None
+        or (REQUEST_LINE.match(data) or PARTIAL_REQUEST_LINE.fullmatch(data)) is None
         or data.count(b"\n") != data.count(b"\r\n")
     )

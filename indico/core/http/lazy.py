@@ -1,6 +1,6 @@
 """
-A handler whose Tornado part is made when something first uses it: a header, a cookie, a template and so on.
-Most actions use none of that, and it takes two thirds of the time of a short request.
+A handler that creates Tornado's part of itself on first use: headers, cookies, templates and so on. Most
+actions use none of these, and creating them takes two thirds of the time of a short request.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tornado.web import RequestHandler
 
 from indico.core.hooks import get_hooks
 
-HEADERS = {  # of every envelope
+HEADERS = {  # sent with every envelope
     "Content-Type": "application/json; charset=UTF-8",
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
@@ -25,7 +25,7 @@ WITHOUT_BODY = (*range(100, 200), 204, 304)  # statuses
 
 @functools.lru_cache(100)
 def write_head(code: int, now: int) -> bytes:
-    """The first lines of a response at this time, in seconds since 1970."""
+    """Return the status line and the default headers of a response. `now` is in seconds since 1970."""
     headers = {**HEADERS, "Date": format_timestamp(now)}
     lines = [f"HTTP/1.1 {code} {http.client.responses.get(code, 'Unknown')}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
@@ -33,39 +33,39 @@ def write_head(code: int, now: int) -> bytes:
 
 
 def write_header(name: str, value: str) -> bytes:
-    """Raises ValueError for a value that would be more than one line."""
+    """Return a header line. Raises ValueError if the value has a line break or is not printable."""
     if not value.isprintable():
         raise ValueError(f"The header {name} can't be {value!r}")
     return f"{name}: {value}\r\n".encode("latin-1")
 
 
 class LazyHandler(RequestHandler):
-    """One that `make_lazily` made has no part of Tornado's until `_wake` is called."""
+    """A handler that `make_lazily` creates without Tornado's part. `_set_up_tornado` creates that part."""
 
     __slots__ = ("_has_tornado", "_status")
     _has_tornado: bool
 
     @classmethod
     def make_lazily(cls, application: Any, request: Any, action: str) -> Self:
-        """A handler for this action, without Tornado's part. That is made when something first uses it."""
+        """Return a handler for this action. Tornado's part is created on first use."""
         handler = cls.__new__(cls)
         handler._has_tornado = False
         handler._set_up(application)
         handler.application, handler.request = application, request
         handler.path_args, handler.path_kwargs = [], {"action": action}
         request.connection.set_close_callback(handler.on_connection_close)
-        handler._enter()
+        handler._begin()
         return handler
 
     def _set_up(self, application: Any) -> None:
-        """Set what is ours. Subclasses add theirs."""
-        self._status = 200  # until there is Tornado's part
+        """Set the attributes that are not Tornado's. Subclasses extend this."""
+        self._status = 200  # replaced by Tornado's when its part exists
 
-    def _enter(self) -> None:
-        """The request begins."""
+    def _begin(self) -> None:
+        """Called when the request begins."""
 
-    def _wake(self) -> None:
-        """Make Tornado's part, unless it is there."""
+    def _set_up_tornado(self) -> None:
+        """Create Tornado's part, unless it exists."""
         if self._has_tornado:
             return
         self._has_tornado = True
@@ -74,27 +74,27 @@ class LazyHandler(RequestHandler):
         self.set_status(status, http.client.responses.get(status, "Unknown"))
         self._transforms = []  # Tornado sets it before the action runs
 
-    if not TYPE_CHECKING:  # pragma: no branch - mypy would take every name for an attribute
+    if not TYPE_CHECKING:  # pragma: no branch - with it mypy would accept every attribute
 
         def __getattr__(self, name: str) -> Any:
             if self._has_tornado:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-            self._wake()
+            self._set_up_tornado()
             return getattr(self, name)
 
     def set_status(self, status_code: int, reason: str | None = None) -> None:
-        self._wake()
+        self._set_up_tornado()
         super().set_status(status_code, reason)
 
     def get_status(self) -> int:
         return super().get_status() if self._has_tornado else self._status
 
     def detach(self) -> Any:
-        self._wake()
+        self._set_up_tornado()
         return super().detach()
 
     def _write_head(self, code: int) -> bytes:
-        """The lines of a response but for those about its body and the connection."""
+        """Return the status line and the headers, except those about the body and the connection."""
         head = write_head(code, int(time.time()))
         for find_headers in get_hooks(self.application).response_headers:
             for name, value in find_headers(self):

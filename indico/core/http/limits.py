@@ -1,5 +1,5 @@
 """
-Limits on connections: how many there may be, how long each may take, and how much memory they may hold.
+Limits on connections: their number, their time and their memory.
 """
 
 from __future__ import annotations
@@ -19,58 +19,58 @@ from indico import config
 from indico.core.http.proxies import is_trusted
 from indico.core.http.sockets import raise_file_limit
 
-RESERVED_FILES = 100  # for MongoDB, the log, and whatever else is no client
-SWEEP_INTERVAL_MS = 1000  # between searches for connections that are too slow
-LEFT_INTERVAL_MS = 500  # between searches for clients that have left behind unread data
-LAST_REQUEST_SECONDS = 1  # for a request that was on its way when the server stopped
+RESERVED_FILES = 100  # for MongoDB, the log and everything else that is not a client
+SWEEP_INTERVAL_MS = 1000  # between checks for connections that are too slow
+DISCONNECT_INTERVAL_MS = 500  # between checks for disconnects on paused connections
+LAST_REQUEST_SECONDS = 1  # for requests that arrive while the server stops
 
 
 class Limited(Protocol):
-    """What limits ask of a client's connection."""
+    """The interface of a connection that ConnectionLimits uses."""
 
     deadline: float  # by time.monotonic; math.inf while nothing is expected from the client
 
     def unread_bytes(self) -> int:
-        """How much has come in and is not served yet."""
+        """Return the size of the received data that has not been processed yet."""
 
     def unsent_bytes(self) -> int:
-        """How much of the responses the client has not read yet."""
+        """Return the size of the responses that are not sent yet."""
 
     def close(self) -> None:
         """Close the connection now."""
 
 
 class Connection(Limited, Protocol):
-    """A connection that speaks HTTP: what handlers may ask of it, and limits beside."""
+    """The interface of an HTTP connection, for handlers and for ConnectionLimits."""
 
     def is_closed(self) -> bool:
         """Whether the connection is closed."""
 
     def close_writing(self) -> None:
-        """Send what is written, then tell the client that no more comes. Go on reading."""
+        """Send the unsent data, then end the sending side. The connection can still be read from."""
 
     def has_left(self) -> bool:
-        """Whether the client has closed its end, of one that is not read from at the moment."""
+        """Whether the client has disconnected. Works while reading is paused."""
 
 
 class HTTPServer(Protocol):
-    """What the start and the end of the process ask of an HTTP server."""
+    """The interface of an HTTP server, for the start and the end of the process."""
 
     def add_sockets(self, sockets: Iterable[socket]) -> None:
-        """Accept connections on these."""
+        """Accept connections on these sockets."""
 
     def stop(self) -> None:
-        """Stop listening. Clients that have connected already are still served."""
+        """Stop listening. Existing connections are still served."""
 
     async def wait_until_idle(self) -> None:
-        """After `stop`, wait for connections to end, for LAST_REQUEST_SECONDS at most."""
+        """After `stop`, wait LAST_REQUEST_SECONDS at most for the connections to end."""
 
     async def close_all_connections(self) -> None:
-        """Close all connections, when what is written has been sent."""
+        """Send the unsent data, then close all connections."""
 
 
 class UnknownConnection:
-    """The connection of a server that is not ours: nothing can be asked of it."""
+    """Replaces a connection of an HTTP server that does not implement `Connection`."""
 
     deadline = math.inf
 
@@ -78,35 +78,35 @@ class UnknownConnection:
         return False
 
     def close_writing(self) -> None:
-        """Only the server can do that."""
+        """Does nothing: only the server can do it."""
 
     def close(self) -> None:
-        """The header `Connection: close` of the response does it, once the response is finished."""
+        """Does nothing: the server closes after a response with the header `Connection: close`."""
 
 
 UNKNOWN = UnknownConnection()
 
 
 def get_connection(request: HTTPServerRequest) -> Connection:
-    """The connection of a request, on whichever server."""
+    """Return the connection of a request, on any HTTP server."""
     known = hasattr(request.connection, "close_writing")
     return cast(Connection, request.connection if known else UNKNOWN)
 
 
 def count_connections(files: int) -> int:
-    """How many connections that many files allow."""
+    """Return the number of connections that this limit of open files allows."""
     return max(files - RESERVED_FILES, files // 2)
 
 
 class ConnectionLimits:
     """
-    All connections of a process, and the limits on what clients keep open.
+    The connections of a process, and their limits.
 
-    A connection beyond MAX_CONNECTIONS or, unless it comes from a trusted proxy, MAX_CONNECTIONS_PER_ADDRESS
-    is rejected. A connection is closed if it has not sent its first headers within HEADER_TIMEOUT, sends
-    nothing for IDLE_TIMEOUT, has not sent a body within BODY_TIMEOUT, or has not read a response within
-    WRITE_TIMEOUT. While all requests that are not served yet take more than MAX_UNREAD bytes, or all
-    responses that are not read yet more than MAX_UNSENT, the connection that holds most is closed.
+    Connections beyond MAX_CONNECTIONS are rejected, and so are those beyond MAX_CONNECTIONS_PER_ADDRESS that
+    don't come from a trusted proxy. A connection is closed if the first headers take longer than
+    HEADER_TIMEOUT, a body longer than BODY_TIMEOUT, sending a response longer than WRITE_TIMEOUT, or if it is
+    idle for IDLE_TIMEOUT. While unprocessed requests exceed MAX_UNREAD bytes in total, or unsent responses
+    MAX_UNSENT, the connection with the most of them is closed.
     """
 
     def __init__(self) -> None:
@@ -114,18 +114,18 @@ class ConnectionLimits:
         self._max_per_address = config.MAX_CONNECTIONS_PER_ADDRESS or -(-self._max // 2)
         self._counts: Counter[str] = Counter()  # connections by address
         self._addresses: dict[Limited, str] = {}
-        self._writing: dict[Limited, float] = {}  # those with unsent data, and since when
-        self._unread = 0  # bytes of all connections
-        self.paused: set[Connection] = set()  # those that are not read from at the moment
+        self._writing: dict[Limited, float] = {}  # when the unsent data was first seen
+        self._unread = 0  # bytes, of all connections
+        self.paused: set[Connection] = set()  # connections whose reading is paused
         self._timers = [
             PeriodicCallback(self._sweep, SWEEP_INTERVAL_MS),
-            PeriodicCallback(self._close_left, LEFT_INTERVAL_MS),
+            PeriodicCallback(self._close_disconnected, DISCONNECT_INTERVAL_MS),
         ]
         for timer in self._timers:
             timer.start()
 
     def admit(self, connection: Limited, address: str) -> bool:
-        """Whether there is room for another connection from this address. If so it counts until `remove`."""
+        """Count this connection until `remove`. Return False if a limit is reached."""
         if len(self._addresses) >= self._max:
             return False
         if self._counts[address] >= self._max_per_address and not is_trusted(address):
@@ -135,7 +135,7 @@ class ConnectionLimits:
         return True
 
     def remove(self, connection: Limited) -> None:
-        """The connection has ended."""
+        """Stop counting this connection: it has ended."""
         address = self._addresses.pop(connection, None)
         self._writing.pop(connection, None)
         self.paused.discard(connection)
@@ -145,16 +145,16 @@ class ConnectionLimits:
                 del self._counts[address]
 
     def replace(self, connection: Limited, other: Limited) -> None:
-        """Count the other one in place of this one."""
+        """Count `other` in place of `connection`."""
         address = self._addresses.pop(connection)
         self.remove(connection)
         self._addresses[other] = address
 
     def count_unread(self, size: int) -> None:
-        """So many bytes more have come in, or so many less if they are served."""
+        """Add received bytes to the total. `size` is negative for bytes that have been processed."""
         self._unread += size
         if self._unread > config.MAX_UNREAD:
-            # Down to a bit less, because to look for the largest takes a while if there are many.
+            # Go a little below the limit: the search is slow if there are many connections.
             self._close_largest(lambda connection: connection.unread_bytes(), config.MAX_UNREAD * 0.9)
 
     def stop(self) -> None:
@@ -162,7 +162,7 @@ class ConnectionLimits:
             timer.stop()
 
     async def wait_until_idle(self) -> None:
-        """Wait for the connections to end, as each does with its next response."""
+        """Wait for the connections to end. Each one ends with its next response."""
         deadline = time.monotonic() + LAST_REQUEST_SECONDS
         while self._addresses and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
@@ -196,7 +196,7 @@ class ConnectionLimits:
                 excess -= sizes[connection]
                 connection.close()
 
-    def _close_left(self) -> None:
+    def _close_disconnected(self) -> None:
         for connection in list(self.paused):
             if connection.has_left():
                 connection.close()

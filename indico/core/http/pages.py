@@ -1,5 +1,5 @@
 """
-What is read by GET.
+The handlers of GET requests and of unknown paths.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from indico.error import RouteNotFound
 
 class PageHandler(LimitedHandler):
     """
-    A page, for batteries. A subclass has `get`, which calls `respond` or raises. A page that is no envelope
-    sets `content_type` and calls `send`; its errors are envelopes.
+    The base of the pages of batteries. A subclass defines `get`, and `get` calls `respond` or raises. For a
+    page without an envelope, set `content_type` and call `send`. Its errors are still envelopes.
     """
 
     allowed_methods = "GET, HEAD"
     content_type = ""
 
     def send(self, body: str | bytes) -> None:
-        """Respond with this body as it is."""
+        """Respond with this body, without an envelope."""
         self.set_header("Content-Type", self.content_type)
         self.finish(body)
 
     def head(self, *args: Any, **kwargs: Any) -> Any:
-        # Tornado leaves out the body. Many uptime monitors ask with HEAD.
+        # Many uptime monitors send HEAD. Tornado omits the body.
         return self.get(*args, **kwargs)
 
 
 class UnknownHandler(LimitedHandler):
-    """Every path that no route matches."""
+    """The handler of all paths that no route matches."""
 
     def check_path(self) -> None:
         raise RouteNotFound(self.request.path)

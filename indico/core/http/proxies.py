@@ -1,5 +1,5 @@
 """
-Addresses of clients, also behind proxies.
+Addresses of clients, with or without proxies.
 """
 
 from __future__ import annotations
@@ -12,18 +12,19 @@ from indico import config
 
 
 def is_trusted(address: str) -> bool:
-    """Whether TRUSTED_PROXIES says so."""
+    """Whether TRUSTED_PROXIES contains this address."""
     try:
         parsed = ipaddress.ip_address(address)
-    except ValueError:  # the other end of a Unix socket, which has none
+    except ValueError:  # a Unix socket has no address
         return False
     return any(parsed in network for network in config.TRUSTED_PROXIES)
 
 
 def client_address(request: HTTPServerRequest) -> str:
     """
-    The address of the client: the other end of the connection or, behind trusted proxies, the last one in
-    X-Forwarded-For that is not theirs. What stands before it anybody may have written.
+    Return the address of the client. Without trusted proxies it is the peer of the connection. Behind trusted
+    proxies it is the last address in X-Forwarded-For that is not a proxy's. A client can forge the addresses
+    before that one.
     """
     address = str(request.remote_ip)
     hops = request.headers.get("X-Forwarded-For", "").split(",")

@@ -1,5 +1,5 @@
 """
-What has come in on a connection and is not read yet.
+The input buffer of a connection.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ from indico.core.http.responses import ResponseWriter
 if TYPE_CHECKING:
     from indico.core.http.server import Server
 
-LINGER = 2  # seconds for the rest of a body after a response that closes the connection
-READ_AHEAD = 64 * 1024  # bytes that are read while a request is at work; what is more waits in the kernel
-LEFT = getattr(select, "POLLRDHUP", 0)  # Linux alone; elsewhere POLLHUP tells
+LINGER_SECONDS = 2  # for the rest of a body after a response that closes the connection
+READ_AHEAD = 64 * 1024  # bytes to buffer while a request is in flight; more data stays in the kernel
+HANGUP = getattr(select, "POLLRDHUP", 0)  # only Linux has POLLRDHUP; other systems set POLLHUP
 
 
 class BufferedReader(ResponseWriter):
-    """Keeps what has come in until it is its turn, and does not take more than READ_AHEAD ahead of it."""
+    """Buffers received data until it is parsed. Pauses reading above READ_AHEAD bytes."""
 
     __slots__ = ("_body_bytes", "_buffer", "_paused", "_start", "_unread")
 
     def __init__(self, server: Server, remote_ip: str) -> None:
         super().__init__(server, remote_ip)
         self._buffer = b""
-        self._start = 0  # where in the buffer it is that nothing has been read yet
+        self._start = 0  # index of the first byte in the buffer that is not parsed
         self._paused = False
-        self._body_bytes = 0  # of the request at work, that have come in
-        self._unread = 0  # what limits know of
+        self._body_bytes = 0  # received bytes of the current request's body
+        self._unread = 0  # bytes that `limits` has counted
 
     def _take(self, end: int) -> bytes:
-        """What has come in up to there, and has not been read."""
+        """Remove the unparsed bytes up to the index `end` from the buffer, and return them."""
         buffer, start = self._buffer, self._start
         if end < len(buffer):
             self._start = end
@@ -69,10 +69,10 @@ class BufferedReader(ResponseWriter):
 
     def has_left(self) -> bool:
         poll = select.poll()
-        poll.register(self._transport.get_extra_info("socket"), LEFT | select.POLLHUP | select.POLLERR)
+        poll.register(self._transport.get_extra_info("socket"), HANGUP | select.POLLHUP | select.POLLERR)
         return bool(poll.poll(0))
 
-    # The connection, for limits and handlers
+    # The interface `Connection`, for handlers and limits
 
     def is_closed(self) -> bool:
         return self._transport.is_closing()
@@ -90,8 +90,8 @@ class BufferedReader(ResponseWriter):
 
     def _linger(self) -> None:
         """
-        Close, but read for a while what the client still sends: closing at once would reset the connection
-        before the client could read the response.
+        End sending now, and close within LINGER_SECONDS. An immediate close would reset the connection before
+        the client could read the response.
         """
         self.close_writing()
-        self.deadline = min(self.deadline, time.monotonic() + LINGER)
+        self.deadline = min(self.deadline, time.monotonic() + LINGER_SECONDS)

@@ -1,5 +1,5 @@
 """
-Responses that the server gives in place of the application.
+Error responses that the server sends itself, without the application.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from indico.error import IndicoError
 
 
 def refuse(connection: HTTPConnection, error: IndicoError) -> None:
-    """Respond in place of the application, and have the connection closed."""
+    """Send an error response without the application. The connection is closed afterwards."""
     body = json.dumps({"status": error.code, "data": error.message}, separators=(",", ":")).encode()
     headers = HTTPHeaders({**HEADERS, "Content-Length": str(len(body)), "Connection": "close"})
     reason = http.client.responses[error.code]

@@ -1,5 +1,5 @@
 """
-The base of all our handlers: an envelope for every response, and limits on the size and time of a request.
+The base of all handlers: every response is an envelope, and the size and time of a request are limited.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ CALLED_BY_TORNADO = (
     "write",
     "write_error",
 )
-DISCARD_SECONDS = 2  # in which the rest of a body that is too large is read and dropped
+DISCARD_SECONDS = 2  # for reading and dropping the rest of a body that is too large
 
 
-@stream_request_body  # so that the client of a body that is too large gets a response
+@stream_request_body  # without it Tornado closes on a body that is too large, without a response
 class LimitedHandler(EnvelopeHandler):
     """
-    A request with limits. Its body may have MAX_BODY_SIZE bytes. What runs between `begin_action` and
-    `end_action` is cancelled after `request_timeout` seconds, and when the client disconnects.
+    A handler with limits. A body may have MAX_BODY_SIZE bytes. Between `begin_action` and `end_action`, the
+    task is cancelled after `request_timeout` seconds or when the client disconnects.
     """
 
     __slots__ = ("_body_size", "_chunks", "_context", "_discard_timer", "_is_lazy", "_task", "_timer")
@@ -61,42 +61,42 @@ class LimitedHandler(EnvelopeHandler):
         self._chunks: list[bytes] = []
         self._body_size = 0  # bytes received so far
         self._discard_timer: asyncio.TimerHandle | None = None  # set while the rest of a body is dropped
-        self._task: asyncio.Task[Any] | None = None  # that runs the action
+        self._task: asyncio.Task[Any] | None = None  # runs the action
         self._timer: Timer | None = None
         self._context = copy_context()
 
-    def _enter(self) -> None:
-        super()._enter()
+    def _begin(self) -> None:
+        super()._begin()
         self._method = str(self.request.method)
-        if self._method not in self.SUPPORTED_METHODS:  # Tornado would not wait for the body
+        if self._method not in self.SUPPORTED_METHODS:  # else Tornado responds before it has read the body
             self.request.method = "REFUSED"
-        self._context = copy_context()  # so that what aborts the request logs as part of it
+        self._context = copy_context()  # an abort runs in it, so that its log records name the request
 
     @classmethod
     @functools.cache
     def overrides_nothing(cls) -> bool:
-        """Whether Tornado's part of a handler can wait: the class overrides nothing that Tornado calls."""
+        """Whether the class overrides no method that Tornado calls. Only then can a handler be lazy."""
         base = next((kind for kind in cls.__mro__ if "get_action" in vars(kind)), LimitedHandler)
-        ours = [*((name, LimitedHandler) for name in CALLED_BY_TORNADO), ("post", base)]
+        expected = [*((name, LimitedHandler) for name in CALLED_BY_TORNADO), ("post", base)]
         return base is not LimitedHandler and all(
-            getattr(cls, name) is getattr(kind, name) for name, kind in ours
+            getattr(cls, name) is getattr(kind, name) for name, kind in expected
         )
 
     def start(self) -> None:
-        """Run the action: the request is there. Tornado calls `post` itself."""
+        """Run the action of a lazy handler. For other handlers, Tornado calls `post`."""
         post: Any = self.post
         task = asyncio.get_running_loop().create_task(post(**self.path_kwargs))
         task.add_done_callback(self._on_end)
 
     def _on_end(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and task.exception() is not None:  # even the error could not be sent
+        if not task.cancelled() and task.exception() is not None:  # `post` could not send an error response
             LOGGER.error("%s can't be answered", name_request(self), exc_info=task.exception())
             self._finish()
             self._connection.close()
 
     @property
     def request_timeout(self) -> float | None:
-        """Seconds that an action may take. A handler can set its own: `request_timeout = 300`, or None."""
+        """Seconds that an action may take. A handler can override it: `request_timeout = 300`, or None."""
         return config.REQUEST_TIMEOUT
 
     @property
@@ -106,7 +106,7 @@ class LimitedHandler(EnvelopeHandler):
     # The body
 
     def prepare(self) -> Awaitable[None] | None:
-        # Tornado accepts a length that is repeated, "7, 7".
+        # Tornado accepts a repeated length: "7, 7".
         length = self.request.headers.get("Content-Length", "").partition(",")[0]
         if length.isdecimal() and float(length) > config.MAX_BODY_SIZE:
             return self._reject_body()
@@ -121,23 +121,23 @@ class LimitedHandler(EnvelopeHandler):
         return None
 
     async def _reject_body(self) -> None:
-        # To close while the client still sends would reset the connection before the client reads the
-        # response. So the response is sent now, and the rest of the body is read and dropped.
+        # Closing while the client sends would reset the connection before the client reads the response. So
+        # the response is sent now, and the rest of the body is read and dropped.
         self._chunks.clear()
         error = BodyTooLarge(config.MAX_BODY_SIZE)
         self.set_header("Connection", "close")
         body = self._write_envelope({"status": error.code, "data": error.message}, error.code)
         self.set_header("Content-Length", len(body))
-        if not self._body_size and "Expect" in self.request.headers:  # the client waits before it sends
+        if not self._body_size and "Expect" in self.request.headers:  # the client has not sent the body yet
             self.finish()
             return
-        self._discard_timer = asyncio.get_running_loop().call_later(DISCARD_SECONDS, self._hang_up)
+        self._discard_timer = asyncio.get_running_loop().call_later(DISCARD_SECONDS, self._finish_and_close)
         with suppress(StreamClosedError):  # the client has disconnected
             await self.flush()
             self._connection.close_writing()
-        self.request.method = "REFUSED"  # not what its body would have been for
+        self.request.method = "REFUSED"  # Tornado then does not call `post`
 
-    def _hang_up(self) -> None:
+    def _finish_and_close(self) -> None:
         self.finish()
         self._connection.close()
 
@@ -148,7 +148,7 @@ class LimitedHandler(EnvelopeHandler):
 
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
         if self._discard_timer is not None:
-            self._hang_up()
+            self._finish_and_close()
         else:
             super().send_error(status_code, **kwargs)
 
@@ -156,11 +156,11 @@ class LimitedHandler(EnvelopeHandler):
 
     def begin_action(self) -> bool:
         """
-        Put the body into `self.request.body` and start the timeout. False if nobody waits for a response:
-        the body was rejected, or the client has disconnected.
+        Set `self.request.body` and start the timeout. Return False if the request needs no response: the body
+        was rejected, or the client has disconnected.
         """
         if self._discard_timer is not None or self._connection.is_closed():
-            self._hang_up()
+            self._finish_and_close()
             return False
         self.request.body = b"".join(self._chunks)
         self._chunks.clear()
@@ -171,20 +171,20 @@ class LimitedHandler(EnvelopeHandler):
         return True
 
     def end_action(self) -> None:
-        """The action has ended: it can't time out any more."""
+        """Stop the timeout: the action has ended."""
         self._task = None
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None  # or handler and timer would hold each other
+            self._timer = None  # avoids a reference cycle
         if self._is_lazy and self._aborted and not self._has_finished:
-            self.application.log_request(self)  # otherwise Tornado does
+            self.application.log_request(self)  # Tornado does it for other handlers
 
     def refused(self, *args: Any, **kwargs: Any) -> None:
-        """Every method that Tornado does not know."""
+        """The response to all methods that Tornado does not know."""
         raise HTTPError(405)
 
     async def run_hooks(self) -> None:
-        """Run what batteries hooked on to `before_action`. Raises what they raise."""
+        """Run the hooks in `before_action`. Their exceptions are not caught."""
         for check in get_hooks(self.application).before_action:
             await check(self)
 
@@ -198,7 +198,7 @@ class LimitedHandler(EnvelopeHandler):
         self.abort_with(RequestTimeout())
 
     def abort_with(self, error: IndicoError) -> None:
-        """Respond with `error` now, cancel the action, and drop what it responds later."""
+        """Respond with `error` now, cancel the action and drop its later responses."""
         self._context.copy().run(super().abort_with, error)
         self._cancel_action()
 
@@ -208,8 +208,8 @@ class LimitedHandler(EnvelopeHandler):
         if not self._answered and self._has_tornado:
             self.set_status(499, "Client Closed Request")
         elif not self._answered:
-            self._status = 499  # nginx's status; only hooks see it
-        self._chunks.clear()  # at once: Tornado leaves a cycle behind, with the handler in it
+            self._status = 499  # the status that nginx logs; only hooks see it
+        self._chunks.clear()  # frees memory now: Tornado leaves the handler in a reference cycle
         self._end()
         self._cancel_action()
 

@@ -1,5 +1,5 @@
 """
-The reading half of a connection: requests, one after the other.
+The reading half of a connection.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tornado.iostream import StreamClosedError
 
 from indico import config
 from indico.core.http.framing import ChunkDecoder, LengthDecoder
-from indico.core.http.head import CHUNKED, LARGEST_HEAD, BadRequest, Head, is_hopeless, parse_head
+from indico.core.http.head import CHUNKED, LARGEST_HEAD, BadRequest, Head, is_malformed, parse_head
 from indico.core.http.reading import BufferedReader
 from indico.core.http.refusals import refuse
 from indico.core.log import LOGGER
@@ -26,20 +26,20 @@ if TYPE_CHECKING:
     from indico.core.http.server import Server
 
 BARE_400 = b"HTTP/1.1 400 Bad Request\r\n\r\n"
-GO_ON = b"HTTP/1.1 100 Continue\r\n\r\n"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-# States of a connection, in this order
-HEAD = 0  # the next request is awaited
-BODY = 1  # more of it is to come
-HELD = 2  # but the application does not want it yet
-AT_WORK = 3  # all of the request is there
-ENDED = 4  # nothing more is read
-DETACHED = 5  # the socket has another owner
+# States of a connection. They are compared with <, so their order matters.
+HEAD = 0  # waiting for the headers of the next request
+BODY = 1  # reading the body
+WAITING = 2  # within the body, until the application is ready for more
+RESPONDING = 3  # the whole request is received; waiting for the response
+ENDED = 4  # no more data is read
+DETACHED = 5  # a handler has taken over the socket
 
 
 class RequestReader(BufferedReader):
-    """Gives the application a request, and the next one when that has its response."""
+    """Passes requests to the application, each one after the response to the previous one."""
 
     __slots__ = (
         "_declared",
@@ -55,35 +55,35 @@ class RequestReader(BufferedReader):
         self.deadline = time.monotonic() + config.HEADER_TIMEOUT
         self._state = HEAD
         self._delegate: HTTPMessageDelegate | None = None
-        self._expects = False  # to be told to go on
-        self._decoder: ChunkDecoder | LengthDecoder | None = None  # while more of the body is to come
-        self._declared = 0  # bytes of the body, according to the headers
+        self._expects = False  # the client waits for "100 Continue"
+        self._decoder: ChunkDecoder | LengthDecoder | None = None  # None when the whole body is decoded
+        self._declared = 0  # size of the body in bytes according to the headers, or CHUNKED
         self._max_body = math.inf
 
-    def _lose(self) -> None:
-        """Forget the request, if there is one: its client has left, or is to."""
+    def _drop_request(self) -> None:
+        """End the request in flight, if any, because the connection ends."""
         state, self._state = self._state, ENDED
         delegate, self._delegate = self._delegate, None
-        callback, self._on_left = self._on_left, None
+        callback, self._on_disconnect = self._on_disconnect, None
         self._drop_input()
         self._body_bytes = 0
         self._count_unread()
-        if delegate is not None and state < AT_WORK:
+        if delegate is not None and state < RESPONDING:
             delegate.on_connection_close()
         elif callback is not None:
             callback()
-        self._end_wait(StreamClosedError())
+        self._resolve_drained(StreamClosedError())
 
     # Reading
 
     def _advance(self) -> None:
-        """Read what has come in, as far as the application is ready for it."""
+        """Parse the buffer as far as the application is ready for it."""
         try:
             while self._state <= BODY:
                 if not (self._read_body() if self._state else self._read_head()):
                     break
         except (BadRequest, HTTPInputError):
-            self._refuse()
+            self._reject()
         except Exception:
             LOGGER.exception("The application failed on a request")
             self.close()
@@ -91,46 +91,46 @@ class RequestReader(BufferedReader):
         self._count_unread()
 
     def _read_head(self) -> bool:
-        """Whether there was one."""
+        """Parse the headers of a request. Return False if they are incomplete."""
         while self._buffer.startswith(b"\r\n", self._start):
             self._take(self._start + 2)
         end = self._buffer.find(b"\r\n\r\n", self._start)
         if end < 0 or end - self._start > LARGEST_HEAD:
-            if self._buffer and is_hopeless(self._buffer[self._start :]):
+            if self._buffer and is_malformed(self._buffer[self._start :]):
                 raise BadRequest
             return False
         self._begin_request(parse_head(self._take(end + 4)))
         return True
 
     def _begin_request(self, head: Head) -> None:
-        is_old = head.line.version != "HTTP/1.1"
-        self._start_response(head.line.method == "HEAD", is_old, head.keep_alive)
+        is_http_1_0 = head.line.version != "HTTP/1.1"
+        self._start_response(head.line.method == "HEAD", is_http_1_0, head.keep_alive)
         self._max_body = math.inf
         self._declared = head.body_size
         if head.body_size:
             is_chunked = head.body_size == CHUNKED
             self._decoder = ChunkDecoder() if is_chunked else LengthDecoder(head.body_size)
         expects = "Expect" in head.headers and head.headers["Expect"].lower() == "100-continue"
-        self._expects = expects and not is_old
+        self._expects = expects and not is_http_1_0
         self._state = BODY
         self.deadline = time.monotonic() + config.BODY_TIMEOUT if head.body_size else math.inf
         self._delegate = self._server.application.start_request(self, self)
         ready = self._delegate.headers_received(head.line, head.headers)
-        self._hold(ready)
+        self._await_application(ready)
         if ready is None and self._max_body == math.inf:
-            self._max_body = config.MAX_BODY_SIZE  # of what collects the body without a look at it
+            self._max_body = config.MAX_BODY_SIZE  # for handlers that set no limit of their own
 
     def _read_body(self) -> bool:
-        """Whether there was some of it, or its end."""
+        """Decode a part of the body or its end. Return False if neither has been received."""
         if self._decoder is None:
             self._end_request()
             return True
         if self._declared > self._max_body and not self._begun:
-            self._refuse_body()
+            self._reject_body()
         if self._expects:
             self._expects = False
             if not self._begun:
-                self._transport.write(GO_ON)
+                self._transport.write(CONTINUE)
         start = self._start
         piece, end, is_last = self._decoder.decode(self._buffer, start)
         if end == start:
@@ -138,49 +138,49 @@ class RequestReader(BufferedReader):
         self._take(end)
         if is_last:
             self._decoder = None
-        if piece and not self._finished:  # what comes after a response is dropped
+        if piece and not self._finished:  # after the response the body is dropped
             self._body_bytes += 0 if self._begun else len(piece)
             if self._body_bytes > self._max_body:
-                self._refuse_body()
+                self._reject_body()
             else:
                 assert self._delegate is not None
-                self._hold(self._delegate.data_received(piece))
+                self._await_application(self._delegate.data_received(piece))
         return True
 
-    def _hold(self, ready: Awaitable[None] | None) -> None:
-        """Read no more of the body until this is done."""
+    def _await_application(self, ready: Awaitable[None] | None) -> None:
+        """Stop reading the body until `ready` is done."""
         if ready is not None:
-            self._state = HELD
-            asyncio.ensure_future(ready).add_done_callback(self._release)
+            self._state = WAITING
+            asyncio.ensure_future(ready).add_done_callback(self._on_application_ready)
 
-    def _release(self, future: Future[None]) -> None:
+    def _on_application_ready(self, future: Future[None]) -> None:
         error = None if future.cancelled() else future.exception()
         if error is not None:
             LOGGER.error("The application failed on a request", exc_info=error)
             self.close()
-        elif self._state == HELD:
+        elif self._state == WAITING:
             self._state = BODY
             self._advance()
 
     def _end_request(self) -> None:
-        """All of the request is there."""
+        """The whole request has been received."""
         self.deadline = math.inf
         if not self._finished:
-            self._state = AT_WORK
+            self._state = RESPONDING
             assert self._delegate is not None
             self._delegate.finish()
             return
         delegate, self._delegate = self._delegate, None
         if delegate is not None:
-            delegate.on_connection_close()  # what is answered before its end has none
+            delegate.on_connection_close()  # not `finish`: the request has its response already
         self._next_request()
 
     def _end_response(self) -> None:
         self._body_bytes = 0
-        if self._state == AT_WORK:
+        if self._state == RESPONDING:
             self._delegate = None
             self._next_request()
-        elif not self._keep_alive and self._state < AT_WORK:
+        elif not self._keep_alive and self._state < RESPONDING:
             self._linger()
         self._count_unread()
 
@@ -191,25 +191,25 @@ class RequestReader(BufferedReader):
         self._state = HEAD
         self.deadline = time.monotonic() + config.IDLE_TIMEOUT
         if self._buffer:
-            # In no context of the request that ends.
+            # In the context of the server, not that of the request that ends.
             self._server.loop.call_soon(self._advance, context=self._server.context)
 
     def _end(self) -> None:
-        """Close the connection when what is written has been sent."""
+        """Close the connection when the unsent data has been sent."""
         self._state = ENDED
         self._drop_input()
         self._transport.close()
 
-    def _refuse(self) -> None:
-        """Say that this is no HTTP, unless a response has begun, and close."""
-        is_quiet = self._state != HEAD and self._begun
-        self._lose()
-        if not is_quiet:
+    def _reject(self) -> None:
+        """Respond with a bare 400, unless a response has begun, and close."""
+        has_begun = self._state != HEAD and self._begun
+        self._drop_request()
+        if not has_begun:
             self._transport.write(BARE_400)
         self._transport.close()
 
-    def _refuse_body(self) -> None:
+    def _reject_body(self) -> None:
         assert self._delegate is not None
         self._delegate.on_connection_close()
-        self._delegate, self._on_left = None, None
+        self._delegate, self._on_disconnect = None, None
         refuse(self, BodyTooLarge(int(self._max_body)))

@@ -1,5 +1,5 @@
 """
-The writing half of a connection: what Tornado knows as an HTTPConnection.
+The writing half of a connection. It implements HTTPConnection of Tornado.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from tornado.iostream import StreamClosedError
 if TYPE_CHECKING:
     from indico.core.http.server import Server
 
-LARGE = 64 * 1024  # bytes; what is larger is not worth copying to send it with the headers
+LARGE = 64 * 1024  # bytes; a larger body is not copied to join it with the headers
 
 
 class ResponseWriter(HTTPConnection):
-    """Writes the response to one request after the other."""
+    """Writes the responses of a connection, one at a time."""
 
     __slots__ = (
         "deadline",
@@ -35,14 +35,14 @@ class ResponseWriter(HTTPConnection):
         "_chunked",
         "_drained",
         "_finished",
-        "_held",
         "_is_head",
-        "_is_old",
+        "_is_http_1_0",
         "_keep_alive",
-        "_on_left",
-        "_server",
+        "_on_disconnect",
         "_remaining",
+        "_server",
         "_transport",
+        "_upgrade_response",
         "_write_closed",
         "_write_paused",
     )
@@ -54,32 +54,32 @@ class ResponseWriter(HTTPConnection):
         self.deadline = math.inf
         self.remote_ip = remote_ip
         self._server = server
-        self._drained: Future[None] | None = None  # when the client has read most of what is written
+        self._drained: Future[None] | None = None  # done when most of the unsent data has been sent
         self._write_paused = False
         self._write_closed = False
-        self._on_left: Callable[[], object] | None = None
-        self._held = b""  # the response to an upgrade, which the new protocol's stream sends
+        self._on_disconnect: Callable[[], object] | None = None
+        self._upgrade_response = b""  # status and headers of a 101; the detached stream sends them
         self._start_response(False, False, True)
 
-    def _start_response(self, is_head: bool, is_old: bool, keep_alive: bool) -> None:
+    def _start_response(self, is_head: bool, is_http_1_0: bool, keep_alive: bool) -> None:
         self._is_head = is_head
-        self._is_old = is_old  # HTTP/1.0
+        self._is_http_1_0 = is_http_1_0
         self._keep_alive = keep_alive
         self._begun = False
         self._finished = False
         self._chunked = False
-        self._remaining: int | None = None  # bytes of the Content-Length
+        self._remaining: int | None = None  # bytes of the Content-Length that are not written yet
 
     @property
     def context(self) -> ResponseWriter:
-        """Tornado takes `remote_ip` and `protocol` of a request from here."""
+        """Tornado reads `remote_ip` and `protocol` from this object."""
         return self
 
     def set_close_callback(self, callback: Callable[[], object] | None) -> None:
-        """Have this called if the client leaves after its request and before the response is finished."""
-        self._on_left = callback
+        """Set a function to call if the client disconnects while its request is in flight."""
+        self._on_disconnect = callback
 
-    # What Tornado writes
+    # The interface HTTPConnection
 
     def write_headers(
         self,
@@ -103,31 +103,31 @@ class ResponseWriter(HTTPConnection):
             self._keep_alive = False
         self._remaining = length if has_body else 0
         if has_body and length is None:
-            if self._is_old:
+            if self._is_http_1_0:
                 self._keep_alive = False
             else:
                 lines.append("Transfer-Encoding: chunked")
         if not self._keep_alive and code != 101:
             lines.append("Connection: close")
-        elif self._is_old:
+        elif self._is_http_1_0:
             lines.append("Connection: keep-alive")
         text = "\r\n".join(lines)
         if text.count("\n") >= len(lines) or text.count("\r") >= len(lines):
             raise ValueError("A header of the response holds a line break")
         self._begun = True
-        self._chunked = has_body and length is None and not self._is_old
+        self._chunked = has_body and length is None and not self._is_http_1_0
         head = (text + "\r\n\r\n").encode("latin-1")
         if code == 101:
-            self._held = head
+            self._upgrade_response = head
             return self._server.done
         return self._send(head, self._frame(chunk) if chunk else b"")
 
     def write_response(self, head: bytes, body: bytes) -> None:
-        """Write a response at once: the lines of its head but for the length of the body, and the body."""
+        """Write a whole response. `head` has all headers but Content-Length and Connection."""
         if not self._keep_alive or self._server.stopping:
             self._keep_alive = False
             head += b"Connection: close\r\n"
-        elif self._is_old:
+        elif self._is_http_1_0:
             head += b"Connection: keep-alive\r\n"
         self._begun = True
         self._remaining = 0
@@ -154,12 +154,12 @@ class ResponseWriter(HTTPConnection):
         if self._chunked:
             self._send(b"0\r\n\r\n")
         self._finished = True
-        self._on_left = None
-        if not self._held:  # or else the handler is about to detach the connection
+        self._on_disconnect = None
+        if not self._upgrade_response:  # after an upgrade the handler detaches the connection
             self._end_response()
 
     def _end_response(self) -> None:
-        """The response is finished."""
+        """Called when the response is finished."""
 
     def _send(self, data: bytes, more: bytes = b"") -> Future[None]:
         if self._transport.is_closing():
@@ -178,20 +178,20 @@ class ResponseWriter(HTTPConnection):
     def _fail(self) -> Future[None]:
         failed: Future[None] = asyncio.get_running_loop().create_future()
         failed.set_exception(StreamClosedError())
-        failed.exception()  # nobody need look at it
+        failed.exception()  # asyncio logs exceptions that are never retrieved
         return failed
 
-    # What the transport says
+    # Callbacks of the transport
 
     def pause_writing(self) -> None:
         self._write_paused = True
 
     def resume_writing(self) -> None:
         self._write_paused = False
-        self._end_wait(None)
+        self._resolve_drained(None)
 
-    def _end_wait(self, error: Exception | None) -> None:
-        """Wake who waits for the client to read what is written."""
+    def _resolve_drained(self, error: Exception | None) -> None:
+        """Resolve the future that callers await until data has been sent."""
         drained, self._drained = self._drained, None
         if drained is None or drained.done():
             return
@@ -199,4 +199,4 @@ class ResponseWriter(HTTPConnection):
             drained.set_result(None)
         else:
             drained.set_exception(error)
-            drained.exception()  # nobody need look at it
+            drained.exception()  # asyncio logs exceptions that are never retrieved

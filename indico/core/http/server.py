@@ -1,5 +1,5 @@
 """
-The HTTP server: it accepts connections, and hands their requests to a Tornado application.
+The HTTP server. It accepts connections and passes their requests to a Tornado application.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from indico.core.http.connection import ServerConnection
 from indico.core.http.limits import ConnectionLimits
 from indico.core.http.sockets import BACKLOG, accept_waiting
 
-CLOSE_SECONDS = 1  # for what is written to be sent, at the end
+CLOSE_SECONDS = 1  # at the end, for sending the unsent data
 
 
 class Server:
-    """HTTP/1.1 on asyncio, with the limits of ConnectionLimits. It is an `HTTPServer` (see `limits`)."""
+    """HTTP/1.1 on asyncio, with the limits of ConnectionLimits. Implements `HTTPServer` (see `limits`)."""
 
     def __init__(self, application: HTTPServerConnectionDelegate) -> None:
         self.application = application
         self.limits = ConnectionLimits()
-        self.context = copy_context()  # of no request
+        self.context = copy_context()  # a context outside all requests
         self.loop = asyncio.get_event_loop()
-        self.done: asyncio.Future[None] = self.loop.create_future()  # for all that need not wait
+        self.done: asyncio.Future[None] = self.loop.create_future()  # shared by all writes that don't wait
         self.done.set_result(None)
         self.stopping = False
         self._sockets: list[socket.socket] = []
@@ -43,30 +43,30 @@ class Server:
             self.loop.add_reader(listening.fileno(), self._accept, listening)
 
     def _accept(self, listening: socket.socket) -> None:
-        # Workers that share a socket take one client each in turn: a worker that took all clients that wait
-        # would leave the others without work.
+        # Workers share the socket. Each accepts one client at a time, because a worker that accepted all
+        # waiting clients would leave the others idle.
         self._connect(accept_waiting(listening, 1 if config.WORKERS > 1 else BACKLOG))
 
     def _connect(self, accepted: list[tuple[socket.socket, Any]]) -> None:
         for client, address in accepted:
             client.setblocking(False)
-            remote_ip = address[0] if address else "0.0.0.0"  # as Tornado has it for Unix sockets
+            remote_ip = address[0] if address else "0.0.0.0"  # the address that Tornado uses for Unix sockets
             make_connection = functools.partial(ServerConnection, self, remote_ip)
-            task = self.loop.create_task(self._hand_over(client, make_connection))
+            task = self.loop.create_task(self._start_connection(client, make_connection))
             self._connecting.add(task)
             task.add_done_callback(self._connecting.discard)
 
-    async def _hand_over(self, client: socket.socket, make_connection: Any) -> None:
+    async def _start_connection(self, client: socket.socket, make_connection: Any) -> None:
         try:
             await self.loop.connect_accepted_socket(make_connection, client)
-        except OSError:  # the client has left already
+        except OSError:  # the client has disconnected
             client.close()
 
     def stop(self) -> None:
-        self.stopping = True  # so that each connection ends with its next response
+        self.stopping = True  # each connection then ends with its next response
         for listening in self._sockets:
             self.loop.remove_reader(listening.fileno())
-            # A client that connects between this and the end of listening is cut off.
+            # A client that connects between `accept_waiting` and `close` is disconnected.
             accepted = accept_waiting(listening, BACKLOG)
             listening.close()
             self._connect(accepted)

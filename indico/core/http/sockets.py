@@ -1,5 +1,5 @@
 """
-Listening sockets, and the limit of open files.
+Listening sockets and the limit of open files.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from typing import Any
 
 from tornado.netutil import bind_sockets
 
-BACKLOG = 1024  # connections that wait to be accepted
+BACKLOG = 1024  # connections that may wait to be accepted
 
 
 def raise_file_limit() -> int:
-    """Raise the limit of open files to what the machine allows, and return it."""
+    """Raise the limit of open files to the hard limit, and return the new limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    except (ValueError, OSError):  # macOS says that there is none, and then there is
+    except (ValueError, OSError):  # macOS reports no hard limit, but has one
         return soft
     return hard
 
 
 class ListeningSocket(socket.socket):
     """
-    A socket that rejects clients when the process has run out of files: otherwise the event loop would try to
-    accept them again and again. It keeps a file in reserve for that.
+    A socket that rejects clients when the process has run out of files. Otherwise the event loop would try to
+    accept them again and again. The socket reserves a file, and closes it to accept and reject a client.
     """
 
     def __init__(self, listening: socket.socket) -> None:
@@ -37,7 +37,7 @@ class ListeningSocket(socket.socket):
         self._reserve = open(os.devnull)  # noqa: SIM115 - `close` closes it
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """The next client. Raises BlockingIOError without one, ConnectionAbortedError if it is rejected."""
+        """Accept a client. Raises BlockingIOError if none waits, ConnectionAbortedError if it is rejected."""
         self._fill_reserve()
         try:
             return super().accept()
@@ -47,7 +47,7 @@ class ListeningSocket(socket.socket):
         self._reserve.close()
         try:
             super().accept()[0].close()
-        except OSError as error:  # no client waits, or another thread has taken the file
+        except OSError as error:  # no client waits, or another thread has used the file
             raise BlockingIOError("no client to reject") from error
         finally:
             self._fill_reserve()
@@ -64,12 +64,12 @@ class ListeningSocket(socket.socket):
 
 
 def listen(port: int, address: str) -> list[socket.socket]:
-    """Sockets on this address, all if it is empty. Raises OSError."""
+    """Listen on this address, or on all addresses if it is empty. Raises OSError."""
     return [ListeningSocket(listening) for listening in bind_sockets(port, address or None, backlog=BACKLOG)]
 
 
 def accept_waiting(listening: socket.socket, limit: int) -> list[tuple[socket.socket, Any]]:
-    """Clients that wait to be accepted, so many at most."""
+    """Accept the waiting clients, `limit` at most."""
     accepted = []
     for _ in range(limit):
         try:

@@ -1,5 +1,5 @@
 """
-Tornado's own HTTP server as it comes, for `HTTP_SERVER=tornado`. It has its own limits alone.
+Tornado's HTTP server, for `HTTP_SERVER=tornado`. ConnectionLimits does not apply to it.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from indico.core.http.limits import LAST_REQUEST_SECONDS
 
 
 class TornadoServer(HTTPServer):
-    """An `HTTPServer` (see `limits`)."""
+    """Implements `HTTPServer` (see `limits`)."""
 
     async def wait_until_idle(self) -> None:
         await asyncio.sleep(LAST_REQUEST_SECONDS)
 
 
 def make_tornado_server(application: Application) -> TornadoServer:
-    gen_log.setLevel(logging.WARNING)  # below, it quotes whatever clients send, a key for example
+    gen_log.setLevel(logging.WARNING)  # its INFO records quote data of clients, such as keys
     return TornadoServer(
         application,
         max_header_size=LARGEST_HEAD,

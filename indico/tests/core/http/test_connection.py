@@ -158,7 +158,7 @@ class ConnectionTest(HostileTest):
         return self.server
 
     def setUp(self) -> None:
-        for name in ("SWEEP_INTERVAL_MS", "LEFT_INTERVAL_MS"):
+        for name in ("SWEEP_INTERVAL_MS", "DISCONNECT_INTERVAL_MS"):
             self.set(limits, name, 10)
         super().setUp()
         WriterHandler.failure = None
@@ -383,7 +383,7 @@ class BodyTest(ConnectionTest):
 
     @gen_test(timeout=PATIENCE)
     async def test_a_body_after_the_last_answer_that_never_comes_is_not_waited_for(self) -> None:
-        self.set(reading, "LINGER", 0.05)
+        self.set(reading, "LINGER_SECONDS", 0.05)
         async with self.client() as client:
             request = make_request("GET /early HTTP/1.1", "Content-Length: 2", "Connection: close")
             await self.ask(client, request, b"}")
