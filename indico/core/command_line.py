@@ -33,7 +33,7 @@ such as MONGODB, are environment variables: docs/settings.rst lists them.
 """
 
 
-def main(words: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Serve with these options, by default those of the command line. Options override the environment."""
     parser = argparse.ArgumentParser(
         prog="python -m indico.server",
@@ -48,7 +48,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--address", dest="ADDRESS", metavar="ADDRESS", help=ADDRESS_HELP)
     parser.add_argument("--workers", dest="WORKERS", metavar="WORKERS", help="processes (default: 1)")
     parser.add_argument("--http", dest="HTTP_SERVER", metavar="SERVER", help="own (default), or tornado")
-    options = vars(parser.parse_args(words))
+    options = vars(parser.parse_args(arguments))
     read_env_file()
     config.override(**options)
 
@@ -67,7 +67,7 @@ def read_env_file() -> None:
     try:
         import dotenv
     except ImportError:
-        print(".env is not read: pip install python-dotenv, and it will be.", file=sys.stderr)
+        print(".env is not read. To read it, pip install python-dotenv.", file=sys.stderr)
         return
     try:
         found = dotenv.dotenv_values(ENV_FILE)

@@ -38,7 +38,7 @@ class Hooks:
     before_action: list[Callable[[Any], Awaitable[None]]] = field(default_factory=list)
     # Called when a request begins. Returns a function to call when it ends.
     around_request: list[Callable[[Any], Callable[[], object]]] = field(default_factory=list)
-    # Entered when the server starts and exited when it stops, in each worker process.
+    # Entered when the server starts and exited when it stops, in each process that serves.
     lifespans: list[Callable[[Application], AbstractAsyncContextManager[None]]] = field(default_factory=list)
     # Notified of each MongoDB command by the clients that are created later.
     mongo_listeners: list[CommandListener] = field(default_factory=list)

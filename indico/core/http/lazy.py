@@ -40,7 +40,7 @@ def write_header(name: str, value: str) -> bytes:
 
 
 class LazyHandler(RequestHandler):
-    """A handler that `make_lazily` creates without Tornado's part. `_set_up_tornado` creates that part."""
+    """A handler that `make_lazily` can create without Tornado's part. `_set_up_tornado` adds that part."""
 
     __slots__ = ("_has_tornado", "_status")
     _has_tornado: bool

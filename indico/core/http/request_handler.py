@@ -68,7 +68,7 @@ class LimitedHandler(EnvelopeHandler):
     def _begin(self) -> None:
         super()._begin()
         self._method = str(self.request.method)
-        if self._method not in self.SUPPORTED_METHODS:  # else Tornado responds before it has read the body
+        if self._method not in self.SUPPORTED_METHODS:  # otherwise Tornado responds before the body
             self.request.method = "REFUSED"
         self._context = copy_context()  # an abort runs in it, so that its log records name the request
 

@@ -139,7 +139,7 @@ class EnvFileTest(ProcessTest):
     def test_without_python_dotenv_it_is_named(self) -> None:
         self.write("MAX_BODY_SIZE=50\n")
         script = "import sys; sys.modules['dotenv'] = None; import indico.shell as s; s.main()"
-        said = ".env is not read: pip install python-dotenv, and it will be.\n"
+        said = ".env is not read. To read it, pip install python-dotenv.\n"
         self.assertEqual(self.run_python("-c", script, source=SHOW), (0, "1048576 5.0 development\n", said))
 
     @slow
