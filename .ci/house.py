@@ -34,10 +34,6 @@ OWNED = (
 )
 ALLOWED_IN_CORE = ("core", "config", "error", "__version__")
 MOST_PRIVATE = 8  # names
-NOT_COUNTED = (
-    "core/http/tornado_server.py",
-    "core/http/uvicorn_listener.py",
-)  # until one server replaces both
 DOCUMENTED = {"_exit", "_asdict", "_fields", "_make", "_replace"}  # public in spite of their names
 SPEED = re.compile(r"__slots__|microsecond|µs|\bquick|\bfaster|takes .* times", re.IGNORECASE)
 
@@ -211,7 +207,6 @@ def find_private(files: list[Path], trees: dict[Path, ast.Module]) -> set[tuple[
     return {
         (path_of(file), name)
         for file in files
-        if path_of(file) not in NOT_COUNTED
         for name in inherited[file] | (set(filter(is_private, reached_in(trees[file]))) - own)
     }
 

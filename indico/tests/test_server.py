@@ -124,7 +124,7 @@ class StartTest(ProcessTest):
         process = self.start(
             script="from indico import server\n"
             "def install(application):\n"
-            "    application.settings['pages'] = {'a page of ours': '/ours', 'page': '/page'}\n"
+            "    application.hooks.welcome_pages.update({'a page of ours': '/ours', 'page': '/page'})\n"
             "server.BATTERIES = ['__main__']\n"
             "server.main(debug=False, port=0)\n",
         )

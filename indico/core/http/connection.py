@@ -11,7 +11,7 @@ from typing import cast
 from tornado.iostream import IOStream
 
 from indico.core.http.detached import DetachedStream
-from indico.core.http.requests import BODY, DETACHED, ENDED, RequestReader
+from indico.core.http.requests import BODY, DETACHED, RequestReader
 
 
 class ServerConnection(RequestReader, asyncio.Protocol):
@@ -30,8 +30,6 @@ class ServerConnection(RequestReader, asyncio.Protocol):
             self.close()
 
     def data_received(self, data: bytes) -> None:
-        if self._state >= ENDED:
-            return
         self._buffer = self._buffer[self._start :] + data if self._buffer else data
         self._start = 0
         if self._state <= BODY:
@@ -63,7 +61,11 @@ class ServerConnection(RequestReader, asyncio.Protocol):
         if self.unsent_bytes():
             raise RuntimeError("A connection can be detached when what is written has been sent")
         limits = self._server.limits
-        stream = DetachedStream(self._transport.get_extra_info("socket"), self._buffer[self._start :], limits)
+        try:
+            stream = DetachedStream(self._transport.get_extra_info("socket"), self._take_all(), limits)
+        except OSError:  # out of files
+            self.close()
+            raise
         limits.replace(self, stream)
         held, self._held = self._held, b""
         self._delegate, self._on_left = None, None

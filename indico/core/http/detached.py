@@ -8,7 +8,6 @@ import math
 import os
 import socket
 from asyncio import Future
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from tornado.iostream import IOStream
@@ -58,20 +57,10 @@ class DetachedStream(IOStream):
         self._limits.remove(self)
         super().close_fd()
 
-    # The connection, for limits
-
-    def is_closed(self) -> bool:
-        return self.closed()
-
-    def has_left(self) -> bool:
-        return False
+    # What limits ask
 
     def unread_bytes(self) -> int:
         return len(self._data)
 
     def unsent_bytes(self) -> int:
         return self._unsent
-
-    def close_writing(self) -> None:
-        with suppress(OSError):  # the client has left
-            self.socket.shutdown(socket.SHUT_WR)

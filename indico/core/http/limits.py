@@ -25,16 +25,10 @@ LEFT_INTERVAL_MS = 500  # between searches for clients that have left behind unr
 LAST_REQUEST_SECONDS = 1  # for a request that was on its way when the server stopped
 
 
-class Connection(Protocol):
-    """What limits and handlers may ask of a client's connection."""
+class Limited(Protocol):
+    """What limits ask of a client's connection."""
 
     deadline: float  # by time.monotonic; math.inf while nothing is expected from the client
-
-    def is_closed(self) -> bool:
-        """Whether the connection is closed."""
-
-    def has_left(self) -> bool:
-        """Whether the client has closed its end, and the transport can't notice because it does not read."""
 
     def unread_bytes(self) -> int:
         """How much has come in and is not served yet."""
@@ -42,11 +36,21 @@ class Connection(Protocol):
     def unsent_bytes(self) -> int:
         """How much of the responses the client has not read yet."""
 
+    def close(self) -> None:
+        """Close the connection now."""
+
+
+class Connection(Limited, Protocol):
+    """A connection that speaks HTTP: what handlers may ask of it, and limits beside."""
+
+    def is_closed(self) -> bool:
+        """Whether the connection is closed."""
+
     def close_writing(self) -> None:
         """Send what is written, then tell the client that no more comes. Go on reading."""
 
-    def close(self) -> None:
-        """Close the connection now."""
+    def has_left(self) -> bool:
+        """Whether the client has closed its end, of one that is not read from at the moment."""
 
 
 class HTTPServer(Protocol):
@@ -109,8 +113,8 @@ class ConnectionLimits:
         self._max = config.MAX_CONNECTIONS or count_connections(raise_file_limit())
         self._max_per_address = config.MAX_CONNECTIONS_PER_ADDRESS or -(-self._max // 2)
         self._counts: Counter[str] = Counter()  # connections by address
-        self._addresses: dict[Connection, str] = {}
-        self._writing: dict[Connection, float] = {}  # those with unsent data, and since when
+        self._addresses: dict[Limited, str] = {}
+        self._writing: dict[Limited, float] = {}  # those with unsent data, and since when
         self._unread = 0  # bytes of all connections
         self.paused: set[Connection] = set()  # those that are not read from at the moment
         self._timers = [
@@ -120,7 +124,7 @@ class ConnectionLimits:
         for timer in self._timers:
             timer.start()
 
-    def admit(self, connection: Connection, address: str) -> bool:
+    def admit(self, connection: Limited, address: str) -> bool:
         """Whether there is room for another connection from this address. If so it counts until `remove`."""
         if len(self._addresses) >= self._max:
             return False
@@ -130,7 +134,7 @@ class ConnectionLimits:
         self._counts[address] += 1
         return True
 
-    def remove(self, connection: Connection) -> None:
+    def remove(self, connection: Limited) -> None:
         """The connection has ended."""
         address = self._addresses.pop(connection, None)
         self._writing.pop(connection, None)
@@ -140,7 +144,7 @@ class ConnectionLimits:
             if not self._counts[address]:
                 del self._counts[address]
 
-    def replace(self, connection: Connection, other: Connection) -> None:
+    def replace(self, connection: Limited, other: Limited) -> None:
         """Count the other one in place of this one."""
         address = self._addresses.pop(connection)
         self.remove(connection)
@@ -150,7 +154,8 @@ class ConnectionLimits:
         """So many bytes more have come in, or so many less if they are served."""
         self._unread += size
         if self._unread > config.MAX_UNREAD:
-            self._close_largest(lambda connection: connection.unread_bytes(), config.MAX_UNREAD)
+            # Down to a bit less, because to look for the largest takes a while if there are many.
+            self._close_largest(lambda connection: connection.unread_bytes(), config.MAX_UNREAD * 0.9)
 
     def stop(self) -> None:
         for timer in self._timers:
@@ -162,7 +167,7 @@ class ConnectionLimits:
         while self._addresses and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
 
-    def list_connections(self) -> list[Connection]:
+    def list_connections(self) -> list[Limited]:
         return list(self._addresses)
 
     def _sweep(self) -> None:
@@ -183,14 +188,13 @@ class ConnectionLimits:
         if unsent > config.MAX_UNSENT:
             self._close_largest(lambda connection: connection.unsent_bytes(), config.MAX_UNSENT)
 
-    def _close_largest(self, measure: Callable[[Connection], int], limit: int) -> None:
+    def _close_largest(self, measure: Callable[[Limited], int], limit: float) -> None:
         sizes = {connection: measure(connection) for connection in self._addresses}
         excess = sum(sizes.values()) - limit
         for connection in sorted(sizes, key=sizes.__getitem__, reverse=True):
-            if excess <= 0:
-                break
-            excess -= sizes[connection]
-            connection.close()
+            if excess > 0:
+                excess -= sizes[connection]
+                connection.close()
 
     def _close_left(self) -> None:
         for connection in list(self.paused):

@@ -5,6 +5,7 @@ What has come in on a connection and is not read yet.
 from __future__ import annotations
 
 import select
+import time
 from typing import TYPE_CHECKING
 
 from indico.core.http.responses import ResponseWriter
@@ -12,6 +13,7 @@ from indico.core.http.responses import ResponseWriter
 if TYPE_CHECKING:
     from indico.core.http.server import Server
 
+LINGER = 2  # seconds for the rest of a body after a response that closes the connection
 READ_AHEAD = 64 * 1024  # bytes that are read while a request is at work; what is more waits in the kernel
 LEFT = getattr(select, "POLLRDHUP", 0)  # Linux alone; elsewhere POLLHUP tells
 
@@ -38,6 +40,9 @@ class BufferedReader(ResponseWriter):
         self._buffer, self._start = b"", 0
         return buffer[start:] if start else buffer
 
+    def _take_all(self) -> bytes:
+        return self._take(len(self._buffer))
+
     def _drop_input(self) -> None:
         self._buffer, self._start = b"", 0
 
@@ -63,8 +68,30 @@ class BufferedReader(ResponseWriter):
         return self._body_bytes + len(self._buffer) - self._start
 
     def has_left(self) -> bool:
-        if self.is_closed():
-            return True
         poll = select.poll()
         poll.register(self._transport.get_extra_info("socket"), LEFT | select.POLLHUP | select.POLLERR)
         return bool(poll.poll(0))
+
+    # The connection, for limits and handlers
+
+    def is_closed(self) -> bool:
+        return self._transport.is_closing()
+
+    def unsent_bytes(self) -> int:
+        return self._transport.get_write_buffer_size()
+
+    def close_writing(self) -> None:
+        if not self._write_closed and not self._transport.is_closing():
+            self._write_closed = True
+            self._transport.write_eof()
+
+    def close(self) -> None:
+        self._transport.abort()
+
+    def _linger(self) -> None:
+        """
+        Close, but read for a while what the client still sends: closing at once would reset the connection
+        before the client could read the response.
+        """
+        self.close_writing()
+        self.deadline = min(self.deadline, time.monotonic() + LINGER)

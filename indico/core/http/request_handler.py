@@ -175,6 +175,7 @@ class LimitedHandler(EnvelopeHandler):
         self._task = None
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None  # or handler and timer would hold each other
         if self._is_lazy and self._aborted and not self._has_finished:
             self.application.log_request(self)  # otherwise Tornado does
 
@@ -208,6 +209,7 @@ class LimitedHandler(EnvelopeHandler):
             self.set_status(499, "Client Closed Request")
         elif not self._answered:
             self._status = 499  # nginx's status; only hooks see it
+        self._chunks.clear()  # at once: Tornado leaves a cycle behind, with the handler in it
         self._end()
         self._cancel_action()
 

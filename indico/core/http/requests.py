@@ -12,6 +12,7 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
 from tornado.httputil import HTTPInputError, HTTPMessageDelegate
+from tornado.iostream import StreamClosedError
 
 from indico import config
 from indico.core.http.framing import ChunkDecoder, LengthDecoder
@@ -71,7 +72,7 @@ class RequestReader(BufferedReader):
             delegate.on_connection_close()
         elif callback is not None:
             callback()
-        self._stop_waiting()
+        self._end_wait(StreamClosedError())
 
     # Reading
 
@@ -102,13 +103,15 @@ class RequestReader(BufferedReader):
         return True
 
     def _begin_request(self, head: Head) -> None:
-        self._start_response(head.line.method == "HEAD", head.line.version != "HTTP/1.1", head.keep_alive)
+        is_old = head.line.version != "HTTP/1.1"
+        self._start_response(head.line.method == "HEAD", is_old, head.keep_alive)
         self._max_body = math.inf
         self._declared = head.body_size
         if head.body_size:
             is_chunked = head.body_size == CHUNKED
             self._decoder = ChunkDecoder() if is_chunked else LengthDecoder(head.body_size)
-        self._expects = "Expect" in head.headers and head.headers["Expect"].lower() == "100-continue"
+        expects = "Expect" in head.headers and head.headers["Expect"].lower() == "100-continue"
+        self._expects = expects and not is_old
         self._state = BODY
         self.deadline = time.monotonic() + config.BODY_TIMEOUT if head.body_size else math.inf
         self._delegate = self._server.application.start_request(self, self)
@@ -139,20 +142,16 @@ class RequestReader(BufferedReader):
             self._body_bytes += 0 if self._begun else len(piece)
             if self._body_bytes > self._max_body:
                 self._refuse_body()
-            elif self._delegate is not None:
+            else:
+                assert self._delegate is not None
                 self._hold(self._delegate.data_received(piece))
         return True
 
     def _hold(self, ready: Awaitable[None] | None) -> None:
         """Read no more of the body until this is done."""
-        if ready is None:
-            return
-        future = asyncio.ensure_future(ready)
-        if future.done():
-            future.result()
-        else:
+        if ready is not None:
             self._state = HELD
-            future.add_done_callback(self._release)
+            asyncio.ensure_future(ready).add_done_callback(self._release)
 
     def _release(self, future: Future[None]) -> None:
         error = None if future.cancelled() else future.exception()
@@ -210,9 +209,7 @@ class RequestReader(BufferedReader):
         self._transport.close()
 
     def _refuse_body(self) -> None:
-        delegate, self._delegate = self._delegate, None
-        if delegate is not None:
-            delegate.on_connection_close()
-        self._on_left = None
-        self._state = BODY
+        assert self._delegate is not None
+        self._delegate.on_connection_close()
+        self._delegate, self._on_left = None, None
         refuse(self, BodyTooLarge(int(self._max_body)))

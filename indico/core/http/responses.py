@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 from asyncio import Future
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from indico.core.http.server import Server
 
 LARGE = 64 * 1024  # bytes; what is larger is not worth copying to send it with the headers
-LINGER = 2  # seconds for the rest of a body after a response that closes the connection
 
 
 class ResponseWriter(HTTPConnection):
@@ -101,6 +99,8 @@ class ResponseWriter(HTTPConnection):
             if name == "Content-Length":
                 length = int(value)
             lines.append(f"{name}: {value}")
+        if self._server.stopping:
+            self._keep_alive = False
         self._remaining = length if has_body else 0
         if has_body and length is None:
             if self._is_old:
@@ -124,7 +124,8 @@ class ResponseWriter(HTTPConnection):
 
     def write_response(self, head: bytes, body: bytes) -> None:
         """Write a response at once: the lines of its head but for the length of the body, and the body."""
-        if not self._keep_alive:
+        if not self._keep_alive or self._server.stopping:
+            self._keep_alive = False
             head += b"Connection: close\r\n"
         elif self._is_old:
             head += b"Connection: keep-alive\r\n"
@@ -142,13 +143,13 @@ class ResponseWriter(HTTPConnection):
         if self._remaining is not None:
             self._remaining -= len(chunk)
             if self._remaining < 0:
-                self.close()
+                self._transport.abort()
                 raise HTTPOutputError("Tried to write more data than Content-Length")
         return chunk
 
     def finish(self) -> None:
-        if self._remaining and not self.is_closed():
-            self.close()
+        if self._remaining and not self._transport.is_closing():
+            self._transport.abort()
             raise HTTPOutputError(f"Tried to write {self._remaining} bytes less than Content-Length")
         if self._chunked:
             self._send(b"0\r\n\r\n")
@@ -158,7 +159,7 @@ class ResponseWriter(HTTPConnection):
             self._end_response()
 
     def _end_response(self) -> None:
-        raise NotImplementedError
+        """The response is finished."""
 
     def _send(self, data: bytes, more: bytes = b"") -> Future[None]:
         if self._transport.is_closing():
@@ -187,37 +188,15 @@ class ResponseWriter(HTTPConnection):
 
     def resume_writing(self) -> None:
         self._write_paused = False
+        self._end_wait(None)
+
+    def _end_wait(self, error: Exception | None) -> None:
+        """Wake who waits for the client to read what is written."""
         drained, self._drained = self._drained, None
-        if drained is not None and not drained.done():
+        if drained is None or drained.done():
+            return
+        if error is None:
             drained.set_result(None)
-
-    def _stop_waiting(self) -> None:
-        """The connection is lost, and with it what has not been sent."""
-        drained, self._drained = self._drained, None
-        if drained is not None and not drained.done():
-            drained.set_exception(StreamClosedError())
-            drained.exception()
-
-    # The connection, for limits and handlers
-
-    def is_closed(self) -> bool:
-        return self._transport.is_closing()
-
-    def unsent_bytes(self) -> int:
-        return self._transport.get_write_buffer_size()
-
-    def close_writing(self) -> None:
-        if not self._write_closed and not self._transport.is_closing():
-            self._write_closed = True
-            self._transport.write_eof()
-
-    def close(self) -> None:
-        self._transport.abort()
-
-    def _linger(self) -> None:
-        """
-        Close, but read for a while what the client still sends: closing at once would reset the connection
-        before the client could read the response.
-        """
-        self.close_writing()
-        self.deadline = min(self.deadline, time.monotonic() + LINGER)
+        else:
+            drained.set_exception(error)
+            drained.exception()  # nobody need look at it

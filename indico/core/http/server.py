@@ -32,6 +32,7 @@ class Server:
         self.loop = asyncio.get_event_loop()
         self.done: asyncio.Future[None] = self.loop.create_future()  # for all that need not wait
         self.done.set_result(None)
+        self.stopping = False
         self._sockets: list[socket.socket] = []
         self._connecting: set[asyncio.Task[Any]] = set()
 
@@ -62,6 +63,7 @@ class Server:
             client.close()
 
     def stop(self) -> None:
+        self.stopping = True  # so that each connection ends with its next response
         for listening in self._sockets:
             self.loop.remove_reader(listening.fileno())
             # A client that connects between this and the end of listening is cut off.

@@ -6,6 +6,7 @@ responses.
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 from contextlib import AsyncExitStack
 from typing import Any, ClassVar, cast
@@ -24,7 +25,7 @@ from tornado.web import RequestHandler, stream_request_body
 
 from indico import config
 from indico.core.hooks import Application
-from indico.core.http import limits, request_handler, requests, responses
+from indico.core.http import limits, reading, request_handler, requests
 from indico.core.http.pages import PageHandler
 from indico.core.http.reading import READ_AHEAD
 from indico.core.http.server import Server
@@ -247,6 +248,21 @@ class OrderTest(ConnectionTest):
         self.assertEqual(len(identities), 4)
 
 
+class GarbageTest(ConnectionTest):
+    @gen_test(timeout=PATIENCE)
+    async def test_a_request_leaves_nothing_to_the_garbage_collector(self) -> None:
+        async with self.client() as client:
+            for _ in range(3):  # of which the first make what is kept
+                gc.collect()
+                await self.ask(client, make_post(b"a"), b"}")
+                await asyncio.sleep(0)
+            self.addCleanup(gc.garbage.clear)
+            self.addCleanup(gc.set_debug, gc.get_debug())
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            gc.collect()
+        self.assertEqual([kind for kind in map(type, gc.garbage) if issubclass(kind, RequestHandler)], [])
+
+
 class ReadAheadTest(ConnectionTest):
     @gen_test(timeout=PATIENCE)
     async def test_while_a_request_is_at_work_little_is_read_and_all_is_answered_later(self) -> None:
@@ -335,6 +351,15 @@ class UnreadTest(ConnectionTest):
 
 
 class BodyTest(ConnectionTest):
+    def test_http_1_0_knows_no_expectation(self) -> None:
+        request = make_post(b"ab", "POST /probe/echo HTTP/1.0", "Expect: 100-continue")
+
+        async def talk(client: Client) -> bytes:
+            await client.send(request)
+            return await client.receive_all()
+
+        self.assertNotIn(b" 100 ", self.run_client(talk))
+
     def test_a_body_in_one_piece_with_its_headers_may_be_larger_than_headers_may_be(self) -> None:
         self.assert_answers(make_post(100_000 * b"a"), 200, LAST)
 
@@ -358,7 +383,7 @@ class BodyTest(ConnectionTest):
 
     @gen_test(timeout=PATIENCE)
     async def test_a_body_after_the_last_answer_that_never_comes_is_not_waited_for(self) -> None:
-        self.set(responses, "LINGER", 0.05)
+        self.set(reading, "LINGER", 0.05)
         async with self.client() as client:
             request = make_request("GET /early HTTP/1.1", "Content-Length: 2", "Connection: close")
             await self.ask(client, request, b"}")

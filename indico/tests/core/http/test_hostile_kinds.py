@@ -1,6 +1,6 @@
 """
 What hostile clients do to handlers of other kinds: the tests of `test_hostile`, once over a plain handler of
-Tornado's and once over a page; and some of them on uvloop.
+Tornado's, once over a page, and once without batteries; and some of them on uvloop.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from unittest import mock
 
 from tornado.web import HTTPError, RequestHandler
 
+from indico import server
+from indico.core.hooks import Application
 from indico.core.http.lazy import HEADERS
 from indico.core.http.pages import PageHandler
 from indico.routes.auth import AuthRoute
@@ -125,6 +127,14 @@ class OnUvloop(UvloopTest, test_hostile.HostileTest):
     pass
 
 
+class WithoutBatteries(test_hostile.HostileTest):
+    """Where a response is written without Tornado's part of a handler."""
+
+    def get_app(self) -> Application:
+        with mock.patch.object(server, "BATTERIES", []):
+            return super().get_app()
+
+
 CASES: list[type[test_hostile.HostileTest]] = [
     test_hostile.VersionTest,
     test_hostile.HostTest,
@@ -151,6 +161,7 @@ def vary(base: type, cases: list[type[test_hostile.HostileTest]], left_out: set[
         globals()[name] = type(name, (base, case), {"__module__": __name__, **hidden})
 
 
+vary(WithoutBatteries, [test_hostile.MethodTest, *CASES], set())
 vary(OnPlainHandler, [test_hostile.MethodTest, *CASES], set())
 vary(OnPage, CASES, GET_IS_WRONG)
 vary(OnUvloop, [test_hostile.PipelineTest, test_hostile.LeavingTest, test_hostile.ExpectTest], set())

@@ -45,6 +45,9 @@ class ProbeHandler(IndicoHandler):
     def large(self, data: bytes) -> str:
         return LARGE * "a"
 
+    def half(self, data: bytes) -> str:
+        return LARGE // 2 * "a"
+
     async def waits(self, data: bytes) -> str:
         self.test.started.set()
         await self.test.released.wait()
@@ -242,19 +245,19 @@ class WriteTimeoutTest(LimitTest):
 
 
 class UnsentTest(LimitTest):
-    limits = {"MAX_UNSENT": 1.5 * LARGE}
+    limits = {"MAX_UNSENT": LARGE}
 
     @gen_test(timeout=PATIENCE)
-    async def test_beyond_the_limit_who_let_an_answer_wait_longest_is_cut_off(self) -> None:
-        request = make_request("POST /probe/large HTTP/1.1") + LAST_REQUEST
+    async def test_beyond_the_limit_the_connection_that_holds_most_is_closed(self) -> None:
         async with AsyncExitStack() as stack:
             clients = []
-            for _ in range(3):
+            for action in ("half", "large", "half"):
                 clients.append(await self.connect(stack, SECOND, buffer=4096))
-                await clients[-1].send(request)
+                await clients[-1].send(make_request(f"POST /probe/{action} HTTP/1.1") + LAST_REQUEST)
                 self.assertTrue(await self.is_served(FIRST))
-            self.assertLess(len(await clients[0].receive_all()), LARGE)
-            self.assertGreater(len(await clients[-1].receive_all()), LARGE)
+            self.assertLess(len(await clients[1].receive_all()), LARGE)
+            for client in (clients[0], clients[2]):
+                self.assertGreater(len(await client.receive_all()), LARGE // 2)
 
 
 class StopTest(LimitTest):
@@ -468,6 +471,44 @@ class CrowdTest(ProcessTest):
         self.assertEqual(process.stop(), 0)
         self.assertNotIn("ERROR", process.output)
         self.assertLessEqual(process.output.count(" 413 "), len(heads))
+
+    @slow
+    @linux
+    def test_pipelines_cost_no_memory_and_keep_nobody_waiting(self) -> None:
+        process = self.start()
+        self.assertTrue(self.is_served(process))
+        before = memory(process.pid)
+        pipeline = 250_000 // len(REQUEST) * REQUEST
+        longest = 0.0
+        with ExitStack() as stack:
+            for _ in range(50):
+                client = self.connect(process, stack)
+                client.setblocking(False)
+                client.send(pipeline)
+            for _ in range(10):
+                began = time.monotonic()
+                self.assertTrue(self.is_served(process, SECOND))
+                longest = max(longest, time.monotonic() - began)
+                time.sleep(0.1)
+        self.assertLess(longest, 2)
+        self.assertLess(memory(process.pid) - before, 60)
+
+    @slow
+    @linux
+    def test_bodies_that_never_end_have_a_bound_in_all(self) -> None:
+        process = self.start(MAX_UNREAD=str(20 * MEGABYTE), BODY_TIMEOUT="3600")
+        self.assertTrue(self.is_served(process))
+        before = memory(process.pid)
+        body = make_request(
+            "POST /auth/login HTTP/1.1", f"Content-Length: {MEGABYTE}", body=(MEGABYTE - 1) * b"a"
+        )
+        with ExitStack() as stack:
+            for _ in range(200):
+                with suppress(ConnectionError):
+                    self.connect(process, stack).sendall(body)
+            self.assertTrue(self.is_served(process, SECOND))
+        self.assertLess(memory(process.pid) - before, 100)  # of 200 that were sent
+        self.assertNotIn("ERROR", process.output)
 
     def flood(self, client: socket.socket, data: bytes, size: int) -> None:
         """Send this again and again until the server has had enough."""

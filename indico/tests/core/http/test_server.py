@@ -112,6 +112,26 @@ class EndTest(HostileTest):
         self.assertEqual(answer.status, 404)
 
     @gen_test(timeout=PATIENCE)
+    async def test_a_client_that_is_just_accepted_is_closed_with_the_others(self) -> None:
+        client = await Client(self.port).connect()
+        self.addCleanup(client.socket.close)
+        self.server.stop()
+        await self.server.close_all_connections()
+        self.assertEqual(await client.receive_all(), b"")
+
+    @gen_test(timeout=PATIENCE)
+    async def test_the_last_response_of_each_connection_says_so(self) -> None:
+        client = await Client(self.port).connect()
+        self.addCleanup(client.socket.close)
+        await client.send(make_request("POST /probe/echo HTTP/1.1"))
+        await client.receive()
+        self.server.stop()
+        await client.send(make_request("POST /probe/echo HTTP/1.1"))
+        [answer] = read_answers(await client.receive_all())
+        self.assertEqual(answer.headers["Connection"], "close")
+        await self.server.close_all_connections()
+
+    @gen_test(timeout=PATIENCE)
     async def test_after_that_it_listens_no_more(self) -> None:
         self.server.stop()
         await self.server.close_all_connections()
@@ -139,6 +159,14 @@ class EndTest(HostileTest):
         with mock.patch("indico.core.http.server.CLOSE_SECONDS", 0.05):
             await self.server.close_all_connections()
         self.assertEqual(self.server.limits.list_connections(), [])
+
+
+class BrokenTest(HostileTest):
+    @gen_test(timeout=PATIENCE)
+    async def test_a_client_that_can_not_be_taken_over_is_closed(self) -> None:
+        with mock.patch.object(asyncio.get_running_loop(), "connect_accepted_socket", side_effect=OSError):
+            async with self.client() as client:
+                self.assertEqual(await client.receive_all(), b"")
 
 
 class UnixTest(StrictTest):

@@ -10,9 +10,8 @@ from unittest import mock
 from tornado.testing import gen_test
 
 from indico import config
-from indico.core.http import tornado_server
+from indico.core.http import request_handler, tornado_server
 from indico.core.http.tornado_server import TornadoServer
-from indico.routes import handler as handler_module
 from indico.tests.core.http.test_hostile import (
     BARE,
     LAST_REQUEST,
@@ -50,7 +49,7 @@ class TornadoServerTest(HostileTest):
 
     def test_the_rest_of_a_body_that_is_too_large_is_not_waited_for(self) -> None:
         self.set(config, "MAX_BODY_SIZE", 100)
-        self.set(handler_module, "LINGER", 0.05)
+        self.set(request_handler, "DISCARD_SECONDS", 0.05)
         request = make_request("POST /probe/echo HTTP/1.1", "Content-Length: 101")
         self.assertEqual([answer.status for answer in self.exchange(request)], [413])
 

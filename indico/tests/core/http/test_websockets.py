@@ -5,6 +5,7 @@ Tornado's WebSockets on our server: nothing is lost on the way, and they count a
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -220,6 +221,16 @@ class RefusalTest(SocketTest):
 
 class LimitTest(SocketTest):
     @gen_test(timeout=PATIENCE)
+    async def test_without_files_the_connection_is_closed(self) -> None:
+        with (
+            mock.patch("os.dup", side_effect=OSError(errno.EMFILE, "too many")),
+            self.assertLogs(level="ERROR"),
+        ):
+            async with self.client(make_handshake()) as client:
+                self.assertEqual(await client.receive_all(), b"")
+        await self.wait_until_gone()
+
+    @gen_test(timeout=PATIENCE)
     async def test_a_socket_counts_as_a_connection_until_it_ends(self) -> None:
         self.server.limits._max = 1
         connection = await self.open()
@@ -264,6 +275,20 @@ class LimitTest(SocketTest):
         await self.server.close_all_connections()
         self.assertIsNone(await connection.read_message())
         await EchoHandler.opened[0].closed.wait()
+        connection.close()
+
+
+class UnreadTest(SocketTest):
+    @gen_test(timeout=PATIENCE)
+    async def test_requests_that_are_too_large_together_leave_sockets_alone(self) -> None:
+        connection = await self.open()
+        with mock.patch.object(config, "MAX_UNREAD", 1000):
+            async with self.client(
+                make_request("POST / HTTP/1.1", "Content-Length: 9999", body=2000 * b"a")
+            ) as client:
+                self.assertEqual(await client.receive_all(), b"")
+        await connection.write_message("still here")
+        self.assertEqual(await connection.read_message(), "still here")
         connection.close()
 
 
