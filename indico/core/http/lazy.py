@@ -66,10 +66,12 @@ class LazyHandler(RequestHandler):
     def _wake(self) -> None:
         """Make Tornado's part."""
         self._has_tornado = True
+        status = self._status
         RequestHandler.__init__(self, self.application, self.request)
+        self.set_status(status, http.client.responses.get(status, "Unknown"))
         self._transforms = []  # Tornado sets it before the action runs
 
-    if not TYPE_CHECKING:  # mypy would take every name for an attribute
+    if not TYPE_CHECKING:  # pragma: no branch - mypy would take every name for an attribute
 
         def __getattr__(self, name: str) -> Any:
             if self._has_tornado:
