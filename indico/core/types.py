@@ -58,7 +58,7 @@ def compile_type(kind: Any) -> Check:
     check = compile_json_type(kind)
     if check is not None:
         return check
-    if inspect.isroutine(kind):  # pydantic would take it for a function to call
+    if kind is None or isinstance(kind, str) or inspect.isroutine(kind):  # pydantic would take these
         raise TypeError(f"{kind!r} is no type to check by: write list[str], dict[str, int], int | None, ...")
     from indico.core.adapters import compile_adapter
 

@@ -579,7 +579,7 @@ class MisuseTest(StrictTest):
 
         for wrong in (
             *(ObjectId, set[ObjectId], list["Nowhere"], dict[str, "Nowhere"], Local, list[Local], Model),  # type: ignore[name-defined]  # noqa: F821
-            *(7, print, lambda value: value, Annotated[str, Field(pattern="(")]),
+            *(7, None, "int", print, lambda value: value, Annotated[str, Field(pattern="(")]),
         ):
             with self.subTest(wrong), self.assertRaises(TypeError):
                 type_check(wrong)
