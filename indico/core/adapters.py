@@ -85,9 +85,7 @@ def read_date(kind: str, value: Any) -> Any:
         try:
             return EPOCH + datetime.timedelta(milliseconds=value)
         except OverflowError:
-            raise PydanticKnownError(
-                "datetime_parsing", {"error": "it is not in the years 1 to 9999"}
-            ) from None
+            raise PydanticKnownError("datetime_parsing", {"error": "of the years 1 to 9999"}) from None
     if not isinstance(value, str):
         return value
     if re.fullmatch(r"[-+]?[0-9.]+", value):  # pydantic takes it for a timestamp, of seconds or milliseconds

@@ -52,7 +52,7 @@ class OpenAPIDocument:
         return schema
 
     def add(self, path: str, function: Callable[..., Any], handler: Any, statuses: Iterable[int]) -> None:
-        """Add an action or a page. `statuses` are those that do not follow from its decorators."""
+        """Add an action or a page, unless its path has one. `statuses` don't follow from its decorators."""
         info = get_info(function)
         text = inspect.getdoc(function) or ""
         meanings = {int(status): meaning for status, meaning in STATUS.findall(text)}
@@ -162,7 +162,7 @@ class Generator(GenerateJsonSchema):
                 "examples": ["anything"],
                 **({"propertyNames": FIELD_NAMES} if self.stored else {}),
             }
-        return self.values[self.stored]
+        return {**self.values[self.stored]}  # pydantic may add to what it gets
 
     def int_schema(self, schema: Any) -> Schema:
         return {**super().int_schema(schema), "format": "int64"}
@@ -172,14 +172,14 @@ class Generator(GenerateJsonSchema):
 
     def datetime_schema(self, schema: Any) -> Schema:
         if self.mode == "serialization":
-            return MILLISECONDS
+            return {**MILLISECONDS}
         return {"anyOf": [super().datetime_schema(schema), {**MILLISECONDS, **YEARS}]}
 
     def dict_schema(self, schema: Any) -> Schema:
         document = schema.get("metadata", {}).get("document")
         if document is not None:
             return self.document_schema(document)
-        if schema["keys_schema"] == {"type": "any"}:
+        if schema.get("keys_schema") == {"type": "any"}:
             schema = {**schema, "keys_schema": {"type": "str"}}
         return super().dict_schema(schema)
 

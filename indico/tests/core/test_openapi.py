@@ -171,6 +171,12 @@ class TypesTest(OpenAPITest):
         self.assertEqual(self.describe(decimal.Decimal, "serialization")["type"], "string")
         self.assertEqual(self.describe(bytes)["type"], "string")
 
+    def test_what_one_annotation_adds_is_not_in_the_schema_of_another(self) -> None:
+        noted = Field(json_schema_extra={"deprecated": True})
+        for kind, schema in ((Any, VALUE), (datetime.datetime, MILLISECONDS)):
+            types: Any = ((Annotated[kind, noted], "serialization"), (kind, "serialization"))
+            self.assertEqual(self.describe_all(*types), [{**schema, "deprecated": True}, schema])
+
     def test_an_annotation_that_can_not_be_read_may_be_anything_that_goes_out(self) -> None:
         self.assertEqual(self.describe(Lost, "serialization"), VALUE)
         self.assertEqual(self.describe(AsyncIterator[int], "serialization"), VALUE)

@@ -455,7 +455,7 @@ class DatetimeTest(TypeTest):
             (True, "Field order - True is type bool but should be datetime | None"),
             (
                 2**62,
-                f"Field order - {2**62}: Input should be a valid datetime, it is not in the years 1 to 9999",
+                f"Field order - {2**62}: Input should be a valid datetime, of the years 1 to 9999",
             ),
             ("x", "Field order - x: Input should be a valid datetime, input is too short"),
         )
