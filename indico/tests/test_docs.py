@@ -141,6 +141,7 @@ class SettingsTest(StrictTest):
             sorted(re.findall(r"environment\.\w+\(\s*\"([A-Z_]+)\"", source)), sorted(self.defaults)
         )
 
+    @slow
     def test_the_defaults_in_the_environment_change_nothing(self) -> None:
         script = (
             "from indico import config; "

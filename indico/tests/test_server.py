@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import http.client
+import io
 import json
 import logging
 import os
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -139,6 +141,14 @@ class StartTest(ProcessTest):
             """ '{"access_token": "the token of tests", "oauth_id": "1", "user": {"name": "Ada"}}'\n""",
         )
         self.assertRegex(process.url, "^http://127.0.0.1:[1-9][0-9]+$")
+
+    def test_production_prints_the_address_alone(self) -> None:
+        with (
+            mock.patch.object(config, "PRODUCTION", True),
+            redirect_stdout(io.StringIO()) as output,
+        ):
+            print_welcome(Application(database=db), 80)
+        self.assertEqual(output.getvalue(), "indico listens on http://127.0.0.1:80\n")
 
     def test_the_welcome_is_one_write(self) -> None:
         application = Application(database=db)

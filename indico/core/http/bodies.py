@@ -59,8 +59,8 @@ def iter_levels(value: Any) -> Iterator[list[Any]]:
         ]
 
 
-def check_shape(value: Any) -> None:
-    """Raise InvalidValue if the value is nested deeper than MongoDB stores, or has too many containers."""
+def check_levels(value: Any) -> Iterator[list[Any]]:
+    """Its levels. Raises InvalidValue if there are more than MongoDB stores, or too many dicts and lists."""
     containers = 0
     for depth, level in enumerate(iter_levels(value), 1):
         containers += len(level)
@@ -68,6 +68,7 @@ def check_shape(value: Any) -> None:
             raise InvalidValue(f"The value is nested deeper than {MAX_DEPTH} levels")
         if containers > MAX_CONTAINERS:
             raise InvalidValue(f"The value has more than {MAX_CONTAINERS} objects and lists")
+        yield level
 
 
 def _decode(body: str | bytes) -> str:
@@ -112,7 +113,8 @@ def smart_parse(body: str | bytes) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise InvalidJSON()
     if text.count("{") + text.count("[") > MAX_DEPTH:
-        check_shape(data)
+        for _ in check_levels(data):
+            pass
     if _SURROGATE.search(text):
         try:
             json.dumps(data, ensure_ascii=False).encode("utf-8")

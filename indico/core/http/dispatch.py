@@ -53,7 +53,7 @@ class LazyRequest(HTTPServerRequest):
     def request_time(self) -> float:
         return time.time() - self._began_at
 
-    if not TYPE_CHECKING:  # mypy would take every name for an attribute
+    if not TYPE_CHECKING:  # pragma: no branch - mypy would take every name for an attribute
 
         def __getattr__(self, name: str) -> Any:
             if vars(self).get("_is_parsed", True):

@@ -136,6 +136,12 @@ class EnvelopeHandler(LazyHandler):
         self._finish()
         return super().finish(chunk)
 
+    def detach(self) -> Any:
+        """Take the connection's stream. The request needs no response then."""
+        stream = super().detach()
+        self._finish()
+        return stream
+
     def _finish(self) -> None:
         self._answered = self._has_finished = True
         if self._response_sent is not None and not self._response_sent.done():

@@ -43,6 +43,7 @@ class LazyHandler(RequestHandler):
     """One that `make_lazily` made has no part of Tornado's until `_wake` is called."""
 
     __slots__ = ("_has_tornado", "_status")
+    _has_tornado: bool
 
     @classmethod
     def make_lazily(cls, application: Any, request: Any, action: str) -> Self:
@@ -64,12 +65,16 @@ class LazyHandler(RequestHandler):
         """The request begins."""
 
     def _wake(self) -> None:
-        """Make Tornado's part."""
+        """Make Tornado's part, unless it is there."""
+        if self._has_tornado:
+            return
         self._has_tornado = True
+        status = self._status
         RequestHandler.__init__(self, self.application, self.request)
+        self.set_status(status, http.client.responses.get(status, "Unknown"))
         self._transforms = []  # Tornado sets it before the action runs
 
-    if not TYPE_CHECKING:  # mypy would take every name for an attribute
+    if not TYPE_CHECKING:  # pragma: no branch - mypy would take every name for an attribute
 
         def __getattr__(self, name: str) -> Any:
             if self._has_tornado:
@@ -78,16 +83,14 @@ class LazyHandler(RequestHandler):
             return getattr(self, name)
 
     def set_status(self, status_code: int, reason: str | None = None) -> None:
-        if not self._has_tornado:
-            self._wake()
+        self._wake()
         super().set_status(status_code, reason)
 
     def get_status(self) -> int:
         return super().get_status() if self._has_tornado else self._status
 
     def detach(self) -> Any:
-        if not self._has_tornado:
-            self._wake()
+        self._wake()
         return super().detach()
 
     def _write_head(self, code: int) -> bytes:

@@ -18,7 +18,7 @@ from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
 from indico import config
 from indico.core.log import LOGGER
 from indico.core.tasks import spawn
-from indico.core.timers import call_after
+from indico.core.timers import Timer, call_after
 from indico.error import IndicoError, InvalidValue, MongoError, Unavailable
 
 P = ParamSpec("P")
@@ -122,7 +122,7 @@ async def bounded(operation: Awaitable[T]) -> T:
         budget.spent += time.monotonic() - began
 
 
-async def wait_for(operation: Awaitable[T], seconds: float) -> T:
+def wait_for(operation: Awaitable[T], seconds: float) -> Awaitable[T]:
     """
     The result of an operation. Raises TimeoutError if it takes longer.
 
@@ -131,17 +131,13 @@ async def wait_for(operation: Awaitable[T], seconds: float) -> T:
     """
     loop = asyncio.get_running_loop()
     outcome: asyncio.Future[T] = loop.create_future()
-    task = loop.create_task(_resolve(operation, outcome))
-    _operations.add(task)
-    task.add_done_callback(_operations.discard)
     timer = call_after(seconds, functools.partial(_expire, outcome))
-    try:
-        return await outcome
-    finally:
-        timer.cancel()
+    task = loop.create_task(_resolve(operation, outcome, timer))
+    _operations.add(task)
+    return outcome
 
 
-async def _resolve(operation: Awaitable[T], outcome: asyncio.Future[T]) -> None:
+async def _resolve(operation: Awaitable[T], outcome: asyncio.Future[T], timer: Timer) -> None:
     # The outcome is done already if the wait has timed out or was cancelled.
     try:
         result = await operation
@@ -151,6 +147,9 @@ async def _resolve(operation: Awaitable[T], outcome: asyncio.Future[T]) -> None:
     else:
         if not outcome.done():
             outcome.set_result(result)
+    finally:
+        timer.cancel()
+        _operations.discard(asyncio.current_task())
 
 
 def _expire(outcome: asyncio.Future[Any]) -> None:

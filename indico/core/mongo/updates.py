@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 from bson.errors import InvalidId
 from bson.objectid import ObjectId
 
-from indico.core.http.bodies import check_shape, iter_levels
+from indico.core.http.bodies import check_levels
 from indico.core.mongo.helper import mongo
 from indico.core.types import Description, check_type, compile_type, make_empty
 from indico.error import InvalidValue, shorten
@@ -24,6 +24,7 @@ Schema = dict[str, tuple[Any, bool]]  # field: (type, required); see indico.core
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 FIELD_NAME = r"[^$.\u0000][^.\u0000]*"
+is_field_name = re.compile(FIELD_NAME).fullmatch
 MAX_FIELDS = 200  # of an update: MongoDB's time for them grows with their square
 
 
@@ -88,13 +89,13 @@ def mongo_obj(
 
 def check_fields(fields: Document, schema: Schema, strict: bool = False) -> None:
     """Raise WrongFieldType or InvalidValue unless these fields of a document may be stored."""
-    check_shape(fields)
     if len(fields) > MAX_FIELDS:
         raise InvalidValue(f"An update has at most {MAX_FIELDS} fields")
-    levels = iter_levels(fields)
-    for name in (name for level in levels for part in level if isinstance(part, dict) for name in part):
-        if not re.fullmatch(FIELD_NAME, name):
-            raise InvalidValue(f"The field name {name[:100]!r} is empty, begins with $ or holds a dot or NUL")
+    for level in check_levels(fields):
+        for name in (name for part in level if isinstance(part, dict) for name in part):
+            if not is_field_name(name):
+                problem = "is empty, begins with $ or holds a dot or NUL"
+                raise InvalidValue(f"The field name {name[:100]!r} {problem}")
     for name, value in fields.items():
         if name in schema:
             check_type(name, value, schema[name][0])
@@ -117,6 +118,7 @@ def parse_id(text: str) -> ObjectId:
 
 def refuse_changes(update_dic: Document, fields: tuple[str, ...]) -> None:
     """Raise InvalidValue if any operator of an update changes one of these fields."""
-    for field in fields:
-        if any(field in changes for changes in update_dic.values()):
-            raise InvalidValue(f"Field {field} can't be changed")
+    for changes in update_dic.values():
+        for field in fields:
+            if field in changes:
+                raise InvalidValue(f"Field {field} can't be changed")

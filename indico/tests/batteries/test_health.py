@@ -15,6 +15,7 @@ from tornado.testing import bind_unused_port
 import indico.db
 from indico.batteries import health
 from indico.tests.test_server import SLOW_SERVER
+from indico.tests.testutils import slow
 from indico.tests.testutils.process import ProcessTest
 from indico.tests.testutils.server import ServerTest
 
@@ -32,6 +33,11 @@ class HealthTest(ServerTest):
     def use_another_mongodb(self, port: int) -> None:
         self.io_loop.run_sync(indico.db.close)
         indico.db.connect(f"mongodb://127.0.0.1:{port}/?serverSelectionTimeoutMS=30000")
+
+    def test_a_server_that_goes_down_runs_but_is_not_ready(self) -> None:
+        self._app.state.draining = True
+        self.assertEqual(self.get("/health"), TRUE)
+        self.assertEqual(self.get("/health/ready"), {"status": 503, "data": "The server is going down"})
 
     def test_a_server_that_runs_says_so_without_a_key(self) -> None:
         self.assertEqual(self.get("/health"), TRUE)
@@ -68,6 +74,7 @@ class HealthTest(ServerTest):
 
 
 class DrainingTest(ProcessTest):
+    @slow
     def test_a_server_that_was_told_to_stop_is_not_ready_while_it_finishes_its_requests(self) -> None:
         server = self.start(script=SLOW_SERVER)
         answers: list[Any] = []

@@ -408,6 +408,7 @@ class ProcessLogTest(ProcessTest):
         )
         self.assertEqual(process.stop(), 0)
 
+    @slow
     def test_log_level_says_from_where_on(self) -> None:
         process = self.start(LOG_LEVEL="WARNING")
         process.post("auth/check")

@@ -23,7 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tornado.testing import gen_test
 
 import indico
-from indico import db
+from indico import config, db
 from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler
 from indico.server import make_app

@@ -9,10 +9,15 @@ import io
 import os
 import subprocess
 import sys
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from unittest import mock
 
-from indico import __main__
+from tornado import autoreload
+
+from indico import __main__, config
+from indico.core import command_line
 from indico.tests.mocks import LOGIN_DATA, USER_ID
 from indico.tests.testutils import slow
 from indico.tests.testutils.process import PATIENCE, ProcessTest, make_environment, wait_until
@@ -21,6 +26,51 @@ from indico.tests.testutils.strict import StrictTest
 SHOW = "print(config.MAX_BODY_SIZE, config.MONGODB_TIMEOUT, config.INDICO_ENV)\n"
 # The server, started again when a module of the working directory changes.
 SERVER = "import greeting\nfrom indico.core import command_line\ncommand_line.main([])\n"
+
+
+class ReadingTest(StrictTest):
+    """What a command does with `.env`, in this process."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.file = Path(self.enterContext(TemporaryDirectory())) / ".env"
+        self.enterContext(mock.patch.object(command_line, "ENV_FILE", self.file))
+        self.enterContext(mock.patch.dict(os.environ))
+        self.override = self.enterContext(mock.patch.object(config, "override"))
+        self.add_hook = self.enterContext(mock.patch.object(autoreload, "add_reload_hook"))
+        self.said = self.enterContext(redirect_stderr(io.StringIO()))
+
+    def test_it_is_read_and_the_environment_overrides_it(self) -> None:
+        os.environ["MONGODB_TIMEOUT"] = "7"
+        self.file.write_text("MAX_BODY_SIZE='50'  # a comment\nMONGODB_TIMEOUT=9\nEMPTY\n")
+        command_line.read_env_file()
+        self.override.assert_called_once_with(MAX_BODY_SIZE="50")
+        self.assertEqual((os.environ["MAX_BODY_SIZE"], os.environ["MONGODB_TIMEOUT"]), ("50", "7"))
+        self.assertEqual((self.add_hook.call_count, self.said.getvalue()), (1, ""))
+
+    def test_it_can_not_set_the_kind_of_environment(self) -> None:
+        self.file.write_text("INDICO_ENV=production\n")
+        command_line.read_env_file()
+        self.override.assert_called_once_with()
+        self.assertIn("INDICO_ENV is not taken from .env", self.said.getvalue())
+
+    def test_it_is_not_read_in_production(self) -> None:
+        self.file.write_text("MAX_BODY_SIZE=50\n")
+        with mock.patch.object(config, "PRODUCTION", True):
+            command_line.read_env_file()
+        self.override.assert_not_called()
+
+    def test_without_python_dotenv_it_is_named(self) -> None:
+        self.file.write_text("MAX_BODY_SIZE=50\n")
+        with mock.patch.dict(sys.modules, {"dotenv": None}):
+            command_line.read_env_file()
+        self.override.assert_not_called()
+        self.assertIn("pip install python-dotenv", self.said.getvalue())
+
+    def test_a_file_that_is_not_utf_8_is_a_sentence(self) -> None:
+        self.file.write_bytes(b"A=\xff\n")
+        with self.assertRaisesRegex(SystemExit, "^.env can't be read: "):
+            command_line.read_env_file()
 
 
 class EnvFileTest(ProcessTest):
@@ -43,6 +93,7 @@ class EnvFileTest(ProcessTest):
     def show(self, source: str = SHOW, **settings: str) -> tuple[int, str, str]:
         return self.run_python("-m", "indico.shell", source=source, **settings)
 
+    @slow
     def test_commands_read_it_and_the_environment_overrides_it(self) -> None:
         self.write("MAX_BODY_SIZE='50'  # a comment\nMONGODB_TIMEOUT=9\nOF_MY_OWN=1\nEMPTY\n")
         source = SHOW + "import os; print(os.environ['OF_MY_OWN'])\n"
@@ -51,6 +102,7 @@ class EnvFileTest(ProcessTest):
             (0, "50 7.0 development\n1\n", ""),
         )
 
+    @slow
     def test_it_can_not_set_the_kind_of_environment(self) -> None:
         self.write("INDICO_ENV=production\n")
         said = "INDICO_ENV is not taken from .env: set it in the environment.\n"
@@ -76,12 +128,14 @@ class EnvFileTest(ProcessTest):
         self.write("WORKERS=many\n")
         self.assert_refuses("WORKERS should be a whole number from 1 to 512, but is 'many'.")
 
+    @slow
     def test_what_is_not_utf_8_is_a_sentence(self) -> None:
         (self.folder / ".env").write_bytes(b"A=\xff\n")
         status, _, said = self.show()
         self.assertEqual(status, 1)
         self.assertRegex(said, r"\A\.env can't be read: .+\.\n\Z")
 
+    @slow
     def test_without_python_dotenv_it_is_named(self) -> None:
         self.write("MAX_BODY_SIZE=50\n")
         script = "import sys; sys.modules['dotenv'] = None; import indico.shell as s; s.main()"

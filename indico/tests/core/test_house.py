@@ -7,6 +7,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from indico.tests.testutils import slow
 from indico.tests.testutils.process import make_environment
 from indico.tests.testutils.strict import StrictTest
 
@@ -44,6 +45,7 @@ sys.exit("\\n".join(failed) or 0)
 
 
 class CoreTest(StrictTest):
+    @slow
     def test_core_imports_no_room_but_config_and_error(self) -> None:
         result = subprocess.run(
             [sys.executable, "-c", PROGRAM],

@@ -36,6 +36,7 @@ class SecretsTest(ProcessTest):
             "MONGODB": f"mongodb://server:{PASSWORD}@{place}/?authSource={self.database.name}",
         }
 
+    @slow
     def test_no_secret_is_in_anything_that_a_full_run_wrote(self) -> None:
         secrets = [SALT, PASSWORD, APP_SECRET, quote(APP_SECRET, safe=""), VALID, WRONG, *BROKEN, *REFUSED]
         with graph_in_thread() as graph:

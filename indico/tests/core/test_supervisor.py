@@ -83,6 +83,7 @@ def work(number):
         self.assertIn("all have ended", parent.output)
         self.assertEqual(processes_in(self.folder), [])
 
+    @slow
     def test_sigint_to_the_parent_is_a_sigterm_to_the_workers(self) -> None:
         parent = self.supervise(
             """
@@ -112,6 +113,7 @@ def work(number):
         self.assertEqual(parent.output.count("SIGTERM"), 2)
         self.assertNotIn("SIGINT", parent.output)
 
+    @slow
     def test_a_second_signal_reaches_the_workers_too(self) -> None:
         parent = self.supervise(
             """

@@ -240,6 +240,11 @@ class ConnectionTest(DatabaseTest, AsyncTestCase):
         self.assertIs(indico.db.mongodb.client, indico.db.CLIENT)
 
     @gen_test
+    async def test_indexes_and_changes_connect_too(self) -> None:
+        await indico.db.ensure_indexes()
+        self.assertIn("user_id_1", self.database.user.index_information())
+
+    @gen_test
     async def test_closing_twice_does_no_harm_and_the_next_use_connects_again(self) -> None:
         await insert({"a": 1})
         client = indico.db.CLIENT

@@ -18,7 +18,7 @@ from indico import config
 from indico.core.decorators import add_decorator, check_order, get_info
 from indico.core.development import get_secret
 from indico.core.mongo import key_cache
-from indico.core.tasks import await_outcome, spawn
+from indico.core.tasks import Prompt, await_outcome
 from indico.error import AuthError
 from indico.utils import Action
 
@@ -84,8 +84,8 @@ def auth(action: Action) -> Action:
     Run an action only if the request carries a valid key. It finds the user's id as `self.user_id`, and the
     key as `self.key`.
 
-    Raises AuthError at once if the request carries no key, or one that can't be valid. Otherwise returns a
-    task, which runs whether or not it is awaited, and ends as the action does. Stands above all other
+    Raises AuthError at once if the request carries no key, or one that can't be valid. Otherwise returns an
+    awaitable, which runs whether or not it is awaited, and ends as the action does. Stands above all other
     decorators.
     """
     check_order("auth", action)
@@ -95,10 +95,10 @@ def auth(action: Action) -> Action:
         key = read_key(self.request.headers)
         document = key_cache.find(key)
         if document is None:
-            return spawn(_run(action, self, key, args))
+            return Prompt(_run(action, self, key, args))
         self.key, self.user_id = key, document["user_id"]
         outcome = action(self, *args)
-        return spawn(outcome) if inspect.iscoroutine(outcome) else outcome
+        return Prompt(outcome) if inspect.iscoroutine(outcome) else outcome
 
     add_decorator("auth", wrapper, get_info(action))
     return wrapper

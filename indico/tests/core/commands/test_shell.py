@@ -233,6 +233,7 @@ class TerminalTest(ProcessTest):
         self.assertEqual(terminal.read().strip(), "")
         self.assertEqual(os.listdir(self.folder), [])
 
+    @slow
     def test_ctrl_c_ends_the_line_and_nothing_else(self) -> None:
         terminal = self.open(PLAIN)
         terminal.wait_for(">>> ")

@@ -68,6 +68,11 @@ class TeaHandler(IndicoHandler):
     async def away(self, data: bytes) -> None:
         self.redirect("/elsewhere")
 
+    async def raw(self, data: bytes) -> None:
+        stream = self.detach()
+        await stream.write(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nraw")
+        stream.close()
+
     async def user(self, data: bytes) -> Any:
         return self.current_user
 
@@ -177,6 +182,9 @@ class DispatchTest(ServerTest):
     def test_an_action_may_write_in_pieces(self) -> None:
         answer = self.call("/tea/pieces")
         self.assertEqual((answer.body, answer.headers["Transfer-Encoding"]), (b"one two", "chunked"))
+
+    def test_an_action_may_take_the_connection(self) -> None:
+        self.assertEqual(self.call("/tea/raw").body, b"raw")
 
     def test_a_response_without_a_body_has_none(self) -> None:
         answer = self.call("/tea/empty")

@@ -285,6 +285,17 @@ class ConnectionTest(DatabaseTest, AsyncTestCase):
         await asyncio.gather(*[db.mongodb.things.find_one() for _ in range(20)])
 
     @gen_test
+    async def test_a_client_of_the_process_before_a_fork_is_an_error(self) -> None:
+        from indico.core.mongo.mongojet import client
+
+        db.connect()
+        with (
+            mock.patch.object(client, "_process", 1),
+            self.assertRaisesRegex(errors.ConfigurationError, "before the process was forked"),
+        ):
+            await db.mongodb.things.find_one()
+
+    @gen_test
     async def test_a_uri_may_end_anywhere(self) -> None:
         uri = config.MONGODB.partition("?")[0].rstrip("/")
         for ending in ("", "/", "/admin", "/?", "/?maxPoolSize=5", "/admin?w=1&journal=false"):
@@ -419,6 +430,7 @@ class ProcessTest(DatabaseTest):
         self.assertEqual((done.returncode, done.stderr), (0, ""))
         return done.stdout
 
+    @slow
     def test_after_a_fork_it_says_that_it_can_not_be_used(self) -> None:
         said = self.run_script(
             "if os.fork():",
