@@ -272,6 +272,19 @@ class TypedDictTest(TypeTest):
             ),
         )
 
+    def test_one_within_a_function_may_hold_itself(self) -> None:
+        class Local(TypedDict):
+            inner: typing_extensions.NotRequired[Local]  # type: ignore[misc]
+
+        @dataclass
+        class Other:
+            inner: Other | None = None
+
+        for kind, name in ((Local, "dict"), (Other, "Other")):
+            message = f"Field order.inner.inner - 1 is type int but should be {name}"
+            self.assert_taken(kind, {"inner": {"inner": {}}})
+            self.assert_refused(kind, ({"inner": {"inner": 1}}, message))
+
     def test_it_may_be_generic(self) -> None:
         self.assertEqual(compile_type(Pair[int])({"one": 1, "more": [2]}), {"one": 1, "more": [2]})
         self.assert_refused(
