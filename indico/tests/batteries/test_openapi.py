@@ -143,6 +143,11 @@ class PathsTest(StrictTest):
         self.assertEqual(self.describe("/tea/brew")["tags"], ["tea"])
         self.assertEqual(self.describe("/cups/{cup}.txt", "get")["tags"], ["pages"])
 
+    def test_a_route_is_described_by_the_docstring_of_its_handler_or_of_its_file(self) -> None:
+        tags = {tag["name"]: tag["description"] for tag in self.document["tags"]}
+        self.assertEqual(tags["tea"], "What there is to drink.")
+        self.assertEqual(tags["endless"], "The description of the API: complete, valid, and true.")
+
     def test_a_body_has_the_fields_and_their_types(self) -> None:
         body = self.describe("/tea/brew")["requestBody"]
         self.assertTrue(body["required"])
