@@ -51,7 +51,7 @@ class LazyRequest(HTTPServerRequest):
         self._is_parsed = False
 
     def parse(self) -> None:
-        """Parse all of it. Raises HTTPInputError for a query that Tornado rejects."""
+        """Parse the rest of the request. Raises HTTPInputError for a query that Tornado rejects."""
         self._is_parsed = True
         super().__init__(
             connection=self.connection,
@@ -177,5 +177,5 @@ class Dispatcher(tornado.web.Application):
                 self._actions[request.path] = target_class, action
             return ActionDelegate(target_class.make_lazily(self, request, action))
         if isinstance(request, LazyRequest):
-            request.parse()  # now, so that Tornado rejects it before it comes to the handler
+            request.parse()  # an invalid query is rejected before the handler exists
         return super().get_handler_delegate(request, target_class, target_kwargs, path_args, path_kwargs)
