@@ -171,7 +171,7 @@ class LockTest(MigrateTest):
         self.addCleanup(first.join)
         self.addCleanup(self.database.go.insert_one, {})
         wait_until(lambda: self.database.started.find_one(), "the start of the migration")
-        with self.assertRaisesRegex(Locked, "Another process is at it"):
+        with self.assertRaisesRegex(Locked, "Another process holds the lock"):
             migrate.migrate(self.database, apply=True, drop=False)
         self.database.go.insert_one({})
         first.join()
