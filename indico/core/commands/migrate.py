@@ -199,7 +199,7 @@ def main(words: Sequence[str] | None = None) -> None:
         description="List the migrations that have not run, and the indexes that differ from the code's.",
     )
     parser.add_argument("--apply", action="store_true", help="run these migrations and build these indexes")
-    parser.add_argument("--drop", action="store_true", help="also drop indexes that the code does not declare")
+    parser.add_argument("--drop", action="store_true", help="also drop indexes that are not declared")
     arguments = parser.parse_args(words)
     read_env_file()
 
@@ -215,6 +215,6 @@ def main(words: Sequence[str] | None = None) -> None:
         sys.exit(f"Not migrated: {error}")
     except ConnectionFailure as error:
         sys.exit(
-            f"Not fully migrated: the connection to MONGODB was lost ({type(error).__name__}). Run this again;"
-            " until then an index that was being rebuilt may be missing."
+            f"Not fully migrated: the connection to MONGODB was lost ({type(error).__name__}). Run this"
+            " again; until then, an index that was being rebuilt may be missing."
         )

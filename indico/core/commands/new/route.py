@@ -92,7 +92,8 @@ def rename(text: str, name: str) -> str:
     plural += "es" if re.search("(s|x|z|ch|sh)$", plural) else "s"
     names = {"orders": plural, "order": name, "Orders": plural.capitalize(), "Order": camel}
     names["ORDER"] = name.upper()
-    return re.sub("|".join(names), lambda old: names[old[0]], text)  # in one pass: a new name may contain an old one
+    # All in one pass, because a new name may contain an old one.
+    return re.sub("|".join(names), lambda old: names[old[0]], text)
 
 
 def render(template: str, name: str) -> str:

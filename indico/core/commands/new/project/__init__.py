@@ -74,9 +74,7 @@ def make_project(folder: Path, also: str = "", without: str = "") -> str:
     except OSError as error:
         raise CannotCreate(f"{folder} can't be created: {error.strerror}.") from error
     hint = format_files(folder, [path for path in files if path.endswith(".py")])
-    return (
-        f"Created {folder} with {len(files)} files. Its README.md says how to start and to test it.{hint}"
-    )
+    return f"Created {folder} with {len(files)} files. Its README.md says how to start and to test it.{hint}"
 
 
 def check_folder(folder: Path) -> None:
