@@ -84,7 +84,7 @@ class Member:
         self.reachable = False
         os.kill(self.pid, signal.SIGSTOP)
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         assert self.pid is not None
         os.kill(self.pid, signal.SIGCONT)
         self.reachable = True
@@ -189,7 +189,7 @@ class ReplicaSet:
             assert each.proxy is not None and member.pid is not None, "it takes a set that is proxied"
             each.proxy.hold(None if each is member else owner_of_port(member.pid))
 
-    def mend(self) -> None:
+    def reconnect(self) -> None:
         """Reconnect all members. Data that was kept arrives now."""
         for each in self.members:
             assert each.proxy is not None, "it takes a set that is proxied"

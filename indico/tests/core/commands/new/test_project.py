@@ -209,7 +209,7 @@ class RefusedTest(ProjectTest):
             main(["project", str(self.folder / "shop")])
         self.assertEqual(
             str(raised.exception),
-            "indico is installed here, without its checkout: clone it, and run this in the clone.",
+            "indico is installed here without its checkout: clone it, and run this in the clone.",
         )
 
 

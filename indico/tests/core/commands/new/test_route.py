@@ -133,7 +133,7 @@ class RefusedTest(RouteTest):
 
     def test_an_installed_package(self) -> None:
         (self.copy / "setup.py").unlink()
-        self.assert_refused("indico is installed here, without its checkout", "tea_party")
+        self.assert_refused("indico is installed here without its checkout", "tea_party")
 
     def test_the_command_says_it_in_a_sentence(self) -> None:
         command = [sys.executable, "-m", "indico.new", "route", "user"]
