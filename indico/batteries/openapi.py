@@ -8,7 +8,6 @@ schemas and docstrings: a new route appears in it by itself.
 from __future__ import annotations
 
 import functools
-import inspect
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -18,13 +17,9 @@ from tornado.routing import PathMatches, RuleRouter
 
 from indico import __version__, config
 from indico.core.hooks import Application
-from indico.core.http.envelope import name_route
 from indico.core.http.pages import PageHandler
-from indico.core.operations import SECURITY, Operation, describe_operation, list_types
 from indico.routes.handler import IndicoHandler
 
-PACKAGE = __name__.partition(".")[0]
-PAGES = "pages"  # the tag of all that is read by GET
 INTRODUCTION = """\
 Every answer is an envelope, `{"status": 200, "data": ...}`; the `data` of an error is a sentence.
 
@@ -56,87 +51,45 @@ class OpenAPIHandler(PageHandler):
 
 def describe_application(application: Application) -> dict[str, Any]:
     """The OpenAPI document of all that the application serves."""
-    from indico.core.openapi import describe_types  # it imports pydantic, which only this page may need
+    # It imports pydantic, which only this page may need.
+    from indico.core.openapi import SECURITY, OpenAPIDocument
 
-    operations = list_operations(application)
-    types = {
-        (operation.path, operation.method, name): kind
-        for operation in operations
-        for name, kind in list_types(operation).items()
-    }
-    schemas, definitions = describe_types({**types, "others": (Any, "validation")})
-    responses: dict[str, Any] = {}
-    paths: dict[str, Any] = {}
-    tags: dict[str, str] = {}
-    for operation in operations:
-        tags.setdefault(operation.tag, operation.tag_description)
-        own = {name: schemas[operation.path, operation.method, name] for name in list_types(operation)}
-        described = describe_operation(operation, own, schemas["others"], responses)
-        paths.setdefault(operation.path, {})[operation.method] = described
+    document = OpenAPIDocument()
+    for operation in find_operations(application.default_router, application.hooks.extra_statuses):
+        document.add(*operation)
+    description = INTRODUCTION + ("" if config.PRODUCTION else DEVELOPMENT)
     return {
         "openapi": "3.1.0",
-        "info": {
-            "title": PACKAGE,
-            "version": __version__,
-            "description": INTRODUCTION + ("" if config.PRODUCTION else DEVELOPMENT),
-        },
-        "tags": [{"name": name, "description": text} for name, text in tags.items()],
-        "paths": paths,
-        "components": {"schemas": definitions, "responses": responses, "securitySchemes": SECURITY},
+        "info": {"title": __name__.partition(".")[0], "version": __version__, "description": description},
+        "tags": [{"name": name, "description": text} for name, text in document.tags.items()],
+        "paths": dict(sorted(document.paths.items(), key=lambda path: "get" in path[1])),  # pages come last
+        "components": {"schemas": document.describe_types(), "securitySchemes": SECURITY},
     }
 
 
-def list_operations(application: Application) -> list[Operation]:
-    """All actions, then all pages. Of two with the same path and method the first is served."""
-    more_statuses = application.hooks.extra_statuses
-    operations: dict[tuple[str, str], Operation] = {}
-    for pattern, handler in find_routes(application.default_router):
-        for operation in find_operations(pattern, handler, more_statuses):
-            operations.setdefault((operation.path, operation.method), operation)
-    return sorted(operations.values(), key=lambda operation: operation.tag == PAGES)
-
-
-def find_routes(router: Any) -> Iterator[tuple[str, type[IndicoHandler]]]:
-    """The patterns of paths that are served, and the handlers they lead to."""
+def find_operations(router: Any, more_statuses: dict[str, list[int]]) -> Iterator[tuple[Any, ...]]:
+    """
+    Yield the path, the function, the handler and the statuses of each action and page. Patterns with unnamed
+    groups are skipped: we can't name their parameters.
+    """
     for rule in router.rules:
-        if isinstance(rule.target, RuleRouter):
-            yield from find_routes(rule.target)
-        elif isinstance(rule.matcher, PathMatches) and is_ours(rule.target):
-            yield rule.matcher.regex.pattern.removesuffix("$"), rule.target
-
-
-def is_ours(target: Any) -> bool:
-    """Whether it is a handler that answers with envelopes. Other handlers' responses can't be described."""
-    return isinstance(target, type) and issubclass(target, (IndicoHandler, PageHandler))
-
-
-def find_operations(
-    pattern: str, handler: type[IndicoHandler], more_statuses: dict[str, list[int]]
-) -> Iterator[Operation]:
-    """
-    Yield the page's operation, or one per action. Patterns with unnamed groups are skipped: we can't name
-    their parameters.
-    """
-    action = ACTION.search(pattern)
-    path = GROUP.sub(r"{\1}", pattern.replace(action[0], "") if action else pattern)
-    if re.search(r"(?<!\\)[()\[\]?*+|]", path):
-        return
-    path = re.sub(r"\\(.)", r"\1", path)
-    if issubclass(handler, PageHandler):
-        yield Operation(path, "get", handler.get, PAGES, "What is read by GET", handler.content_type)
-    elif action is not None:
-        names = dict.fromkeys(name for kind in reversed(handler.__mro__) for name in vars(kind))  # as written
-        timeout = () if handler.request_timeout is None else (504,)
-        for name in names:
-            function = handler.get_action(name)
-            if function is not None and re.fullmatch(action[1], name):
-                statuses = (*timeout, *more_statuses.get(name, ()))
-                tag, description = name_route(handler), describe_handler(handler)
-                yield Operation(path + name, "post", function, tag, description, statuses=statuses)
-
-
-def describe_handler(handler: type[IndicoHandler]) -> str:
-    """The first paragraph of the handler's docstring, or else of its file's."""
-    module = inspect.getmodule(handler)
-    text = handler.__doc__ or (module and module.__doc__) or ""
-    return " ".join(inspect.cleandoc(text).partition("\n\n")[0].split())
+        handler = rule.target
+        if isinstance(handler, RuleRouter):
+            yield from find_operations(handler, more_statuses)
+        if not isinstance(handler, type) or not isinstance(rule.matcher, PathMatches):
+            continue
+        pattern = rule.matcher.regex.pattern.removesuffix("$")
+        action = ACTION.search(pattern)
+        path = GROUP.sub(r"{\1}", pattern.replace(action[0], "") if action else pattern)
+        if re.search(r"(?<!\\)[()\[\]?*+|]", path):
+            continue
+        path = re.sub(r"\\(.)", r"\1", path)
+        if issubclass(handler, PageHandler):
+            yield path, handler.get, handler, ()
+        elif issubclass(handler, IndicoHandler) and action is not None:
+            timeout = () if handler.request_timeout is None else (504,)
+            # In the order in which they are written.
+            for name in dict.fromkeys(name for kind in reversed(handler.__mro__) for name in vars(kind)):
+                function = handler.get_action(name)
+                if function is not None and re.fullmatch(action[1], name):
+                    yield path + name, function, handler, (*timeout, *more_statuses.get(name, ()))

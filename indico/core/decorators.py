@@ -4,9 +4,8 @@ What the decorators of an action say of it, and the order in which they stand.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 ORDER = ("auth", "allow", "limit", "idempotent", "job", "unpack", "type_check")  # from the top
@@ -41,7 +40,7 @@ def check_order(name: str, function: Callable[..., Any]) -> None:
 
 def add_decorator(name: str, wrapper: Callable[..., Any], info: ActionInfo) -> None:
     """Record that this decorator made the wrapper, and `info` of what it stands above."""
-    set_info(wrapper, dataclasses.replace(info, decorators=(name, *info.decorators)))
+    set_info(wrapper, replace(info, decorators=(name, *info.decorators)))
 
 
 def set_info(function: Callable[..., Any], info: ActionInfo) -> None:

@@ -1,194 +1,146 @@
 """
-JSON Schemas of types for an OpenAPI 3.1 document, by pydantic's generator.
+OpenAPI 3.1: what actions and pages take, and what they respond with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+import inspect
+import re
+from collections.abc import Callable, Iterable
+from http.client import responses
+from types import NoneType
+from typing import Any, Literal, get_type_hints
 
-from bson.objectid import ObjectId
-from pydantic import ConfigDict, TypeAdapter
-from pydantic.json_schema import GenerateJsonSchema
+from pydantic import TypeAdapter
+from pydantic_core import to_jsonable_python
 
 from indico.core.adapters import make_adapter
-from indico.core.mongo.updates import FIELD_NAME, MAX_FIELDS, DocumentOf
-from indico.core.operations import Mode, Schema
+from indico.core.decorators import get_info
+from indico.core.http.envelope import name_route
+from indico.core.http.pages import PageHandler
+from indico.core.json_schema import TEXT, Generator
 
-Key = TypeVar("Key")
+Schema = dict[str, Any]  # a JSON Schema
+Mode = Literal["validation", "serialization"]  # of a type: what comes in, what goes out
 
-PREFIX = "#/components/schemas/"
-INT64 = {"minimum": -(2**63), "maximum": 2**63 - 1}  # the numbers that MongoDB holds, and that bodies may
-DATETIME = {
-    "minimum": -62_135_596_800_000,
-    "maximum": 253_402_300_799_999,
-}  # UTC milliseconds, years 1 to 9999
-ANY = {"type": "any"}  # in pydantic's core schemas
-FIELD_NAMES = {"pattern": f"^{FIELD_NAME}$"}
-VALUE = "*Value"  # stand for the schema of what may be anything, until it has its name
-STORED_VALUE = "*StoredValue"  # and, if it is to be stored, fits into a document
-
-
-def describe_types(types: Mapping[Key, tuple[Any, Mode]]) -> tuple[dict[Key, Schema], dict[str, Schema]]:
-    """The schema of each type, and those that the schemas refer to, for `components.schemas`."""
-    adapters = [(key, mode, make_list_adapter(kind, mode)) for key, (kind, mode) in types.items()]
-    schemas, rest = TypeAdapter.json_schemas(
-        adapters, ref_template=PREFIX + "{model}", schema_generator=Generator
-    )
-    definitions = rest.get("$defs", {})
-    for name in (VALUE, STORED_VALUE):
-        definitions[name] = describe_value(name)
-    names = name_definitions(definitions)
-    described = {names.get(name, name): rename(schema, names) for name, schema in definitions.items()}
-    return {key: rename(schemas[key, mode]["items"], names) for key, mode, _ in adapters}, described
+MEANINGS = {
+    200: "The result",
+    400: "The body can't be used; `data` says why",
+    401: "There is no key, or it is not valid",
+    413: "The body is too large",
+    429: "Too many requests",
+    500: "An unexpected error; the log has more",
+    503: "The server needs something that is not available at the moment",
+    504: "The request took too long",
+}
+SECURITY = {
+    "indico_key": {"type": "apiKey", "in": "header", "name": "indico_key"},
+    "bearer": {"type": "http", "scheme": "bearer"},
+}
+STATUS = re.compile(r"^(\d{3}): (.+)\n?", re.MULTILINE)  # within a docstring
 
 
-def make_list_adapter(kind: Any, mode: Mode = "validation") -> TypeAdapter[Any]:
-    # Of a list, because pydantic takes no settings for a model. These let any class be part of a response.
+class OpenAPIDocument:
+    """The paths of an OpenAPI document, and the types that they refer to: these are described all at once."""
+
+    def __init__(self) -> None:
+        self.paths: dict[str, dict[str, Any]] = {}
+        self.tags: dict[str, str] = {}
+        self.types: list[tuple[Any, Mode, Schema]] = []
+        # Of the fields that an object does not name. By additionalProperties tools would make such fields.
+        self.others = {"patternProperties": {"": self.refer(Any)}}
+
+    def refer(self, kind: Any, mode: Mode = "validation") -> Schema:
+        """The schema of a type, empty until `describe_types` is called."""
+        schema: Schema = {}
+        self.types.append((kind, mode, schema))
+        return schema
+
+    def add(self, path: str, function: Callable[..., Any], handler: Any, statuses: Iterable[int]) -> None:
+        """Add an action or a page, unless its path has one. `statuses` don't follow from its decorators."""
+        info = get_info(function)
+        text = inspect.getdoc(function) or ""
+        meanings = {int(status): meaning for status, meaning in STATUS.findall(text)}
+        summary, _, description = STATUS.sub("", text).strip().partition("\n\n")
+        occurring = {200, 413, 500, 503, *statuses, *meanings}
+        is_page = issubclass(handler, PageHandler)
+        tag = "pages" if is_page else name_route(handler)
+        self.tags.setdefault(tag, "Read by GET" if is_page else describe_route(handler))
+        operation: dict[str, Any] = {
+            "operationId": re.sub(r"\W+", "_", path).strip("_"),
+            "tags": [tag],
+            "summary": " ".join(summary.split()).rstrip("."),
+            "description": description.strip(),
+            "parameters": [
+                {"name": name, "in": "path", "required": True, "schema": TEXT}
+                for name in re.findall(r"\{(\w+)\}", path)
+            ],
+        }
+        if "auth" in info.decorators:
+            operation["security"] = [{name: []} for name in SECURITY]
+            occurring.add(401)
+        if info.fields is not None:
+            kinds = info.types or len(info.fields) * (Any,)
+            properties = {field: self.refer(kind) for field, kind in zip(info.fields, kinds)}
+            for field, default in info.defaults.items():
+                properties[field]["default"] = to_jsonable_python(default)
+            required = [field for field in info.fields if field not in info.defaults]
+            body = {"type": "object", "properties": properties, "required": required, **self.others}
+            operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
+            occurring.add(400)
+        result = self.refer(read_result(function), "serialization")
+        operation["responses"] = {
+            str(status): describe_response(status, meanings.get(status), result if status == 200 else TEXT)
+            for status in sorted(occurring)
+        }
+        if is_page and handler.content_type:
+            operation["responses"]["200"]["content"] = {handler.content_type.partition(";")[0]: {}}
+        self.paths.setdefault(path, {}).setdefault("get" if is_page else "post", operation)
+
+    def describe_types(self) -> dict[str, Schema]:
+        """Fill in the schemas. Returns those that they refer to, for `components.schemas`."""
+        adapters = []
+        for index, (kind, mode, _) in enumerate(self.types):
+            try:
+                adapters.append((index, mode, make_adapter(kind)))
+            except TypeError:  # a return annotation that pydantic does not know
+                adapters.append((index, mode, make_adapter(Any)))
+        described, rest = TypeAdapter.json_schemas(
+            adapters, ref_template="#/components/schemas/{model}", schema_generator=Generator
+        )
+        for index, (_, mode, schema) in enumerate(self.types):
+            schema.update(described[index, mode])
+        definitions: dict[str, Schema] = rest["$defs"]
+        for schema in definitions.values():
+            if "properties" in schema and "additionalProperties" not in schema:
+                schema.update(self.others)
+        return definitions
+
+
+def describe_route(handler: Any) -> str:
+    """The first paragraph of the docstring of a handler, or else of its file."""
+    text = handler.__doc__ or getattr(inspect.getmodule(handler), "__doc__", "") or ""
+    return " ".join(inspect.cleandoc(text).partition("\n\n")[0].split())
+
+
+def read_result(function: Callable[..., Any]) -> Any:
+    """The type that a function says it returns, or Any."""
     try:
-        return make_adapter(list[kind], ConfigDict(arbitrary_types_allowed=True))
-    except TypeError:
-        if mode == "validation":
-            raise
-        return make_adapter(list[Any])  # an annotation that nothing is checked by may be anything
+        result = get_type_hints(function, include_extras=True).get("return", Any)
+    except (AttributeError, NameError, TypeError):  # it is one that only a type checker can read
+        return Any
+    return Any if result is NoneType else result  # it calls `respond`
 
 
-def refer(name: str) -> Schema:
-    return {"x-ref": PREFIX + name}  # the generator knows no "$ref" but its own
-
-
-def describe_value(name: str) -> Schema:
-    stored = name == STORED_VALUE
-    return {
-        "description": "Whatever JSON holds" + (", as MongoDB takes it" if stored else ""),
-        "type": ["string", "number", "boolean", "null", "array", "object"],
-        **INT64,
-        "items": refer(name),
-        "additionalProperties": refer(name),
-        "examples": ["anything"],
-        **({"propertyNames": FIELD_NAMES} if stored else {}),
+def describe_response(status: int, meaning: str | None, data: Schema) -> dict[str, Any]:
+    """The response of this status, `{"status": ..., "data": ...}`."""
+    properties = {"status": {"const": status}, "data": data}
+    envelope = {"type": "object", "required": list(properties), "properties": properties}
+    response: dict[str, Any] = {
+        "description": meaning or MEANINGS.get(status) or responses.get(status, "Another answer"),
+        "content": {"application/json": {"schema": envelope}},
     }
-
-
-def name_definitions(definitions: dict[str, Schema]) -> dict[str, str]:
-    """
-    New names for definitions: ours get theirs, and where what comes in and what goes out are the same,
-    though pydantic told them apart because each refers to itself, they share one.
-    """
-    names = {}
-    for name in (VALUE, STORED_VALUE):
-        names[name] = name[1:]
-        while names[name] in definitions:
-            names[name] += "_"
-    both = {name[:-6] for name in definitions if name.endswith("-Input")}
-    both = {name for name in both if f"{name}-Output" in definitions and name not in definitions}
-    different = both
-    while different:
-        shared = {f"{name}-{mode}": name for name in both for mode in ("Input", "Output")}
-        different = {
-            name
-            for name in both
-            if rename(definitions[f"{name}-Input"], shared) != rename(definitions[f"{name}-Output"], shared)
-        }
-        both = both - different
-    return {**names, **shared} if both else names
-
-
-def rename(value: Any, names: dict[str, str]) -> Any:
-    """A schema that refers to definitions by their new names."""
-    if isinstance(value, dict):
-        return {"$ref" if key == "x-ref" else key: rename(member, names) for key, member in value.items()}
-    if isinstance(value, list):
-        return [rename(member, names) for member in value]
-    if isinstance(value, str) and value.startswith(PREFIX):
-        name = value.removeprefix(PREFIX)
-        return PREFIX + names.get(name, name)
-    return value
-
-
-class Generator(GenerateJsonSchema):
-    """pydantic's generator, told what this server does: 64 bits, milliseconds, documents by their schema."""
-
-    ignored_warning_kinds = {"skipped-choice", "non-serializable-default", "skipped-discriminator"}
-    stored = False  # whether what is described is part of a document
-
-    def field_title_should_be_set(self, schema: Any) -> bool:
-        return False
-
-    def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> Schema:
-        return {}
-
-    def any_schema(self, schema: Any) -> Schema:
-        return refer(STORED_VALUE if self.stored else VALUE)
-
-    def int_schema(self, schema: Any) -> Schema:
-        return {**super().int_schema(schema), "format": "int64"}
-
-    def float_schema(self, schema: Any) -> Schema:
-        return {"format": "double", **INT64, "examples": [1.5], **super().float_schema(schema)}
-
-    def datetime_schema(self, schema: Any) -> Schema:
-        milliseconds = {"type": "integer", "description": "UTC milliseconds"}
-        if self.mode == "serialization":
-            return milliseconds
-        return {"anyOf": [super().datetime_schema(schema), {**milliseconds, **DATETIME}]}
-
-    def bytes_schema(self, schema: Any) -> Schema:
-        encoded = self.mode == "serialization"
-        return {"type": "string", "contentEncoding": "base64"} if encoded else super().bytes_schema(schema)
-
-    def is_instance_schema(self, schema: Any) -> Schema:
-        if schema["cls"] is ObjectId:
-            return {"type": "string", "description": "an ObjectId, in hex"}
-        return super().is_instance_schema(schema)
-
-    def list_schema(self, schema: Any) -> Schema:
-        return super().list_schema(cast(Any, {"items_schema": ANY, **schema}))
-
-    def dict_schema(self, schema: Any) -> Schema:
-        document = schema.get("metadata", {}).get("document")
-        if document is not None:
-            return self.document_schema(document)
-        given = {"keys_schema": {"type": "str"}, "values_schema": ANY, **schema}
-        return super().dict_schema(cast(Any, given))
-
-    def typed_dict_schema(self, schema: Any) -> Schema:
-        return self.open(super().typed_dict_schema(schema))
-
-    def model_schema(self, schema: Any) -> Schema:
-        return self.open(super().model_schema(schema))
-
-    def dataclass_schema(self, schema: Any) -> Schema:
-        return self.open(super().dataclass_schema(schema))
-
-    def open(self, described: Schema) -> Schema:
-        """Say what values the keys may have that an object does not name, unless it may have no others."""
-        # By patternProperties, because of additionalProperties tools make fields that are not there.
-        if described.get("type") != "object" or "additionalProperties" in described:
-            return described
-        return {**described, "patternProperties": {"": self.any_schema({})}}
-
-    def document_schema(self, document: DocumentOf) -> Schema:
-        ours = (*document.ignored, *document.refused)
-        fields = {field: kind for field, kind in document.schema.items() if field not in ours}
-        if not document.part:
-            fields = {"_id": (ObjectId, False), **fields}
-        before, self.stored = self.stored, True
-        properties = {
-            field: self.generate_inner(make_list_adapter(kind).core_schema)["items"]
-            for field, (kind, _) in fields.items()
-        }
-        required = [field for field, (_, required) in fields.items() if required and not document.part]
-        described: Schema = {
-            "type": "object",
-            "properties": properties,
-            "required": required,
-            "patternProperties": {"": self.any_schema({})},
-            "propertyNames": FIELD_NAMES,
-        }
-        self.stored = before
-        if document.part:
-            described["maxProperties"] = MAX_FIELDS
-        if document.refused:
-            described["not"] = {"anyOf": [{"required": [field]} for field in document.refused]}
-        return described
+    if status in (429, 503):
+        seconds = {"description": "Seconds to wait before the next try", "schema": {"type": "integer"}}
+        response["headers"] = {"Retry-After": seconds}
+    return response

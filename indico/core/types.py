@@ -10,15 +10,25 @@ import functools
 import inspect
 from collections.abc import Callable
 from types import NoneType, UnionType
-from typing import Annotated, Any, ForwardRef, Literal, NoReturn, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin
 
-from indico.core.mismatch import TypeMismatch
-from indico.error import WrongFieldType, shorten
+from indico.error import IndicoError, WrongFieldType, shorten
 
 Check = Callable[[Any], Any]  # returns the value as the action gets it, or raises a TypeMismatch
 
 UNIONS = (Union, UnionType)
-QUALIFIERS = (".Required", ".NotRequired", ".ReadOnly")  # of typing or typing_extensions
+
+
+class TypeMismatch(Exception):
+    """What is wrong with a value, and the path to it from the field, whose name is not known yet."""
+
+    def __init__(self, make_error: Callable[[str], IndicoError], path: str = "") -> None:
+        super().__init__()
+        self.make_error = make_error
+        self.path = path
+
+    def to_error(self, field: str) -> IndicoError:
+        return self.make_error(field + self.path)
 
 
 class Description:
@@ -48,7 +58,8 @@ def compile_type(kind: Any) -> Check:
     check = compile_json_type(kind)
     if check is not None:
         return check
-    refuse_names(kind)
+    if kind is None or isinstance(kind, str) or inspect.isroutine(kind):  # pydantic would take these
+        raise TypeError(f"{kind!r} is no type to check by: write list[str], dict[str, int], int | None, ...")
     from indico.core.adapters import compile_adapter
 
     return compile_adapter(kind)
@@ -62,25 +73,14 @@ def check_type(field: str, value: Any, required: Any) -> None:
         raise mismatch.to_error(field) from None
 
 
-def refuse_names(kind: Any) -> None:
-    """Raise TypeError for a type in quotes, whose name can't be looked up, and for what is no type at all."""
-    if kind is None or isinstance(kind, (str, ForwardRef)) or inspect.isroutine(kind):
-        raise TypeError(f"{kind!r} is no type to check by: write list[str], dict[str, int], int | None, ...")
-    if get_origin(kind) is not Literal:
-        for argument in get_args(kind)[: 1 if get_origin(kind) is Annotated else None]:
-            refuse_names(argument)
-
-
 def name_type(kind: Any) -> str:
     """The type as messages have it: `int | None`."""
     origin, arguments = get_origin(kind), get_args(kind)
-    if kind is NoneType:
-        return "None"
-    if kind is Ellipsis:
-        return "..."
+    if kind is NoneType or kind is Ellipsis:
+        return "None" if kind is NoneType else "..."
     if origin is Literal:
         return " | ".join(map(repr, arguments))
-    if origin is Annotated or str(origin).endswith(QUALIFIERS):
+    if origin is Annotated:
         return name_type(arguments[0])
     names = [name_type(argument) for argument in arguments]
     if origin in UNIONS:
@@ -101,10 +101,8 @@ def make_empty(kind: Any) -> Any:
         return arguments[0]
     if origin is Annotated or origin in UNIONS:
         return make_empty(arguments[0])
-    if isinstance(kind, enum.EnumMeta):
-        return next(iter(kind))
     try:
-        return (origin or kind)()
+        return next(iter(kind)) if isinstance(kind, enum.EnumMeta) else (origin or kind)()
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name_type(kind)} has no empty value") from error
 
@@ -165,15 +163,14 @@ def _compile_literal(kind: Any, choices: tuple[Any, ...]) -> Check:
 
 def _compile_union(kind: Any, checks: list[Check]) -> Check:
     def check(value: Any) -> Any:
-        nested = None
+        within = None
         for check_member in checks:
             try:
                 return check_member(value)
             except TypeMismatch as mismatch:
-                if mismatch.nested:
-                    nested = mismatch
-        if nested is not None:
-            raise nested
+                within = mismatch if mismatch.path else within
+        if within is not None:
+            raise within
         return _refuse(value, kind)
 
     return check
@@ -188,7 +185,8 @@ def _compile_list(kind: Any, check_member: Check) -> Check:
             for member in value:
                 checked.append(check_member(member))
         except TypeMismatch as mismatch:
-            raise mismatch.prefixed(f"[{len(checked)}]") from None
+            mismatch.path = f"[{len(checked)}]{mismatch.path}"
+            raise
         return checked
 
     return check
@@ -203,7 +201,8 @@ def _compile_dict(kind: Any, check_member: Check) -> Check:
             try:
                 checked[name] = check_member(member)
             except TypeMismatch as mismatch:
-                raise mismatch.prefixed(f".{shorten(name)}") from None
+                mismatch.path = f".{shorten(name)}{mismatch.path}"
+                raise
         return checked
 
     return check

@@ -5,7 +5,9 @@ Auth route: logging in and out.
 from __future__ import annotations
 
 import re
-from typing import Annotated, TypedDict
+from typing import Annotated
+
+from typing_extensions import TypedDict
 
 import indico.db.auth_db as AuthDB
 import indico.db.user_db as UserDB

@@ -16,8 +16,7 @@ from indico.core.http.answers import to_answer
 from indico.core.http.bodies import form_urlencoded_parse as form_urlencoded_parse
 from indico.core.http.bodies import smart_parse as smart_parse
 from indico.core.log import LOGGER as LOGGER
-from indico.core.mismatch import TypeMismatch
-from indico.core.types import compile_type
+from indico.core.types import TypeMismatch, compile_type
 from indico.error import MissingField
 
 Action = Callable[..., Any]

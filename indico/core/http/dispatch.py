@@ -50,6 +50,17 @@ class LazyRequest(HTTPServerRequest):
         self._began_at = time.time()
         self._is_parsed = False
 
+    def parse(self) -> None:
+        """Parse all of it. Raises HTTPInputError for a query that Tornado rejects."""
+        self._is_parsed = True
+        super().__init__(
+            connection=self.connection,
+            start_line=self._start_line,
+            headers=self.headers,
+            body=self.body,
+            server_connection=self.connection,
+        )
+
     def request_time(self) -> float:
         return time.time() - self._began_at
 
@@ -58,14 +69,7 @@ class LazyRequest(HTTPServerRequest):
         def __getattr__(self, name: str) -> Any:
             if vars(self).get("_is_parsed", True):
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-            self._is_parsed = True
-            super().__init__(
-                connection=self.connection,
-                start_line=self._start_line,
-                headers=self.headers,
-                body=self.body,
-                server_connection=self.connection,
-            )
+            self.parse()
             return getattr(self, name)
 
 
@@ -172,4 +176,6 @@ class Dispatcher(tornado.web.Application):
             if exists and not self._hosts_matter and len(self._actions) < MAX_PATHS:
                 self._actions[request.path] = target_class, action
             return ActionDelegate(target_class.make_lazily(self, request, action))
+        if isinstance(request, LazyRequest):
+            request.parse()  # now, so that Tornado rejects it before it comes to the handler
         return super().get_handler_delegate(request, target_class, target_kwargs, path_args, path_kwargs)

@@ -11,14 +11,16 @@ import subprocess
 import sys
 import time
 import typing
+import unittest
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any, Generic, Literal, NewType, Optional, TypedDict, TypeVar
+from typing import Annotated, Any, Generic, Literal, NewType, Optional, TypeVar
 
 import typing_extensions
 from bson.objectid import ObjectId
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PastDatetime, RootModel, field_validator
+from typing_extensions import TypedDict
 
 from indico.core.types import Described, check_type, compile_type, make_empty
 from indico.error import IndicoError
@@ -43,15 +45,6 @@ class Order(TypedDict):
 class Address(TypedDict, total=False):
     street: typing_extensions.Required[str]
     city: str
-
-
-class House(Address):
-    rooms: typing_extensions.ReadOnly[int]
-
-
-class Extended(typing_extensions.TypedDict):
-    a: int
-    b: typing_extensions.NotRequired[int]
 
 
 class Comment(TypedDict):
@@ -124,25 +117,6 @@ class Point:
 @dataclass
 class Trip:
     at: datetime.datetime
-
-
-class Opaque(typing_extensions.TypedDict):
-    a: typing_extensions.Required[Annotated[int, Field(gt=0)]]
-
-
-def make_model() -> Any:
-    @dataclass
-    class Inner:
-        x: int
-
-    @dataclass
-    class Outer:
-        inner: Inner
-
-    class Model(BaseModel):
-        outer: Outer
-
-    return Model
 
 
 def repeat(value: str) -> str:
@@ -223,7 +197,7 @@ class TypedDictTest(TypeTest):
             Order,
             ([], "Field order - [] is type list but should be Order"),
             ({"items": wrong}, "Field order.items[3].count - x is type str but should be int"),
-            ({"items": [], "note": 1}, "Field order.note - 1 is type int but should be str | None"),
+            ({"items": [], "note": 1}, "Field order.note - 1 is type int but should be str"),
         )
 
     def test_a_missing_key_is_named(self) -> None:
@@ -240,11 +214,18 @@ class TypedDictTest(TypeTest):
             ({}, "order.street field was not provided"),
             ({"street": "", "city": 1}, "Field order.city - 1 is type int but should be str"),
         )
-        self.assert_refused(House, ({"street": ""}, "order.rooms field was not provided"))
 
-    def test_that_of_typing_extensions_is_one_too(self) -> None:
-        self.assert_taken(Extended, {"a": 1})
-        self.assert_refused(Extended, ({}, "order.a field was not provided"))
+    @unittest.skipIf(sys.version_info >= (3, 12), "pydantic takes it")
+    def test_that_of_typing_is_refused_before_python_3_12(self) -> None:
+        class Old(typing.TypedDict):
+            a: int
+
+        with self.assertRaisesRegex(
+            TypeError,
+            "^Old is no type to check by: Please use `typing_extensions.TypedDict` instead of"
+            " `typing.TypedDict` on Python < 3.12.",
+        ):
+            type_check(Old)
 
     def test_it_may_hold_itself(self) -> None:
         reply = {"text": "b", "replies": []}
@@ -299,23 +280,17 @@ class TypedDictTest(TypeTest):
         class Other:
             inner: Other | None = None
 
-        for kind in (Local, Other):
+        for kind, name in ((Local, "dict"), (Other, "Other")):
+            message = f"Field order.inner.inner - 1 is type int but should be {name}"
             self.assert_taken(kind, {"inner": {"inner": {}}})
-            self.assert_refused(
-                kind,
-                (
-                    {"inner": {"inner": 1}},
-                    "Field order.inner.inner - 1 is type int but should be "
-                    + ("Local" if kind is Local else "Other | None"),
-                ),
-            )
+            self.assert_refused(kind, ({"inner": {"inner": 1}}, message))
 
     def test_it_may_be_generic(self) -> None:
         self.assertEqual(compile_type(Pair[int])({"one": 1, "more": [2]}), {"one": 1, "more": [2]})
         self.assert_refused(
             Pair[int],
             ({"one": "x", "more": []}, "Field order.one - x is type str but should be int"),
-            ({"one": 1, "more": 2}, "Field order.more - 2 is type int but should be list[int]"),
+            ({"one": 1, "more": 2}, "Field order.more - 2 is type int but should be list"),
             ({"one": 1, "more": ["x"]}, "Field order.more[0] - x is type str but should be int"),
             (7, "Field order - 7 is type int but should be Pair[int]"),
         )
@@ -344,7 +319,7 @@ class ModelTest(TypeTest):
             ({**good, "grams": "5"}, "Field order.grams - 5 is type str but should be int"),
             ({**good, "grams": 0}, "Field order.grams - 0: Input should be greater than 0"),
             ({**good, "kind": "x"}, "Field order.kind - x: Input should be 'green' or 'black'"),
-            ({**good, "notes": 7}, "Field order.notes - 7 is type int but should be list[str]"),
+            ({**good, "notes": 7}, "Field order.notes - 7 is type int but should be list"),
             ({**good, "notes": ["a", 1]}, "Field order.notes[1] - 1 is type int but should be str"),
             (
                 {**good, "notes": ["a"] * 3},
@@ -491,7 +466,10 @@ class DatetimeTest(TypeTest):
             datetime.datetime | None,
             (1.5, "Field order - 1.5 is type float but should be datetime | None"),
             (True, "Field order - True is type bool but should be datetime | None"),
-            (2**62, f"Field order - {2**62}: Input should be a datetime of the years 1 to 9999"),
+            (
+                2**62,
+                f"Field order - {2**62}: Input should be a valid datetime, of the years 1 to 9999",
+            ),
             ("x", "Field order - x: Input should be a valid datetime, input is too short"),
         )
         visit = {"at": 0, "past": 32_503_680_000_000, "type": "1"}
@@ -507,21 +485,7 @@ class PathTest(TypeTest):
             kind,
             ([{"kind": "green"}], "order[0].grams field was not provided"),
             ([{"kind": "green", "grams": "x"}], "Field order[0].grams - x is type str but should be int"),
-            ([7], "Field order[0] - 7 is type int but should be Tea | Point"),
-        )
-
-    def test_a_key_that_has_the_name_of_a_member_is_not_taken_for_it(self) -> None:
-        inner = {"grams": 7, "kind": "green"}
-        self.assert_refused(
-            Tea | Point,
-            ({"Tea": inner}, "order.kind field was not provided"),
-            (
-                {"Tea": inner, "kind": "green", "grams": "x"},
-                "Field order.grams - x is type str but should be int",
-            ),
-        )
-        self.assert_refused(
-            dict[str, Tea | int], ({"Tea": {"kind": "green"}}, "order.Tea.grams field was not provided")
+            ([7], "Field order[0] - 7 is type int but should be Tea"),
         )
 
     def test_the_tag_of_a_member_is_no_part_of_it(self) -> None:
@@ -547,11 +511,11 @@ class PathTest(TypeTest):
             ),
         )
 
-    def test_types_are_named_as_they_are_declared(self) -> None:
+    def test_the_type_that_is_expected_is_named(self) -> None:
         for kind, value, message in (
             (Tags, [1], "order[0] - 1 is type int but should be str"),
             (Tags, 1, "order - 1 is type int but should be Tags"),
-            (Box[list[int]], {"content": 1}, "order.content - 1 is type int but should be list[int]"),
+            (Box[list[int]], {"content": 1}, "order.content - 1 is type int but should be list"),
             (Trip, {"at": 1.5}, "order.at - 1.5 is type float but should be datetime"),
             (Trip, 1, "order - 1 is type int but should be Trip"),
             (tuple[int, str], [1, 2], "order[1] - 2 is type int but should be str"),
@@ -559,37 +523,17 @@ class PathTest(TypeTest):
             (list[Annotated[int, Field(gt=0)]], ["x"], "order[0] - x is type str but should be int"),
             (NewType("Count", Annotated[int, Field(gt=0)]), "x", "order - x is type str but should be Count"),
             (dict[str, Point], {"a": 1}, "order.a - 1 is type int but should be Point"),
-            (House, {"street": "", "rooms": "x"}, "order.rooms - x is type str but should be int"),
-            (Opaque, {"a": "x"}, "order.a - x is type str but should be int"),
+            (list[Item], [1], "order[0] - 1 is type int but should be dict"),
+            (list[uuid.UUID], [1], "order[0] - 1 is type int but should be UUID"),
         ):
             self.assert_refused(kind, (value, f"Field {message}"))
 
-    def test_a_type_that_only_pydantic_can_find_is_named_in_its_words(self) -> None:
-        Model = make_model()
-        self.assert_refused(
-            Model,
-            (
-                {"outer": {"inner": {"x": "a"}}},
-                "Field order.outer.inner.x - a is type str but should be a valid integer",
-            ),
-        )
-        whole = NewType("whole", list[Point])
-        for kind in (whole, whole | None):
-            self.assert_refused(kind, ([1], "Field order[0] - 1 is type int but should be an object"))
-
-    def test_it_may_be_deep_and_ambiguous(self) -> None:
+    def test_it_may_be_deep(self) -> None:
         value: Any = {"child": "x"}
         for _ in range(90):
-            value = {"child": value, "Tree": {"child": None}}
-        began = time.monotonic()
-        self.assert_refused(
-            Tree,
-            (
-                value,
-                f"Field {'order' + 91 * '.child'!s:.100}... - x is type str but should be Tree | int | None",
-            ),
-        )
-        self.assertLess(time.monotonic() - began, 1)
+            value = {"child": value}
+        path = f"order{91 * '.child'}"
+        self.assert_refused(Tree, (value, f"Field {path:.100}... - x is type str but should be Tree"))
 
     def test_very_many_errors_are_not_listed(self) -> None:
         began = time.monotonic()
@@ -619,7 +563,7 @@ class ServedTest(ServerTest):
         for change, message in (
             (
                 {"trees": [{"child": {"child": "x"}}]},
-                "Field trees[0].child.child - x is type str but should be Tree | int | None",
+                "Field trees[0].child.child - x is type str but should be Tree",
             ),
             ({"colour": "pink"}, "Field colour - pink: Input should be 'red' or 'blue'"),
             ({"day": 7}, "Field day - 7 is type int but should be date"),
@@ -647,16 +591,8 @@ class MisuseTest(StrictTest):
             unknown: Nowhere  # type: ignore[name-defined]  # noqa: F821
 
         for wrong in (
-            *(
-                ObjectId,
-                set[ObjectId],
-                list["int"],
-                dict[str, "int"],
-                Annotated["int", 1],
-                Local,
-                list[Local],
-            ),
-            *(Model, 7, None, list[None], print, lambda value: value, Annotated[str, Field(pattern="(")]),
+            *(ObjectId, set[ObjectId], list["Nowhere"], dict[str, "Nowhere"], Local, list[Local], Model),  # type: ignore[name-defined]  # noqa: F821
+            *(7, None, "int", print, lambda value: value, Annotated[str, Field(pattern="(")]),
         ):
             with self.subTest(wrong), self.assertRaises(TypeError):
                 type_check(wrong)

@@ -98,8 +98,9 @@ def _indented(lines: list[str], number: int) -> list[str]:
 RUN_PAGE = """
 import ast, asyncio, doctest, inspect, io, json, logging, sys
 from contextlib import redirect_stdout
-from indico import db
-from indico.core.commands.shell import NAMES
+import indico.db.auth_db as AuthDB
+import indico.db.user_db as UserDB
+from indico import config, db
 
 class Strict(logging.Handler):
     def emit(self, record):
@@ -116,7 +117,8 @@ async def execute(place, code, mode, space):
 
 async def main():
     db.connect()
-    space = {**NAMES, "__name__": "page"}
+    space = {"__name__": "page", "asyncio": asyncio, "config": config, "db": db}
+    space.update(AuthDB=AuthDB, UserDB=UserDB)  # what the shell has
     for place, language, _, code in json.load(sys.stdin):
         if language == "python":
             await execute(place, code, "exec", space)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
+import unittest
 from contextlib import AsyncExitStack
 from typing import Any, ClassVar, cast
 
@@ -30,6 +31,7 @@ from indico.core.http.pages import PageHandler
 from indico.core.http.reading import READ_AHEAD
 from indico.core.http.server import Server
 from indico.error import InvalidValue
+from indico.server import BATTERIES
 from indico.tests.core.http.on_uvloop import UvloopTest
 from indico.tests.core.http.test_hostile import (
     BARE,
@@ -241,6 +243,7 @@ class OrderTest(ConnectionTest):
                 [answer] = self.exchange(request + LAST_REQUEST)
                 self.assertEqual(answer.headers["Connection"], "close")
 
+    @unittest.skipUnless("indico.batteries.logs" in BATTERIES, "the battery was taken out")
     def test_each_request_runs_in_a_context_of_its_own(self) -> None:
         pairs = [make_request("POST /probe/echo HTTP/1.1") for _ in range(3)]
         answers = self.exchange(b"".join(pairs) + LAST_REQUEST)
