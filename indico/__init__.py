@@ -1,7 +1,7 @@
 """
 A boilerplate for JSON API servers: Tornado for HTTP, MongoDB for storage.
 
-Python reads this file first, so it has to make sense to the oldest of them.
+Python runs this file first. Its syntax is old, so that old versions of Python can print the error below.
 """
 
 import sys

@@ -11,24 +11,24 @@ COMMANDS = {
     "serve": ("indico.core.command_line", "start the server"),
     "migrate": (
         "indico.core.commands.migrate",
-        "run migrations, and make indexes",
+        "run migrations and build indexes",
     ),
     "shell": ("indico.core.commands.shell", "a Python prompt with the database and `await`"),
-    "new": ("indico.core.commands.new.__main__", "make a project of your own, or a route"),
+    "new": ("indico.core.commands.new.__main__", "create a project or a route"),
 }
 
 
 def main() -> None:
-    """Run the command that the command line names, or say which there are."""
+    """Run the command that the command line names, or list the commands."""
     name, *words = sys.argv[1:] or [""]
     lines = [f"  {command:9}{text}" for command, (_, text) in COMMANDS.items()]
-    usage = ["usage: python -m indico COMMAND ...", "", *lines, "", "COMMAND --help says more about each."]
+    usage = ["usage: python -m indico COMMAND ...", "", *lines, "", "Options of a command: COMMAND --help"]
     if name in COMMANDS:
         importlib.import_module(COMMANDS[name][0]).main(words)
     elif name in ("", "-h", "--help"):
         print("\n".join(usage))
     else:
-        sys.exit("\n".join([f"{name} is no command.", "", *usage]))
+        sys.exit("\n".join([f"{name} is not a command.", "", *usage]))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """
-The server for ASGI: `uvicorn indico.asgi:application`, or granian, or hypercorn. It is the very application
-that `python -m indico.server` serves, in whatever process the ASGI server makes.
+The application for ASGI servers: `uvicorn indico.asgi:application`, or granian, or hypercorn. It is the
+application that `python -m indico.server` serves.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from indico.server import make_app
 
 
 class ASGIApplication:
-    """An ASGI application that serves a Tornado one, which it makes at start unless it is given one."""
+    """An ASGI application that serves a Tornado application: the given one, or else `make_app()`."""
 
     def __init__(self, served: Application | None = None) -> None:
         self._served = served
@@ -26,15 +26,15 @@ class ASGIApplication:
                 self._served = make_app()
             await serve_request(self._served, scope, receive, send)
         elif scope["type"] == "lifespan":
-            await self._live(receive, send)
+            await self._run_lifespan(receive, send)
         elif scope["type"] == "websocket":
             await receive()
-            await send({"type": "websocket.close", "code": 1000})  # before it is open: a 403
+            await send({"type": "websocket.close", "code": 1000})  # before the handshake: the client gets 403
         else:
-            raise ValueError(f"{scope['type']} is no protocol that is spoken here")
+            raise ValueError(f"the protocol {scope['type']} is not supported")
 
-    async def _live(self, receive: Receive, send: Send) -> None:
-        """What surrounds serving: what prevents the start is a sentence for the server's log."""
+    async def _run_lifespan(self, receive: Receive, send: Send) -> None:
+        """Start and stop. If the start fails, the ASGI server gets one sentence for its log."""
         await receive()
         configure_logging()
         try:

@@ -1,8 +1,8 @@
 """
-Every setting, a line each. docs/settings has a row for each.
+All settings, one per line. docs/settings describes them.
 
-Code reads a setting where it uses it (`config.PORT`, not `from indico.config import PORT`), so that a
-test or the command line can set another.
+Code reads a setting where it uses it (`config.PORT`, not `from indico.config import PORT`), so that tests
+and the command line can change it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ environment = Environment(os.environ)
 INDICO_ENV = environment.choice("INDICO_ENV", "development", "production")
 PRODUCTION = INDICO_ENV == "production"
 
-PORT = environment.whole("PORT", 5000, 0, 65535)  # 0: any free one
+PORT = environment.whole("PORT", 5000, 0, 65535)  # 0: any free port
 ADDRESS = environment.text("ADDRESS", "" if PRODUCTION else "127.0.0.1")  # empty: all interfaces
 HTTP_SERVER = environment.choice("HTTP_SERVER", "own", "tornado")
 WORKERS = environment.whole("WORKERS", 1, 1, 512)  # processes sharing the port
@@ -34,13 +34,13 @@ MAX_BODY_SIZE = environment.whole("MAX_BODY_SIZE", 1024 * 1024, 1, 2**31)  # byt
 # Connections
 HEADER_TIMEOUT = environment.number("HEADER_TIMEOUT", 10, 0.01, YEAR)  # seconds, for the first headers
 BODY_TIMEOUT = environment.number("BODY_TIMEOUT", 60, 0.01, YEAR)  # seconds, for a whole body
-WRITE_TIMEOUT = environment.number("WRITE_TIMEOUT", 60, 0.01, YEAR)  # seconds, for a response to be read
+WRITE_TIMEOUT = environment.number("WRITE_TIMEOUT", 60, 0.01, YEAR)  # seconds, for sending a response
 IDLE_TIMEOUT = environment.number("IDLE_TIMEOUT", 75, 0.01, YEAR)  # seconds, between two requests
-MAX_UNREAD = environment.whole("MAX_UNREAD", 256 * 1024 * 1024, 1, 2**63)  # bytes of requests not served yet
-MAX_UNSENT = environment.whole("MAX_UNSENT", 256 * 1024 * 1024, 1, 2**63)  # bytes of unread responses
-MAX_CONNECTIONS = environment.whole("MAX_CONNECTIONS", 0, 0, 2**31)  # a process; 0: what its files allow
-MAX_CONNECTIONS_PER_ADDRESS = environment.whole("MAX_CONNECTIONS_PER_ADDRESS", 0, 0, 2**31)  # 0: half
-TRUSTED_PROXIES = environment.networks("TRUSTED_PROXIES")  # whose X-Forwarded-For is believed
+MAX_UNREAD = environment.whole("MAX_UNREAD", 256 * 1024 * 1024, 1, 2**63)  # bytes of queued requests
+MAX_UNSENT = environment.whole("MAX_UNSENT", 256 * 1024 * 1024, 1, 2**63)  # bytes of unsent responses
+MAX_CONNECTIONS = environment.whole("MAX_CONNECTIONS", 0, 0, 2**31)  # per process; 0: limited by open files
+MAX_CONNECTIONS_PER_ADDRESS = environment.whole("MAX_CONNECTIONS_PER_ADDRESS", 0, 0, 2**31)  # 0: half of it
+TRUSTED_PROXIES = environment.networks("TRUSTED_PROXIES")  # their X-Forwarded-For is trusted
 
 # MongoDB
 MONGODB = environment.secret("MONGODB", DEFAULT_MONGODB, "mongodb://", "mongodb+srv://")
@@ -51,7 +51,7 @@ MONGODB_TIMEOUT = environment.number("MONGODB_TIMEOUT", 5, 0.01, 3600)  # second
 # Users and keys
 USER_SALT = environment.secret("USER_SALT")
 KEY_LIFETIME = environment.number("KEY_LIFETIME", 30 * 24 * 3600, 1, 100 * YEAR)  # seconds
-KEY_CACHE = environment.number("KEY_CACHE", 0, 0, 3600)  # seconds that a key is remembered; 0: not at all
+KEY_CACHE = environment.number("KEY_CACHE", 0, 0, 3600)  # seconds that a key is cached; 0: no cache
 DEV_TOKEN = environment.secret("DEV_TOKEN")
 
 # Facebook
@@ -62,13 +62,13 @@ FACEBOOK_GRAPH_URL = environment.address(
 )
 
 # The battery limit
-LOGIN_RATE = environment.rate("LOGIN_RATE", "10/minute")  # logins, for each address and each oauth_id
+LOGIN_RATE = environment.rate("LOGIN_RATE", "10/minute")  # logins per address and per oauth_id
 
 # The battery cors
-CORS_ORIGINS = environment.origins("CORS_ORIGINS")  # whose pages may call the server
+CORS_ORIGINS = environment.origins("CORS_ORIGINS")  # their pages may call the server
 
 # The batteries openapi and docs_page
-DOCS = environment.flag("DOCS", not PRODUCTION)  # whether they serve anything
+DOCS = environment.flag("DOCS", not PRODUCTION)  # whether to serve them
 
 # The battery openid
 OPENID_PROVIDERS = environment.providers("OPENID_PROVIDERS")  # name: issuer and client ids
@@ -84,7 +84,7 @@ SENTRY_TRACES_SAMPLE_RATE = environment.number("SENTRY_TRACES_SAMPLE_RATE", 0, 0
 # The battery opentelemetry
 OTEL_EXPORTER_OTLP_ENDPOINT = environment.address("OTEL_EXPORTER_OTLP_ENDPOINT", "", "https://", "http://")
 
-# What is in a file is taken out again: `read_secret` reads it when it is needed.
+# Secrets in files are not loaded here: `read_secret` reads each when it is first used.
 environment.load(globals())
 
 
@@ -101,17 +101,17 @@ def check() -> None:
 
 
 def override(**variables: str) -> None:
-    """Set settings as if these were variables of the environment: `override(PORT="5001")`."""
+    """Set settings as environment variables of these names would: `override(PORT="5001")`."""
     environment.override(globals(), variables)
 
 
 def read_secret(name: str) -> Any:
-    """A secret that is in a file, when it is first used. Raises SettingError if it can't be read."""
+    """Read a secret from its file, when it is first used. Raises SettingError if it can't be read."""
     if name not in environment.settings:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = environment.read(name)
     return value
 
 
-# Python asks it for names that the module lacks. As a `def`, mypy would take every name for a setting.
+# Python calls it for missing names. If it were a `def`, mypy would accept any name as a setting.
 globals()["__getattr__"] = read_secret

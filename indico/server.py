@@ -38,12 +38,12 @@ BATTERIES: list[str] = [  # modules, each with one install(application)
 
 
 def make_app(debug: bool = False, routes: Sequence[Route] | None = None) -> Application:
-    """The application: these routes (by default ROUTES), an envelope for other paths, and the batteries."""
+    """Make the application of these routes (by default ROUTES) and the batteries. Other paths are 404."""
     application = Application(
         list(ROUTES if routes is None else routes),
         database=db,
         debug=debug,
-        autoreload=False,  # `main` starts it, in a process that can be started again
+        autoreload=False,  # `main` starts it, in a process that can be restarted
         default_handler_class=UnknownHandler,
         log_function=log_request,
     )
@@ -53,14 +53,14 @@ def make_app(debug: bool = False, routes: Sequence[Route] | None = None) -> Appl
 
 
 def log_request(handler: RequestHandler) -> None:
-    """Log a request in one line. Nothing in it comes from the client: no path, no header, no key."""
+    """Log a request in one line. It contains no data from the client: no path, no header, no key."""
     if LOGGER.isEnabledFor(logging.INFO):
         milliseconds = 1000 * handler.request.request_time()
         LOGGER.info("%d %s %.1f ms", handler.get_status(), name_request(handler), milliseconds)
 
 
 def main(debug: bool = True, port: int = config.PORT) -> None:
-    """Serve until stopped. With `debug`, start again when the source changes."""
+    """Serve until stopped. With `debug`, restart when the source changes."""
     run_server(lambda: make_app(debug), debug, port)
 
 

@@ -1,9 +1,9 @@
 """
-CORS: lets pages of other origins, those of CORS_ORIGINS, call the server from a browser.
+CORS: lets pages of the origins in CORS_ORIGINS call the server from a browser.
 
-A preflight is answered before the application's routes are tried, because a page may only see a 404 after a
-preflight that succeeded. All responses have the headers, errors included. For pages of any other origin, and
-for requests that are no preflights, nothing changes.
+Preflights get a response on any path, even one without a route, because a page can only see the 404 if the
+preflight succeeded. All responses to these pages have the headers, errors included. Requests from other
+origins are handled as without this battery.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from indico import config
 from indico.core.hooks import Application
 from indico.core.http.request_handler import LimitedHandler
 
-EXPOSED = "Retry-After, X-Request-Id"  # headers that a page may read, besides a few that it always may
-MAX_AGE = 2 * 3600  # seconds that a browser may remember a preflight; some browsers allow no more
+EXPOSED = "Retry-After, X-Request-Id"  # headers that a page may read, besides the safelisted ones
+MAX_AGE = 2 * 3600  # seconds that a browser may cache a preflight; the maximum of some browsers
 PREFLIGHT = {
     "Access-Control-Allow-Methods": "GET, POST",
     "Access-Control-Allow-Headers": "Authorization, Content-Type, indico_key, X-Request-Id",
@@ -29,7 +29,7 @@ PREFLIGHT = {
 
 
 def install(application: Application) -> None:
-    """Answer preflights and add the headers, if there are CORS_ORIGINS."""
+    """Handle preflights and add the headers, if CORS_ORIGINS is set."""
     if config.CORS_ORIGINS:
         application.add_handlers(".*", [Rule(PreflightMatcher(), PreflightHandler)])
         application.hooks.response_headers.append(find_headers)
@@ -42,12 +42,12 @@ def is_allowed(request: HTTPServerRequest) -> bool:
 
 
 def find_headers(handler: RequestHandler) -> Iterator[tuple[str, str]]:
-    """Tell the browser whether the page may read this response."""
+    """Yield the headers that tell the browser whether the page may read this response."""
     if config.CORS_ORIGINS != ["*"]:
         yield "Vary", "Origin"
     if not is_allowed(handler.request):
         return
-    if config.CORS_ORIGINS == ["*"]:  # and never with credentials
+    if config.CORS_ORIGINS == ["*"]:  # never with credentials
         yield "Access-Control-Allow-Origin", "*"
     else:
         yield "Access-Control-Allow-Origin", handler.request.headers["Origin"]

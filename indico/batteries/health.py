@@ -1,5 +1,5 @@
 """
-Health: `GET /health`, whether the server runs, and `GET /health/ready`, whether it should get requests.
+Health: `GET /health` tells whether the server runs, and `GET /health/ready` whether it should get requests.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def install(application: Application) -> None:
 
 @mongo
 async def ping() -> None:
-    """Raises Unavailable if MongoDB does not answer."""
+    """Raise Unavailable if MongoDB does not respond."""
     await db.mongodb.command("ping")
 
 
@@ -37,7 +37,7 @@ class ReadyHandler(PageHandler):
         """
         Should the server get requests?
 
-        503: MongoDB does not answer within a second, or the server is going down.
+        503: MongoDB does not respond within a second, or the server is going down.
         """
         try:
             await asyncio.wait_for(ping(), PING_TIMEOUT)

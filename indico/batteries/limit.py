@@ -1,9 +1,9 @@
 """
-Limit: LOGIN_RATE logins for each address and each account. Further ones are 429 until the minute is over.
+Limit: allows LOGIN_RATE logins per address and per account. Further logins are 429 until the window ends.
 
-A login is the action `login` of any handler. The handler's property `subject`, if it has one, tells its
-account. Logins are counted in MongoDB, in windows of a fixed length, so all workers and machines share the
-count. An address or account is stored as a digest, until its window ends.
+A login is the action `login` of any handler. Its account is the handler's property `subject`, if there is
+one. Logins are counted in MongoDB, in windows of a fixed length, so all workers and machines share the count.
+Addresses and accounts are stored as digests, until their window ends.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ db.index("login_rate", "expires", expireAfterSeconds=0)
 
 
 class TooManyRequests(IndicoError):
-    """429: `retry_after` is the time in seconds until the next try may succeed."""
+    """429. `retry_after` is the time in seconds until the window ends."""
 
     def __init__(self, retry_after: int) -> None:
         super().__init__(f"Too many requests, try again in {retry_after} seconds", 429)
@@ -41,7 +41,7 @@ def install(application: Application) -> None:
 
 
 async def check_login_rate(handler: IndicoHandler) -> None:
-    """Raise TooManyRequests for a login beyond LOGIN_RATE."""
+    """Raise TooManyRequests if this login exceeds LOGIN_RATE."""
     if handler.action != "login":
         return
     most, length = config.LOGIN_RATE
@@ -51,7 +51,7 @@ async def check_login_rate(handler: IndicoHandler) -> None:
     try:
         subjects.append(handler.subject)  # type: ignore[attr-defined]
     except (AttributeError, IndicoError):
-        pass  # no such property, or a body without one: the action responds to that
+        pass  # no such property, or an invalid body, which the action will reject
     for subject in subjects:
         if await count(f"{window} {subject}", end) > most:
             raise TooManyRequests(length - spent)
@@ -59,7 +59,7 @@ async def check_login_rate(handler: IndicoHandler) -> None:
 
 @mongo
 async def count(subject: str, expires: int) -> int:
-    """Count one more login of this subject. Returns the number so far. `expires` is a time in seconds."""
+    """Count a login of this subject, and return the number so far. `expires` is a Unix time in seconds."""
     document = await db.mongodb.login_rate.find_one_and_update(
         {"key": hashlib.sha256(subject.encode()).hexdigest()},
         {

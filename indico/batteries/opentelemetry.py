@@ -1,7 +1,7 @@
 """
-OpenTelemetry: a span for each request, named after its action, and a child span for each of MongoDB's
-commands, sent by OTLP over HTTP to OTEL_EXPORTER_OTLP_ENDPOINT. A request's `traceparent` becomes the parent
-of its span.
+OpenTelemetry: makes a span for each request, named after its action, and a child span for each MongoDB
+command. They are sent by OTLP over HTTP to OTEL_EXPORTER_OTLP_ENDPOINT. If a request has the header
+`traceparent`, that is the parent of its span.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Tracer
 
-FLUSH_SECONDS = 2  # that the endpoint has at the end for what was not sent yet
+FLUSH_SECONDS = 2  # at shutdown, for sending the remaining spans
 
 
 def install(application: Application) -> None:
-    """Trace while the server runs, if there is an OTEL_EXPORTER_OTLP_ENDPOINT."""
+    """Trace while the server runs, if OTEL_EXPORTER_OTLP_ENDPOINT is set."""
     if not config.OTEL_EXPORTER_OTLP_ENDPOINT:
         return
     try:
@@ -41,7 +41,7 @@ def install(application: Application) -> None:
 
 @asynccontextmanager
 async def lifespan(application: Application) -> AsyncIterator[None]:
-    """Start the exporter's thread in the process that serves, and have it send the rest at the end."""
+    """Start the exporter's thread in this worker. At shutdown, send the remaining spans."""
     from opentelemetry import trace
 
     provider = make_provider()
@@ -62,7 +62,7 @@ async def lifespan(application: Application) -> AsyncIterator[None]:
 
 
 def make_provider() -> TracerProvider:
-    """What makes and sends spans. Everything that is not set here the SDK reads from its own variables."""
+    """Make the provider that sends spans. The SDK reads other options from its environment variables."""
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import SERVICE_NAME, Resource
     from opentelemetry.sdk.trace import TracerProvider
@@ -78,17 +78,17 @@ def make_provider() -> TracerProvider:
 
 
 class Tracing(CommandListener):
-    """Makes the spans. They have names, times and outcomes, and no content of requests or commands."""
+    """Makes the spans. They have names, times and outcomes, but no content of requests or commands."""
 
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
 
     def watch(self, handler: EnvelopeHandler) -> Callable[[], None]:
-        """Begin the span of a request. It is the current span in everything that the request starts."""
+        """Start the span of a request. It is the current span in all tasks of the request."""
         from opentelemetry import context, trace
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        # Into an empty context, since the connection's own still has the span of its last request.
+        # The context is empty, because the connection's context still has the span of its last request.
         parent = TraceContextTextMapPropagator().extract(handler.request.headers, context.Context())
         span = self._tracer.start_span("request", parent, trace.SpanKind.SERVER)
         span.set_attribute("http.request.method", str(handler.request.method))
@@ -116,7 +116,7 @@ class Tracing(CommandListener):
     def _add(self, event: CommandSucceededEvent | CommandFailedEvent) -> None:
         from opentelemetry import trace
 
-        if not trace.get_current_span().is_recording():  # outside of a request, or after its end
+        if not trace.get_current_span().is_recording():  # not during a request
             return
         now = time.time_ns()
         span = self._tracer.start_span(

@@ -1,6 +1,6 @@
 """
-Sentry: what is logged as an error goes to SENTRY_DSN, with its traceback and the name of its action. Nothing
-of the request is sent: no body, no header, no variable, and no message that quotes one of them.
+Sentry: sends logged errors to SENTRY_DSN, with the traceback and the name of the action. Data from the
+request is not sent: no body, no header, no variable, and no message that quotes one of them.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from indico.core.http.envelope import EnvelopeHandler, name_request
 from indico.error import IndicoError
 from indico.utils import LOGGER, smart_parse
 
-FLUSH_SECONDS = 2  # that Sentry has at the end for what was not sent yet
+FLUSH_SECONDS = 2  # at shutdown, for sending the remaining events
 DSN = re.compile(r"https?://[^/@\s]+@[^/@:\s]+(:\d{1,5})?/(\S+/)?\d+")
 FILTERED = "[Filtered]"
-MIN_LENGTH = 6  # characters; messages may hold what is shorter
+MIN_LENGTH = 6  # characters; shorter values are not filtered
 WORD = re.compile(rf"\w{{{MIN_LENGTH},}}")
 SECRET = re.compile(r"(?<![0-9a-f])[0-9a-f]{56}(?![0-9a-f])|(?<=://)[^/@\s]+(?=@)")  # keys, passwords in URIs
 
 
-# Contexts live longer than requests, so this does not keep the handler in memory.
+# A weak reference, because contexts can outlive requests and would keep the handler in memory.
 _handler: ContextVar[Callable[[], EnvelopeHandler | None]] = ContextVar("handler", default=lambda: None)
 _transaction: ContextVar[Any] = ContextVar("transaction", default=None)
 
 
 def install(application: Application) -> None:
-    """Send errors while the server runs, if there is a SENTRY_DSN."""
+    """Send errors while the server runs, if SENTRY_DSN is set."""
     if not config.SENTRY_DSN:
         return
     if importlib.util.find_spec("sentry_sdk") is None:
@@ -51,7 +51,7 @@ def install(application: Application) -> None:
 
 @asynccontextmanager
 async def lifespan(application: Application) -> AsyncIterator[None]:
-    """Start Sentry's thread in the process that serves, and have it send the rest at the end."""
+    """Start Sentry's thread in this worker. At shutdown, send the remaining events."""
     import sentry_sdk
     from sentry_sdk.integrations.logging import EventHandler
 
@@ -60,7 +60,7 @@ async def lifespan(application: Application) -> AsyncIterator[None]:
         environment=config.INDICO_ENV,
         before_send=prepare,
         traces_sample_rate=config.SENTRY_TRACES_SAMPLE_RATE,
-        # Integrations, variables and breadcrumbs may send tokens and bodies.
+        # Integrations, variables and breadcrumbs can contain tokens and bodies.
         default_integrations=False,
         auto_enabling_integrations=False,
         include_local_variables=False,
@@ -81,7 +81,7 @@ async def lifespan(application: Application) -> AsyncIterator[None]:
 
 
 def watch(handler: EnvelopeHandler) -> Callable[[], object]:
-    """Remember whose errors follow, and time the request if SENTRY_TRACES_SAMPLE_RATE says so."""
+    """Remember the handler for the request's events. Trace it if SENTRY_TRACES_SAMPLE_RATE is set."""
     import sentry_sdk
 
     _handler.set(weakref.ref(handler))
@@ -100,7 +100,7 @@ def watch(handler: EnvelopeHandler) -> Callable[[], object]:
 
 
 def prepare(event: Any, hint: Any) -> Any:
-    """The event, named after its request's action, without anything that the client sent."""
+    """Return the event with the name of its request's action, and without data that the client sent."""
     handler, transaction = _handler.get()(), _transaction.get()
     trace = {"trace_id": uuid.uuid4().hex, "span_id": uuid.uuid4().hex[:16]}
     if handler is not None:
@@ -119,7 +119,7 @@ def prepare(event: Any, hint: Any) -> Any:
 
 
 def find_secrets(handler: EnvelopeHandler | None) -> Iterator[str]:
-    """What no message may hold: the server's secrets and what the client sent, however it is quoted."""
+    """Yield strings to remove from messages: the server's secrets, and the client's data in all quotings."""
     yield from filter(None, (config.USER_SALT, config.DEV_TOKEN, config.FACEBOOK_APP_SECRET))
     if handler is None:
         return
@@ -127,11 +127,11 @@ def find_secrets(handler: EnvelopeHandler | None) -> Iterator[str]:
     for text in read_strings(handler.request.body):
         if len(text) >= MIN_LENGTH:
             yield from (text, repr(text)[1:-1], quote_plus(text))
-            yield from WORD.findall(text)  # what is between words may be escaped, even more than once
+            yield from WORD.findall(text)  # punctuation may be escaped, even twice, but words are not
 
 
 def read_strings(body: bytes) -> list[str]:
-    """The strings that a body holds, at any depth."""
+    """Return the strings in a body, at any depth."""
     try:
         data = smart_parse(body)
     except IndicoError:
@@ -146,7 +146,7 @@ def read_strings(body: bytes) -> list[str]:
 
 
 def scrub(value: object, secrets: list[str]) -> str:
-    """The value as text, without these secrets, keys, and passwords in URIs."""
+    """Return the value as a string, without these secrets, keys, and passwords in URIs."""
     text = str(value)
     for secret in secrets:
         text = text.replace(secret, FILTERED)

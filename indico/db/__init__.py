@@ -1,9 +1,9 @@
 """
 The database: one file of helpers for each collection.
 
-`CLIENT` and `mongodb`, the database in use, are made when they are first needed, or by `connect`. Both may be
-replaced at any time, and the helpers then use the new ones. So a helper writes `db.mongodb.user`, and never
-imports `mongodb` itself.
+`CLIENT` and `mongodb`, the current database, are made when they are first used, or by `connect`. Both can be
+replaced at any time, and helpers then use the new ones. Therefore a helper writes `db.mongodb.user`, and
+never imports `mongodb` itself.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ def connect(
     uri: str | None = None, database: str | None = None, listeners: Sequence[CommandListener] = ()
 ) -> None:
     """
-    Make the client for this event loop, and set `CLIENT` and `mongodb`. Nothing is sent yet. `listeners` are
-    told of each command.
+    Make the client for this event loop, and set `CLIENT` and `mongodb`. Nothing is sent yet. Each of
+    `listeners` is called for every command.
 
-    A client belongs to the event loop that first uses it, and does not survive a fork: each loop connects
+    A client belongs to the event loop that first uses it, and can't be used after a fork: each loop connects
     and closes its own. Raises SettingError for a URI that the driver can't read, and for a driver that is not
     installed.
     """
@@ -53,7 +53,7 @@ def connect(
 
 
 def get_database() -> Database:
-    """`mongodb`, after connecting if there is no connection."""
+    """Return `mongodb`. Connects if necessary."""
     if "mongodb" not in globals():
         connect()
     return mongodb
@@ -72,7 +72,7 @@ async def close() -> None:
     client = globals().pop("CLIENT", None)
     closing = client.close() if client is not None else None
     if inspect.isawaitable(closing):
-        with suppress(TimeoutError):  # MongoDB may not answer
+        with suppress(TimeoutError):  # MongoDB may be unreachable
             await helper.wait_for(closing, 1)
     await helper.cancel_operations()
 
@@ -83,15 +83,15 @@ async def ensure_indexes() -> None:
 
 
 def watch(collection: str, pipeline: list[Document], heartbeat: int) -> AsyncIterator[Document | None]:
-    """The changes of a collection: see `indico.core.mongo.changes.watch`."""
+    """Yield the changes of a collection: see `indico.core.mongo.changes.watch`."""
     return changes.watch(get_database()[collection], pipeline, heartbeat)
 
 
 def describe() -> str:
-    """The database and its hosts, `indico at localhost:27017`."""
+    """Return the database's name and hosts: `indico at localhost:27017`."""
     return drivers.describe(config.MONGODB, config.MONGODB_DATABASE)
 
 
 def current_time() -> int:
-    """The time in UTC milliseconds."""
+    """Return the time in UTC milliseconds."""
     return time.time_ns() // 1_000_000

@@ -1,14 +1,15 @@
 """
-Keys: who may come in.
+Keys: which of them are valid, and for which user.
 
-A key's first half is the same for all keys of a user, and its second half is that of one generation (see
-`indico.utils.auth.auth_utils.user_hash`). So all that concerns a user's keys is one document, found by
-the digest of the first half, and every step on it is atomic: while the user is logged in
+The first half of a key is the same for all keys of a user. The second half belongs to one generation (see
+`indico.utils.auth.auth_utils.user_hash`). Each user has one document, found by the digest of the first half.
+While the user is logged in, it is
 
     {key: "sha256:" + digest of the first half, secret: digest of the whole key, generation, user_id, login}
 
-and after a logout, which moves the user to the next generation, without `user_id` and `login`. Whatever
-races with the logout then finds another secret, and the old key stays dead. Clear keys are never stored.
+A logout starts the next generation: it replaces `secret` and removes `user_id` and `login`. Every update is
+atomic and names the secret, so an operation that races with a logout can't make the old key valid again.
+Keys themselves are never stored.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pymongo.errors import DuplicateKeyError
 from indico import config, db
 from indico.db import Document, current_time, mongo
 
-DIGEST = "sha256:"  # what a stored digest begins with
+DIGEST = "sha256:"  # prefix of stored digests
 
 db.index("auth", "key", unique=True)
 
@@ -36,8 +37,8 @@ def _current(key: str) -> Document:
 @mongo
 async def save_key(key: str, user_id: str) -> bool:
     """
-    Let the key open the server to the user, for KEY_LIFETIME from now. False, and nothing is changed, when
-    the key belongs to a generation that has ended.
+    Make the key valid for the user, for KEY_LIFETIME from now. Returns False, and changes nothing, if the
+    key's generation has ended.
     """
     change = {
         "$set": {"user_id": user_id, "login": current_time()},
@@ -45,7 +46,7 @@ async def save_key(key: str, user_id: str) -> bool:
     }
     try:
         await db.mongodb.auth.update_one(_current(key), change, upsert=True)
-    except DuplicateKeyError:  # there is a document, of another generation or made this very moment
+    except DuplicateKeyError:  # the document is of another generation, or was inserted at the same moment
         result = await db.mongodb.auth.update_one(_current(key), change)
         return bool(result.matched_count)
     return True
@@ -53,21 +54,21 @@ async def save_key(key: str, user_id: str) -> bool:
 
 @mongo
 async def get_user_id(key: str) -> Document | None:
-    """The document of a key that is valid now, with `user_id` and `generation`, or None."""
+    """Return the document of a valid key, with `user_id` and `generation`. Returns None for other keys."""
     since = current_time() - int(config.KEY_LIFETIME * 1000)
     return await db.mongodb.auth.find_one({**_current(key), "login": {"$gt": since}})
 
 
 @mongo
 async def get_generation(key: str) -> int:
-    """The generation that the user of this key, which may be any of theirs, is in."""
+    """Return the current generation of a user. `key` is any key of that user."""
     document = await db.mongodb.auth.find_one({"key": _current(key)["key"]})
     return int(document["generation"]) if document else 0
 
 
 @mongo
 async def end_key(key: str, next_key: str) -> bool:
-    """End the key for good and expect `next_key`. False when it had ended already."""
+    """End the key permanently. The next one is `next_key`. Returns False if the key had already ended."""
     result = await db.mongodb.auth.update_one(
         _current(key),
         {

@@ -1,5 +1,5 @@
 """
-Users: a document each, found by `user_id`.
+Users: one document for each, found by `user_id`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ USER_SCHEMA: Schema = {
     "discussed": (list, False),
     "hide": (list, False),
 }
-SERVER_FIELDS = ("_id", "user_id", "created")  # fields that the server alone sets
+SERVER_FIELDS = ("_id", "user_id", "created")  # fields that only the server sets
 
 User = Annotated[Document, DocumentOf(USER_SCHEMA)]
 LoginUser = Annotated[
@@ -54,7 +54,7 @@ db.index("user", "user_id", unique=True)
 
 @mongo
 async def find_user(user_id: str) -> Document | None:
-    """The whole user, or None."""
+    """Return the whole user, or None."""
     return await db.mongodb.user.find_one({"user_id": user_id})
 
 
@@ -62,13 +62,13 @@ async def find_user(user_id: str) -> Document | None:
 @mongo_obj(USER_SCHEMA, ignore=SERVER_FIELDS)
 async def sync_user(update_dic: Document, user_id: str) -> Document:
     """
-    Store the fields of a login, and return the whole user. A new user gets `created`, and the empty value of
-    each required field. A known user keeps what the login does not carry. Fields that only the server sets
-    are ignored.
+    Store the fields of a login, and return the whole user. A new user gets `created`, and an empty value for
+    each missing required field. An existing user keeps the fields that the login does not have. Fields that
+    only the server sets are ignored.
     """
     first = {**empty_document(USER_SCHEMA), "created": current_time()}
     missing = {name: value for name, value in first.items() if name not in update_dic and name != "user_id"}
-    # Of two first logins at once, MongoDB itself retries the slower one, which then finds the user.
+    # If two first logins run at once, one insert fails. MongoDB retries it as an update.
     user: Document = await db.mongodb.user.find_one_and_update(
         {"user_id": user_id},
         {"$set": update_dic, "$setOnInsert": missing} if update_dic else {"$setOnInsert": missing},
@@ -83,8 +83,7 @@ async def sync_user(update_dic: Document, user_id: str) -> Document:
 async def update(update_dic: Document, user_id: str) -> Document:
     """
     Apply operators, such as `{"$set": {"name": "Ada"}}`, and return the whole user as stored now. Raises
-    InvalidValue for a field that only the server sets, and AuthError if the user is gone: an update never
-    makes one.
+    InvalidValue for a field that only the server sets, and AuthError if the user does not exist.
     """
     refuse_changes(update_dic, SERVER_FIELDS)
     user: Document | None = await db.mongodb.user.find_one_and_update(
@@ -97,5 +96,5 @@ async def update(update_dic: Document, user_id: str) -> Document:
 
 @mongo
 async def remove(user_id: str) -> None:
-    """Delete the user. The keys are `indico.db.auth_db`'s."""
+    """Delete the user, but not the user's keys: see `indico.db.auth_db`."""
     await db.mongodb.user.delete_one({"user_id": user_id})

@@ -1,25 +1,25 @@
 """
 One class for each failure, grouped by status.
 
-An IndicoError's message is for the client. What the log needs besides travels as its cause (`raise ... from
-...`) and never reaches the client.
+The message of an IndicoError is sent to the client. Details for the log go into its cause (`raise ... from
+...`), and are never sent.
 """
 
 from __future__ import annotations
 
-MAX_VALUE_LENGTH = 100  # characters of a client's value that an answer repeats
+MAX_VALUE_LENGTH = 100  # characters of a client's value that a response quotes
 
 
 def shorten(value: object) -> str:
-    """The value as a string, cut where it gets long."""
+    """Return the value as a string, cut after MAX_VALUE_LENGTH characters."""
     text = str(value)
     return text if len(text) <= MAX_VALUE_LENGTH else text[:MAX_VALUE_LENGTH] + "..."
 
 
 class IndicoError(Exception):
-    """An answer other than 200: `message` is its data, `code` its status."""
+    """A response other than 200: `message` is its data, `code` its status."""
 
-    retry_after: int | None = None  # seconds that the client is told to wait
+    retry_after: int | None = None  # seconds, sent as the header Retry-After
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
@@ -37,7 +37,7 @@ class MissingField(IndicoError):
 
 
 class WrongFieldType(IndicoError):
-    """`required` is a class, or the name of a type in a message."""
+    """`required` is a class, or the name of a type."""
 
     def __init__(self, field: str, given: object, required: type | str) -> None:
         name = required if isinstance(required, str) else required.__name__
@@ -59,7 +59,7 @@ class InvalidValue(IndicoError):
         super().__init__(message, 400)
 
 
-# 404, 405, 413: no route takes such a request
+# 404, 405, 413: no route accepts the request
 
 
 class RouteNotFound(IndicoError):
@@ -79,11 +79,11 @@ class BodyTooLarge(IndicoError):
         super().__init__(f"The body is larger than {limit} bytes", 413)
 
 
-# 500, 503, 504: the server's side
+# 500, 503, 504: the server failed
 
 
 class MongoError(IndicoError):
-    """MongoDB rejected an operation, and the client is not to blame."""
+    """MongoDB rejected an operation for a reason that is not the client's fault."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, 500)

@@ -29,21 +29,21 @@ class Login(TypedDict):
 
 
 def is_oauth_id(value: str) -> bool:
-    """Whether this may be the id of an account: 1 to 128 characters, none of them a control character."""
+    """Whether this can be the id of an account: 1 to 128 characters, none of them a control character."""
     return re.fullmatch(rf"[^{CONTROL}\ud800-\udfff]{{1,128}}", value) is not None
 
 
 def make_user_id(oauth_id: str) -> str:
-    """The user_id of a Facebook account. Raises InvalidValue for what is no oauth_id."""
+    """Return the user_id of a Facebook account. Raises InvalidValue if the oauth_id is not valid."""
     if not is_oauth_id(oauth_id):
         raise InvalidValue("oauth_id should be 1 to 128 characters, none of them a control character")
     return "facebook" + oauth_id
 
 
 async def log_in(user_id: str, user: LoginUser) -> Login:
-    """Store what is known of a user who has proved to be that one, and let them in: a login's answer."""
+    """Store the fields of a user whose identity is verified, start a key, and return the login's data."""
     key = None
-    while key is None:  # a logout or removal came between: begin again in the next generation
+    while key is None:  # if the user logs out or is removed meanwhile, repeat in the next generation
         generation = await AuthDB.get_generation(user_hash(user_id))
         stored = await UserDB.sync_user(user, user_id)
         key = await start_key(user_id, generation)
@@ -53,16 +53,16 @@ async def log_in(user_id: str, user: LoginUser) -> Login:
 class AuthHandler(IndicoHandler):
     @property
     def subject(self) -> str:
-        """Whom a login says it is for, before anything is verified: what LOGIN_RATE counts."""
+        """The account that a login names, before it is verified. LOGIN_RATE counts logins per account."""
         return f"oauth_id {smart_parse(self.request.body).get('oauth_id')}"
 
     @unpack("access_token", "oauth_id", "user")
     @type_check(str, OauthId, LoginUser)
     async def login(self, access_token: str, oauth_id: OauthId, user: LoginUser) -> Login:
         """
-        Log in with a Facebook token: the user as stored now, and the key for all other actions.
+        Log in with a Facebook token. Returns the user as stored now, and the key for all other actions.
 
-        401: Facebook does not know the token, or it is not this user's.
+        401: The token is not valid, or belongs to another user.
         """
         await check_access_token(access_token, oauth_id)
         return await log_in(make_user_id(oauth_id), user)

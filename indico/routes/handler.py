@@ -1,5 +1,5 @@
 """
-Indico request handler: finds the action, runs it, and answers with what comes of it.
+Indico request handler: finds the action, runs it, and sends its result.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ class IndicoHandler(LimitedHandler):
     """
     Turns `POST /<route>/<action>` into a call of the method `<action>` with the body.
 
-    An action that returns an awaitable is answered with its result. A plain function is answered with what
-    it returns, except None: then it will call `respond` later, and the request stays open. An IndicoError
-    that the action raises is the answer, and any other exception becomes a ServerError. An action that takes
-    longer than `request_timeout` is cancelled and answered with 504. If the client disconnects, the action
-    is cancelled.
+    If the action returns an awaitable, its result is the data of the response. If it is a plain function, its
+    return value is the data. If that is None, the request stays open until the action calls `respond`. An
+    IndicoError that the action raises becomes the response, and any other exception becomes a ServerError. An
+    action that takes longer than `request_timeout` is cancelled, and the response is 504. If the client
+    disconnects, the action is cancelled.
     """
 
     user_id: str  # set by @auth
     key: str  # set by @auth
 
     async def post(self, action: str | None = None) -> None:
-        """Find the action, run it, and answer."""
+        """Find the action, run it, and send its result."""
         if not self.begin_action():
             return
         try:
@@ -54,7 +54,7 @@ class IndicoHandler(LimitedHandler):
             self.end_action()
 
     def find_action(self, action: str | None) -> Callable[..., Any]:
-        """The action of that name. Raises RouteNotFound for any other name."""
+        """Return the action of that name. Raises RouteNotFound if there is none."""
         function = self.get_action(str(action))
         if function is None:
             raise RouteNotFound(action)
@@ -62,8 +62,8 @@ class IndicoHandler(LimitedHandler):
 
     @classmethod
     def get_action(cls, name: str) -> Callable[..., Any] | None:
-        """The public function of that name in a handler class. What IndicoHandler ships with is no action."""
-        # Taken from the class itself: getattr would turn a static method into a function.
+        """Return the public function of that name. Functions of IndicoHandler itself are not actions."""
+        # This reads the class's own attributes, because getattr would turn a static method into a function.
         function = next((vars(kind)[name] for kind in cls.__mro__ if name in vars(kind)), None)
         if name in _INHERITED or name.startswith("_") or not inspect.isfunction(function):
             return None
@@ -74,11 +74,11 @@ class IndicoHandler(LimitedHandler):
 
     def respond(self, data: Any, code: int = 200) -> None:
         """
-        Answer with `{"status": code, "data": data}`. Raises TypeError for data that JSONEncoder can't encode.
-        A second answer is logged and dropped.
+        Send `{"status": code, "data": data}`. Raises TypeError for data that JSONEncoder can't encode. A
+        second response is logged and dropped.
         """
         if self.is_answered and not self.is_aborted:
-            LOGGER.warning("%s answered twice; the second answer is dropped", name_request(self))
+            LOGGER.warning("%s responded twice; the second response is dropped", name_request(self))
         else:
             self.send_envelope({"status": code, "data": data}, code)
 

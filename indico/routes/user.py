@@ -1,5 +1,5 @@
 """
-User route: what users may do with themselves.
+User route: users read, update and remove their own data.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ class UserHandler(IndicoHandler):
     @unpack("update_user")
     @type_check(UpdateUser)
     async def update(self, update_user: UpdateUser) -> User:
-        """Set the given fields, and give back the whole user as stored now."""
+        """Set the given fields, and return the whole user as stored now."""
         return await UserDB.update({"$set": update_user}, self.user_id)
 
     @auth
     async def find(self, data: bytes) -> User:
-        """The whole user."""
+        """Return the whole user."""
         user = await UserDB.find_user(self.user_id)
         if user is None:
             raise AuthError()
@@ -31,7 +31,8 @@ class UserHandler(IndicoHandler):
     @auth
     async def remove(self, data: bytes) -> bool:
         """Delete the user, and end the key for good."""
-        # In this order: a login in between either finds its generation ended or makes a new user.
+        # In this order, a login that runs in between either creates a new user, or starts again, because
+        # its generation has ended.
         await UserDB.remove(self.user_id)
         await end_key(self.key)
         return True

@@ -1,5 +1,5 @@
 """
-What makes an action read like a sentence: decorators.
+Decorators for actions and callbacks.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def mongo_callback(handler: Any) -> Callable[[Callable[[Any], Any]], Callable[..
     """
     Turn `def f(result)` into the callback `(result, error)` of a database helper.
 
-    An error becomes the handler's answer, and so does one that `f` raises: an IndicoError as it is, any other
-    exception as a ServerError. An error that is no exception, such as a string, is the data of a 500. The
-    handler needs no more than `respond(data, code)`.
+    An error becomes the response, and so does an exception that `f` raises: an IndicoError as it is, any
+    other exception as a ServerError. An error that is not an exception, such as a string, is the data of a
+    500. The handler needs only the method `respond(data, code)`.
 
         @mongo_callback(self)
         def find_callback(result):
@@ -59,11 +59,11 @@ def mongo_callback(handler: Any) -> Callable[[Callable[[Any], Any]], Callable[..
 
 def unpack(*names: str, **defaults: Any) -> Callable[[Action], Action]:
     """
-    Parse the body and pass the named fields on: `@unpack("a", "b")` makes `f(self, a, b)` an action.
+    Parse the body and pass the named fields: `@unpack("a", "b")` makes `f(self, a, b)` an action.
 
-    Fields named by keyword may be missing, and then have that value: `@unpack("title", pinned=False)`. They
-    come after the others. Each request gets a copy of a default of its own. Raises what `smart_parse`
-    raises, and MissingField for the first name, as declared, that the body lacks.
+    Keywords are optional fields with their defaults: `@unpack("title", pinned=False)`. They come after the
+    others. Each request gets its own copy of a default. Raises the errors of `smart_parse`, and MissingField
+    for the first of `names` that is missing.
     """
     fields = (*names, *defaults)
     if not all(isinstance(name, str) for name in names) or len(set(fields)) < len(fields):
@@ -90,7 +90,7 @@ def unpack(*names: str, **defaults: Any) -> Callable[[Action], Action]:
                 values.append(parsed[name] if name in parsed else copy.deepcopy(default))
             return function(self, *values)
 
-        if info.types is not None:  # so that @type_check names them as they are named here
+        if info.types is not None:  # @type_check then uses these names in its errors
             set_info(function, replace(info, fields=fields))
         add_decorator("unpack", action, replace(info, fields=fields, defaults=defaults))
         return action
@@ -107,11 +107,11 @@ def _check_default(name: str, default: Any, kind: Any) -> None:
 
 def type_check(*types: Any) -> Callable[[Action], Action]:
     """
-    Check the arguments of an action, a type for each: see `indico.core.types.compile_type` for the types.
+    Check the type of each argument of an action. `indico.core.types.compile_type` describes the types.
 
     Raises WrongFieldType, MissingField or InvalidValue for the first wrong value, with the path to it:
-    `order.items[3].count`. Fields are named as `@unpack` above names them, or else after the function's
-    parameters.
+    `order.items[3].count`. Fields have the names that `@unpack` above gives them, or else those of the
+    function's parameters.
     """
     checks = [compile_type(required) for required in types]
 

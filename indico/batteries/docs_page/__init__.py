@@ -1,6 +1,6 @@
 """
-Docs page: `GET /docs`, the API's description to read and to try. It is Swagger UI from an installed package,
-so the browser loads nothing from other servers.
+Docs page: `GET /docs` shows the API's description and can send requests. It is Swagger UI from an installed
+package, so the browser loads nothing from other servers.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from indico.core.http.pages import PageHandler
 from indico.error import RouteNotFound
 from indico.utils import LOGGER
 
-PACKAGE = "mkdocs_swagger_ui_tag"  # only Swagger UI's files in it are used
+PACKAGE = "mkdocs_swagger_ui_tag"  # it contains the files of Swagger UI
 FOLDER = Path(__file__).parent
-CACHED = 3600  # seconds
+MAX_AGE = 3600  # seconds that a browser may cache a file
 POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -57,7 +57,7 @@ class DocsHandler(PageHandler):
     content_type = "text/html; charset=UTF-8"
 
     def get(self) -> None:
-        """The page to read this and try it."""
+        """The docs page, in HTML."""
         self.set_header("Content-Security-Policy", POLICY)
         self.set_header("Referrer-Policy", "no-referrer")
         page = read_file(FOLDER / "index.html").decode()
@@ -72,7 +72,7 @@ class FileHandler(PageHandler):
         if name not in self._files:
             raise RouteNotFound(name)
         self.content_type = "text/css" if name.endswith(".css") else "text/javascript"
-        self.set_header("Cache-Control", f"max-age={CACHED}")
+        self.set_header("Cache-Control", f"max-age={MAX_AGE}")
         self.send(read_file(self._files[name]))
 
 

@@ -1,9 +1,9 @@
 """
-Logs: a line for each request, and the request's id in every line that the request causes. On a terminal the
-lines are text, elsewhere each is a JSON object.
+Logs: one line for each request, and the request's id in all lines that are logged during the request. On a
+terminal, lines are text. Otherwise, each is a JSON object.
 
-The id is the client's `X-Request-Id` if that looks like one. Otherwise it is made here. The response has it
-in the same header. Nothing that a client sends can begin a line or reach the terminal as a control character.
+The id is the client's `X-Request-Id` if that is valid, or else a new one. The response has it in the same
+header. Newlines and control characters in a client's data are escaped.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from indico.utils import LOGGER
 
 
 def install(application: Application) -> None:
-    """Give requests their ids, and give the lines on stderr their format."""
+    """Set the ids of requests, and the format of lines on stderr."""
     requests.install(application)
     application.hooks.lifespans.append(lifespan)
     for handler in logging.getLogger().handlers:
-        if type(handler) is logging.StreamHandler:  # not a test's or a debugger's
+        if type(handler) is logging.StreamHandler:  # not a handler of a test or a debugger
             handler.setFormatter(make_formatter(handler.stream))
             logging.captureWarnings(True)
 
 
 @asynccontextmanager
 async def lifespan(application: Application) -> AsyncIterator[None]:
-    """At LOG_LEVEL=DEBUG, log MongoDB's commands."""
+    """With LOG_LEVEL=DEBUG, log MongoDB's commands."""
     listener = CommandLog()
     listening = LOGGER.isEnabledFor(logging.DEBUG)
     if listening:
@@ -45,7 +45,7 @@ async def lifespan(application: Application) -> AsyncIterator[None]:
 
 
 class CommandLog(CommandListener):
-    """A line for each command that has ended. It has the command's name, and nothing of its content."""
+    """Logs one line for each command, with its name and duration, but not its content."""
 
     def started(self, event: CommandStartedEvent) -> None:
         """Nothing to log yet."""

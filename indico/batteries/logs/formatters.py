@@ -1,5 +1,5 @@
 """
-How a line of the log is written: as a JSON object, or as text.
+The formats of log lines: JSON objects, or text.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from indico.batteries.logs import requests
 DIM = 2
 COLOURS = {"DEBUG": 36, "INFO": 32, "WARNING": 33, "ERROR": 31, "CRITICAL": 35}  # of ANSI terminals
 JSON = json.JSONEncoder(default=str)
-STANDARD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}  # all else is `extra`
+# Attributes of every log record. All others come from `extra`.
+STANDARD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 
 
 def make_formatter(stream: Any) -> logging.Formatter:
-    """The formatter that LOG_FORMAT names. With `auto`, a terminal gets text and any other stream JSON."""
+    """Return the formatter for LOG_FORMAT. With `auto`, it is text for a terminal, and JSON otherwise."""
     is_terminal = stream.isatty()
     if config.LOG_FORMAT == "json" or (config.LOG_FORMAT == "auto" and not is_terminal):
         return JSONFormatter()
@@ -28,14 +29,14 @@ def make_formatter(stream: Any) -> logging.Formatter:
 
 
 def escape(text: str) -> str:
-    """The text, with Python's escapes in place of all that is not printable: newlines, colours, ..."""
+    """Return the text with characters that are not printable, such as newlines, as Python's escapes."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def read_fields(record: logging.LogRecord) -> dict[str, Any]:
-    """What the line has beside its message: its request, and what the call passed as `extra`."""
+    """Return the line's fields besides its message: those of the request, and those of `extra`."""
     extra = {name: value for name, value in vars(record).items() if name not in STANDARD}
     return {**requests.read_fields(), **extra}
 
@@ -61,8 +62,8 @@ class JSONFormatter(logging.Formatter):
 
 class TextFormatter(logging.Formatter):
     """
-    A line of text: the time, the level, the message, the request's id and its user. The lines of a traceback
-    are indented, so that none of them looks like a line of the log.
+    One line of text: the time, the level, the message, the request's id and its user. Tracebacks are
+    indented, so that they can't look like other log lines.
     """
 
     def __init__(self, coloured: bool) -> None:

@@ -1,5 +1,5 @@
 """
-What the log says about a request: a line at its end, and its id in every line that it causes.
+Request ids, and the fields that log lines have about their request.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from indico.core.http.envelope import EnvelopeHandler, name_request, name_route
 from indico.utils import LOGGER
 
 HEADER = "X-Request-Id"
-VALID_ID = re.compile("[A-Za-z0-9._-]{1,48}")  # shorter than a key, in case a client puts one there
+VALID_ID = re.compile("[A-Za-z0-9._-]{1,48}")  # shorter than a key, so that no key is logged
 
 
 class RequestRecord:
     """
-    What lines say about their request. Contexts keep this for longer than the request takes, so it lets go of
-    the handler when the request ends.
+    The fields of a request in log lines. Contexts can outlive the request, so the reference to the handler is
+    dropped when the request ends.
     """
 
     __slots__ = ("handler", "names", "request_id")
@@ -34,10 +34,10 @@ class RequestRecord:
     def __init__(self, request_id: str, handler: RequestHandler | None = None) -> None:
         self.request_id = request_id
         self.handler = handler
-        self.names: dict[str, Any] = {}  # as they were at the end
+        self.names: dict[str, Any] = {}  # read at the end of the request
 
     def read_fields(self) -> dict[str, Any]:
-        handler = self.handler  # another thread may end the request meanwhile
+        handler = self.handler  # read once: another thread may end the request meanwhile
         names = self.names if handler is None else read_names(handler)
         return {"request_id": self.request_id, **names}
 
@@ -47,7 +47,7 @@ class RequestRecord:
 
 
 def read_names(handler: RequestHandler) -> dict[str, Any]:
-    """The route, action and user of a request, as far as they are known."""
+    """Return the route of a request, and its action and user if they are known."""
     names = {"route": name_route(type(handler))}
     for name in ("action", "user_id"):
         if value := vars(handler).get(name):
@@ -66,13 +66,13 @@ def install(application: Application) -> None:
 
 
 def read_fields() -> dict[str, Any]:
-    """What the lines of the current request say about it. Nothing outside of a request."""
+    """Return the fields of the current request, or none outside of a request."""
     record = _current.get()
     return {} if record is None else record.read_fields()
 
 
 def read_id(request: HTTPServerRequest) -> str:
-    """The request's id: its X-Request-Id, which is replaced unless it looks like one."""
+    """Return the request's id, its X-Request-Id. If that is missing or not valid, sets a new one."""
     request_id = request.headers.get(HEADER, "")
     if not VALID_ID.fullmatch(request_id):
         request_id = request.headers[HEADER] = f"{random.getrandbits(128):032x}"
@@ -80,14 +80,14 @@ def read_id(request: HTTPServerRequest) -> str:
 
 
 def find_headers(handler: RequestHandler) -> list[tuple[str, str]]:
-    """The response has the request's id."""
+    """Return the request's id as a response header."""
     return [(HEADER, read_id(handler.request))]
 
 
 def begin(handler: EnvelopeHandler) -> Callable[[], None]:
     """
-    Let lines know their request. Tornado copies the context for the handler's task after this, so everything
-    that the request starts inherits the record.
+    Make this the current request of log lines. Tornado copies the context for the handler's task after this,
+    so all tasks of the request inherit the record.
     """
     handler.request_id = read_id(handler.request)
     record = RequestRecord(handler.request_id, handler)
@@ -97,8 +97,8 @@ def begin(handler: EnvelopeHandler) -> Callable[[], None]:
 
 class PlainRequest(Matcher):
     """
-    Matches nothing. Tornado asks it before the application's own routes, so that requests of its plain
-    handlers, which have no hooks, have an id as well.
+    Matches nothing. Tornado calls it before the application's routes, so that requests have an id even if
+    their handler is Tornado's own and has no hooks.
     """
 
     def match(self, request: HTTPServerRequest) -> None:
@@ -106,13 +106,13 @@ class PlainRequest(Matcher):
 
 
 def log_request(handler: RequestHandler) -> None:
-    """Log a request in one line. Nothing else in it comes from the client: no path, no header, no key."""
+    """Log a request in one line, with its id, but no other data from the client: no path, no key."""
     if not LOGGER.isEnabledFor(logging.INFO):
         return
     milliseconds = round(1000 * handler.request.request_time(), 1)
     status = handler.get_status()
     extra = {"status": status, "duration_ms": milliseconds}
-    # A request may end in the context of another one, which answers it.
+    # A request can end in the context of another request that completes it.
     token = _current.set(RequestRecord(read_id(handler.request), handler))
     LOGGER.info("%d %s %.1f ms", status, name_request(handler), milliseconds, extra=extra)
     _current.reset(token)

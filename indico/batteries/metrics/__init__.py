@@ -1,6 +1,6 @@
 """
-Metrics: `GET /metrics` for Prometheus: requests by route and action, MongoDB's commands by name, and the
-event loop's lag. With several WORKERS each of them counts in files of one folder, and the page adds them up.
+Metrics: `GET /metrics` for Prometheus shows requests by route and action, MongoDB's commands by name, and the
+event loop's lag. With several WORKERS, each counts in files in a shared folder, and the page shows the sums.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from indico.batteries.metrics.measures import CommandMetrics, RequestMetrics, make_lag, measure_lag
-from indico.batteries.metrics.sharing import make_folder, take_place
+from indico.batteries.metrics.sharing import make_folder, register_worker
 from indico.core.hooks import Application
 from indico.core.http.pages import PageHandler
 from indico.utils import LOGGER
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 
 
 def install(application: Application) -> None:
-    """Count, and serve the page."""
+    """Measure requests and commands, and serve the page."""
     if importlib.util.find_spec("prometheus_client") is None:
         LOGGER.warning("GET /metrics needs prometheus-client: pip install -e '.[metrics]'")
         return
-    folder = make_folder()  # before the import, which decides how values are kept
+    folder = make_folder()  # before the import: prometheus_client then chooses how to store values
     from prometheus_client import CollectorRegistry, disable_created_metrics
     from prometheus_client.multiprocess import MultiProcessCollector
 
-    disable_created_metrics()  # type: ignore[no-untyped-call] # twice as many series for nothing
+    disable_created_metrics()  # type: ignore[no-untyped-call] # twice as many series, rarely used
     registry = CollectorRegistry()
-    # The page shows either the metrics of this process or what all workers have written into the folder.
+    # The page shows the metrics of this process, or else those that all workers have written to the folder.
     own = registry if folder is None else CollectorRegistry()
     if folder is not None:
         MultiProcessCollector(registry, folder)  # type: ignore[no-untyped-call]
@@ -47,9 +47,9 @@ def install(application: Application) -> None:
 
 @asynccontextmanager
 async def lifespan(lag: Histogram, folder: str | None, application: Application) -> AsyncIterator[None]:
-    """Measure the lag of the loop that serves."""
+    """Measure the event loop's lag while the server runs."""
     if folder is not None:
-        take_place(folder, application.state.worker)
+        register_worker(folder, application.state.worker)
     parent = os.getppid()
     measuring = asyncio.create_task(measure_lag(lag))
     try:
@@ -57,7 +57,9 @@ async def lifespan(lag: Histogram, folder: str | None, application: Application)
     finally:
         measuring.cancel()
         await asyncio.wait([measuring])
-        if folder is not None and os.getppid() != parent:  # it was killed, and can't remove the folder
+        if (
+            folder is not None and os.getppid() != parent
+        ):  # the supervisor was killed, so it can't remove the folder
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -68,12 +70,12 @@ class MetricsHandler(PageHandler):
         self._registry = registry
 
     def get(self) -> None:
-        """All metrics, in the format of Prometheus that the client asks for."""
+        """All metrics, in the Prometheus format that the client requests."""
         from prometheus_client.exposition import choose_encoder
 
         try:
             encode, content_type = choose_encoder(self.request.headers.get("Accept", ""))
-        except TypeError:  # the version that it asks for is no number
+        except TypeError:  # the requested version is not a number
             encode, content_type = choose_encoder("")
         self.set_header("Content-Type", content_type)
         self.finish(encode(self._registry))

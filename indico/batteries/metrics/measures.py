@@ -1,5 +1,5 @@
 """
-What is measured.
+The metrics of requests, MongoDB's commands and the event loop.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from indico.core.http.envelope import EnvelopeHandler, name_request
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Histogram
 
-LAG_INTERVAL = 0.1  # seconds between two looks at the event loop
+LAG_INTERVAL = 0.1  # seconds between two measurements
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)  # seconds
 
 
 class RequestMetrics:
-    """How many requests there were, how long they took, and how many are in flight."""
+    """The number of requests, their durations, and the number in flight."""
 
     def __init__(self, registry: CollectorRegistry, in_flight: Sized) -> None:
         from prometheus_client import Counter, Gauge, Histogram
@@ -46,24 +46,24 @@ class RequestMetrics:
             registry=registry,
             multiprocess_mode="livesum",
         )
-        # The metrics of each kind of request. To look them up by their labels takes longer than to count.
-        self._known: dict[Any, tuple[Callable[[], None], Callable[[float], None]]] = {}
+        # The metrics of each kind of request. Finding them by their labels takes longer than counting.
+        self._metrics_by_kind: dict[Any, tuple[Callable[[], None], Callable[[float], None]]] = {}
 
     def watch(self, handler: EnvelopeHandler) -> Callable[[], None]:
-        """Count a request, and measure it, when it ends."""
+        """Count a request when it ends, and measure its duration."""
         began = perf_counter()
         self._in_progress.set(len(self._in_flight))
 
         def end() -> None:
             self._in_progress.set(len(self._in_flight))
             kind = type(handler), handler.action, handler.get_status()
-            if kind not in self._known:
+            if kind not in self._metrics_by_kind:
                 route, _, action = name_request(handler).partition(".")
-                self._known[kind] = (
+                self._metrics_by_kind[kind] = (
                     self._requests.labels(route, action, handler.get_status()).inc,
                     self._durations.labels(route, action).observe,
                 )
-            count, observe = self._known[kind]
+            count, observe = self._metrics_by_kind[kind]
             count()
             observe(perf_counter() - began)
 
@@ -71,7 +71,7 @@ class RequestMetrics:
 
 
 class CommandMetrics(CommandListener):
-    """MongoDB's commands, by name. Motor calls this from its threads."""
+    """The durations and failures of MongoDB's commands. Motor calls this from its threads."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         from prometheus_client import Counter, Histogram
@@ -106,14 +106,14 @@ def make_lag(registry: CollectorRegistry) -> Histogram:
 
     return Histogram(
         "event_loop_lag_seconds",
-        "How late the event loop was for what it should have done",
+        "How late the event loop runs its callbacks",
         buckets=BUCKETS,
         registry=registry,
     )
 
 
 async def measure_lag(lag: Histogram) -> None:
-    """Measure how late the event loop is, until this is cancelled."""
+    """Measure how late the event loop runs a timer, until cancelled."""
     loop = asyncio.get_running_loop()
     while True:
         due = loop.time() + LAG_INTERVAL

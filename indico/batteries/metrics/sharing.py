@@ -1,6 +1,6 @@
 """
-One folder for all workers: each of them counts there in files of its own, which prometheus_client names after
-its process id.
+The folder that all workers share: each counts in its own files, and prometheus_client names them after its
+process id.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from pathlib import Path
 from indico import config
 from indico.utils import LOGGER
 
-VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # has prometheus_client keep values in files of that folder
+VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # if set, prometheus_client stores values in this folder
 
 
 def make_folder() -> str | None:
     """
-    Make the folder, and tell prometheus_client of it. None where each process counts for itself.
+    Make the folder, set VARIABLE, and return the path. Returns None if each process counts for itself.
 
-    A folder that VARIABLE names already is replaced if there are several workers, since it may hold files of
-    other servers, and if it can't be written to, since prometheus_client would fail.
+    A folder that VARIABLE already names is not used if there are several workers, because it may hold files
+    of other servers, or if it can't be written to, because prometheus_client would fail.
     """
     given = os.environ.get(VARIABLE)
     if config.WORKERS == 1 and (given is None or os.access(given, os.W_OK)):
         return None
     if given is None and "prometheus_client" in sys.modules:
         LOGGER.warning(
-            "GET /metrics shows one worker at a time, since prometheus_client was imported before the battery"
-            " metrics: set %s to any folder to have all workers added up",
+            "GET /metrics shows one worker at a time, because prometheus_client was imported before the"
+            " battery metrics: set %s to any folder to get the sums of all workers",
             VARIABLE,
         )
         return None
@@ -41,16 +41,16 @@ def make_folder() -> str | None:
         LOGGER.warning("GET /metrics shows one worker at a time: %s", error.strerror)
         os.environ.pop(VARIABLE, None)
         return None
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)  # workers end without this
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)  # runs in the supervisor only
     os.environ[VARIABLE] = folder
     return folder
 
 
-def take_place(folder: str, worker: int | None) -> None:
-    """Begin to count as this worker. If it takes a dead one's place, the dead one's gauges count no more."""
+def register_worker(folder: str, worker: int | None) -> None:
+    """Store this worker's pid. If it replaces a dead worker, removes the gauges of that process."""
     from prometheus_client.multiprocess import mark_process_dead
 
-    place = Path(folder, f"worker-{worker or 0}.pid")
-    if place.exists():
-        mark_process_dead(int(place.read_text()), folder)  # type: ignore[no-untyped-call]
-    place.write_text(str(os.getpid()))
+    pid_file = Path(folder, f"worker-{worker or 0}.pid")
+    if pid_file.exists():
+        mark_process_dead(int(pid_file.read_text()), folder)  # type: ignore[no-untyped-call]
+    pid_file.write_text(str(os.getpid()))

@@ -1,5 +1,5 @@
 """
-OpenID: `POST /openid/login` for those with an account at a provider of OPENID_PROVIDERS, such as Google.
+OpenID: `POST /openid/login` for users with an account at a provider of OPENID_PROVIDERS, such as Google.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from indico.utils import LOGGER, smart_parse, type_check, unpack
 
 
 def install(application: Application) -> None:
-    """Add the route, if there are providers."""
+    """Add the route, if OPENID_PROVIDERS is set."""
     if not config.OPENID_PROVIDERS:
         return
     if not (importlib.util.find_spec("jwt") and importlib.util.find_spec("cryptography")):
         LOGGER.warning(
-            "OPENID_PROVIDERS is set, but PyJWT is not installed, so /openid/login is not there:"
+            "OPENID_PROVIDERS is set, but PyJWT is not installed, so there is no /openid/login:"
             " pip install -e '.[openid]'"
         )
         return
@@ -35,7 +35,7 @@ class OpenIDHandler(IndicoHandler):
 
     @property
     def subject(self) -> str:
-        """The account that a login claims, before anything is verified. LOGIN_RATE counts by it."""
+        """The account that a login names, before it is verified. LOGIN_RATE counts logins per account."""
         fields = smart_parse(self.request.body)
         return f"{fields.get('provider')}:{read_subject(str(fields.get('id_token')))}"
 
@@ -43,14 +43,14 @@ class OpenIDHandler(IndicoHandler):
     @type_check(str, str, LoginUser)
     async def login(self, provider: str, id_token: str, user: LoginUser) -> Login:
         """
-        Log in with a provider's ID token: the user as stored now, and the key for all other actions.
+        Log in with a provider's ID token. Returns the user as stored now, and the key for all other actions.
 
         401: The provider did not sign the token for our app, or it has expired.
         """
         if provider not in self._providers:
             raise InvalidValue(f"provider should be {' or '.join(self._providers)}")
         subject = await self._providers[provider].check(id_token)
-        # No provider's name has a colon or begins with "facebook", so no two users have the same id.
+        # Names of providers contain no colon and don't begin with "facebook", so ids are unique.
         return await log_in(f"{provider}:{subject}", user)
 
 

@@ -1,10 +1,9 @@
 """
-Providers of OpenID Connect, and which of their ID tokens count.
+Providers of OpenID Connect: their keys, and the checks of their ID tokens.
 
-An ID token counts if the provider signed it, for our app, and it has not expired (OpenID Connect Core 1.0,
-3.1.3.7). The provider's keys are found by discovery and kept for an hour. If a token names an unknown key,
-they are fetched again, but at most once a minute, however many such tokens come. All logins that need the
-keys wait for the same fetch.
+An ID token is valid if the provider signed it for our app and it has not expired (OpenID Connect Core 1.0,
+3.1.3.7). The provider's keys are found by discovery and cached for an hour. If a token names an unknown key,
+they are fetched again, but at most once a minute. All logins that need the keys wait for the same fetch.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ PAUSE_AFTER_FAILURE = 1  # seconds
 MAX_TOKEN_LENGTH = 16 * 1024  # characters
 LEEWAY = 60  # seconds by which the provider's clock and ours may differ
 
-# Only signatures by a private key. `none` is no signature, and an HMAC's key would be known to both sides.
+# Only signatures with a private key. `none` means no signature, and both sides know the key of an HMAC.
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 
 
@@ -37,7 +36,7 @@ class OpenIDTokenError(IndicoError):
 
 
 def make_providers() -> dict[str, Provider]:
-    """The providers of OPENID_PROVIDERS, by name."""
+    """Make the providers of OPENID_PROVIDERS, by name."""
     return {
         name: Provider(name, issuer, client_ids)
         for name, (issuer, *client_ids) in config.OPENID_PROVIDERS.items()
@@ -51,15 +50,15 @@ class Provider:
         self.name = name
         self.issuer = issuer
         self.client_ids = client_ids
-        self._keys: dict[str | None, Any] = {}  # by their ids
-        self._stale_at = 0.0  # when the keys are too old
-        self._next_fetch_at = 0.0  # no fetch before this
+        self._keys: dict[str | None, Any] = {}  # by key id
+        self._stale_at = 0.0  # time.monotonic
+        self._next_fetch_at = 0.0  # time.monotonic
         self._fetching: asyncio.Task[None] | None = None
 
     async def check(self, id_token: str) -> str:
         """
-        The subject of a token: the provider's name for its user. Raises OpenIDTokenError for a token that
-        does not count, and Unavailable when the provider's keys can't be fetched.
+        Return the subject of a token, the provider's id of its user. Raises OpenIDTokenError if the token is
+        not valid, and Unavailable if the provider's keys can't be fetched.
         """
         import jwt
 
@@ -82,7 +81,7 @@ class Provider:
         except (jwt.PyJWTError, RecursionError) as error:
             raise OpenIDTokenError() from error
         audience = claims["aud"] if isinstance(claims["aud"], list) else [claims["aud"]]
-        # Every app that the token is meant for could use it here, and so could the one that asked for it.
+        # Every app in `aud` and `azp` has this token and could log in with it, so all must be ours.
         if any(client_id not in self.client_ids for client_id in (*audience, claims.get("azp", audience[0]))):
             raise OpenIDTokenError()
         if not is_oauth_id(claims["sub"]):
@@ -96,7 +95,7 @@ class Provider:
                 self._fetching = spawn(self._fetch_keys())
                 self._fetching.add_done_callback(lambda task: task.cancelled() or task.exception())
             if self._fetching is not None:
-                await asyncio.shield(self._fetching)  # other logins wait for it, too
+                await asyncio.shield(self._fetching)  # other logins wait for it too
             elif is_stale:
                 raise self._unavailable()
         if key_id not in self._keys:
@@ -112,7 +111,7 @@ class Provider:
                 raise ValueError("another issuer, or an address of keys that is not https")
             keys = read_keys(await fetch_json(about["jwks_uri"], TIMEOUT))
             if not keys:
-                raise ValueError("no keys")
+                raise ValueError("no usable keys")
             self._keys, self._stale_at = keys, time.monotonic() + KEYS_LIFETIME
             pause = PAUSE
         except FAILURES as error:
@@ -126,7 +125,7 @@ class Provider:
 
 
 def read_subject(id_token: str) -> str:
-    """The subject that a token claims, unverified. Raises OpenIDTokenError if it claims none."""
+    """Return the subject of a token without verifying it. Raises OpenIDTokenError if there is none."""
     import jwt
 
     try:
@@ -140,7 +139,7 @@ def read_subject(id_token: str) -> str:
 
 
 def read_keys(key_set: dict[str, Any]) -> dict[str | None, Any]:
-    """The keys of a JWK set (RFC 7517) that can sign tokens, by their ids. All others are skipped."""
+    """Return the keys of a JWK set (RFC 7517) that can sign tokens, by key id. Skips all others."""
     import jwt
 
     keys: dict[str | None, Any] = {}

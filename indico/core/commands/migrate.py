@@ -1,10 +1,10 @@
 """
-Brings a database to what the code expects: `python -m indico.migrate` says what there is to do, `--apply`
-does it.
+Updates a database for the current code: `python -m indico.migrate` lists the pending steps, `--apply` runs
+them.
 
-First come the migrations, the files in `indico/migrations` that have not run yet, in the order of their
-names. Then come the indexes that the code declares. Those that it does not declare are dropped with `--drop`
-only, because servers of the previous version may still need them.
+The first steps are the migrations that have not run yet, the files in `indico/migrations` in the order of
+their names. Then the declared indexes are built. Other indexes are dropped only with `--drop`, because
+servers of the previous version may still need them.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from indico.core.mongo import indexes
 from indico.core.mongo.lock import Locked, hold_lock
 
 Document = dict[str, Any]
-Indexes = dict[tuple[str, str], Document]  # as MongoDB describes them, by collection and name
+Indexes = dict[tuple[str, str], Document]  # MongoDB's descriptions, by (collection, name)
 
 
 class NotMigrated(Exception):
-    """Why it ended: a sentence. What was done before stays done."""
+    """A step failed; earlier steps keep their effect. The message is a sentence for the terminal."""
 
 
 class Step(NamedTuple):
@@ -43,7 +43,7 @@ class Step(NamedTuple):
 
 
 class Change(NamedTuple):
-    """Of an index. Without `old` it is built, without `new` dropped."""
+    """A change of an index. If `old` is None, the index is built. If `new` is None, it is dropped."""
 
     collection: str
     old: Document | None
@@ -54,7 +54,7 @@ class Change(NamedTuple):
 
 
 def find_migrations(database: Database[Document]) -> list[Step]:
-    """The migrations that have not run yet, in order."""
+    """Return the migrations that have not run yet, in order."""
     from indico import migrations
 
     names = sorted(module.name for module in pkgutil.iter_modules(migrations.__path__))
@@ -73,7 +73,7 @@ def run_migration(database: Database[Document], name: str) -> None:
 
 
 def find_indexes(database: Database[Document]) -> list[Step]:
-    """What to build, rebuild and drop, in this order, to have the indexes that the code declares."""
+    """Return the steps that build, rebuild and drop indexes, so that they are the declared ones."""
     steps = []
     for change in compare(read_indexes(database), declared_indexes()):
         action = "drop" if change.new is None else "build" if change.old is None else "rebuild"
@@ -99,12 +99,12 @@ def declared_indexes() -> Indexes:
 
 
 def compare(existing: Indexes, declared: Indexes) -> list[Change]:
-    """The changes that make the existing indexes the declared ones. Those that drop an index come last."""
+    """Return the changes from the existing to the declared indexes. Those that drop an index come last."""
     changes = []
     undeclared = {key: index for key, index in existing.items() if key not in declared}
     for key, new in declared.items():
         old = existing.get(key)
-        if old is None:  # MongoDB refuses a second index on the same fields: one of another name has to go
+        if old is None:  # MongoDB rejects a second index on the same fields, so this replaces the first
             same = (
                 other for other in undeclared if other[0] == key[0] and fields(existing[other]) == fields(new)
             )
@@ -119,7 +119,7 @@ def fields(index: Document) -> list[tuple[str, Any]]:
 
 
 def is_same(old: Document, new: Document) -> bool:
-    """Whether MongoDB's index is the declared one: its name, its fields in their order, its options."""
+    """Whether both indexes have the same name, the same fields in the same order, and the same options."""
     if "collation" in old and "collation" in new:  # MongoDB adds the defaults of a collation
         old = {**old, "collation": {name: old["collation"].get(name) for name in new["collation"]}}
     options = [
@@ -134,7 +134,7 @@ def is_same(old: Document, new: Document) -> bool:
 
 
 def replace_index(database: Database[Document], change: Change) -> None:
-    """Make the change. The old index is made again if MongoDB refuses the new one. Raises NotMigrated."""
+    """Make the change. If MongoDB rejects the new index, restores the old one and raises NotMigrated."""
     collection, old, new = change
     if old is not None:
         database[collection].drop_index(old["name"])
@@ -146,23 +146,23 @@ def replace_index(database: Database[Document], change: Change) -> None:
         if old is not None:
             database.command("createIndexes", collection, indexes=[old])
         reason = str(error).partition(", full error")[0]
-        raise NotMigrated(f"{collection}.{new['name']} can't be made: {reason}") from error
+        raise NotMigrated(f"{collection}.{new['name']} can't be built: {reason}") from error
 
 
 # The command
 
 
 def migrate(database: Database[Document], apply: bool, drop: bool) -> None:
-    """Print what there is to do. `apply` does it, but drops indexes only with `drop`."""
+    """Print the pending steps. `apply` runs them, but drops indexes only with `drop`."""
     if not apply:
         steps = [*find_migrations(database), *find_indexes(database)]
         actions = {step.action for step in steps}
         for step in steps:
             print(f"{step.action:8} {step.subject}")
         if actions - {"drop"}:
-            print("Nothing was done yet: --apply does it.")
+            print("Nothing was changed yet: run this again with --apply.")
         if "drop" in actions:
-            print("When no server runs any more that declares them, --apply --drop drops indexes.")
+            print("When no server uses these indexes any more, --apply --drop drops them.")
         return
     with hold_lock(database.migration):
         for find_steps in (find_migrations, find_indexes):
@@ -177,7 +177,7 @@ def migrate(database: Database[Document], apply: bool, drop: bool) -> None:
 
 @contextmanager
 def connect() -> Iterator[Database[Document]]:
-    """The database. Unlike the server's client, this one waits for as long as a command takes."""
+    """Connect to the database. Unlike the server's client, this one has no timeout for commands."""
     options: dict[str, Any] = {
         "w": "majority",
         "journal": True,
@@ -187,19 +187,19 @@ def connect() -> Iterator[Database[Document]]:
         try:
             client: MongoClient[Document] = stack.enter_context(MongoClient(config.MONGODB, **options))
             client.admin.command("ping")
-        except PyMongoError as error:  # its text may hold parts of the URI
+        except PyMongoError as error:  # its message may contain parts of the URI
             raise NotMigrated(f"MONGODB can't be used, {type(error).__name__}.") from error
         yield client[config.MONGODB_DATABASE]
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Run with these options, by default those of the command line. What prevents it is one sentence."""
+    """Run with these options, by default those of the command line. Errors exit with one sentence."""
     parser = argparse.ArgumentParser(
         prog="python -m indico.migrate",
-        description="Say which migrations were not run yet, and where MongoDB's indexes are not the code's.",
+        description="List the migrations that have not run, and the indexes that differ from the code's.",
     )
-    parser.add_argument("--apply", action="store_true", help="run those migrations, and make those indexes")
-    parser.add_argument("--drop", action="store_true", help="and drop indexes that the code does not declare")
+    parser.add_argument("--apply", action="store_true", help="run these migrations and build these indexes")
+    parser.add_argument("--drop", action="store_true", help="also drop indexes that are not declared")
     arguments = parser.parse_args(words)
     read_env_file()
 
@@ -215,6 +215,6 @@ def main(words: Sequence[str] | None = None) -> None:
         sys.exit(f"Not migrated: {error}")
     except ConnectionFailure as error:
         sys.exit(
-            f"Not migrated to the end: MONGODB has gone, {type(error).__name__}. Run this again when it is"
-            " back; until then an index that was being rebuilt may be missing."
+            f"Not fully migrated: the connection to MONGODB was lost ({type(error).__name__}). Run this"
+            " again; until then, an index that was being rebuilt may be missing."
         )

@@ -1,11 +1,11 @@
 """
-A Python prompt with the database, and `await` at the top level: `python -m indico.shell`. It is IPython's if
+A Python prompt with the database, and `await` at the top level: `python -m indico.shell`. It uses IPython if
 that is installed.
 
     >>> await UserDB.find_user("facebook1")
     >>> await db.mongodb.user.count_documents({})
 
-Input from a pipe runs as a script: its values are printed, and it ends at the first error.
+Input from a pipe runs as a script: the values of expressions are printed, and it ends at the first error.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from indico.core.mongo.mongod import MongodError
 
 NAMES = "Names: asyncio, config, db, AuthDB, UserDB. Ctrl-D ends."
 FLAGS = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-FILE = "<console>"  # where the code is, in a traceback
+FILE = "<console>"  # file name in tracebacks
 
 
 class Console(code.InteractiveConsole):
-    """Python's own prompt. The event loop runs while a statement does, and stands still in between."""
+    """Python's own prompt. The event loop runs only while a statement is executed."""
 
     def __init__(self, names: dict[str, Any], runner: asyncio.Runner) -> None:
         super().__init__(names, FILE)
@@ -65,7 +65,7 @@ async def run_script(source: str, names: dict[str, Any]) -> None:
 
 
 def format_error(error: BaseException) -> str:
-    """The traceback, from where the given code begins."""
+    """Return the traceback without the frames above the user's code."""
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename != FILE:
         trace = trace.tb_next
@@ -89,11 +89,11 @@ def run(names: dict[str, Any], runner: asyncio.Runner, banner: str) -> None:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Connect as the server does, in development with a mongod of its own, and close at the end."""
+    """Connect as the server does, run the prompt, and close. In development, starts mongod if needed."""
     argparse.ArgumentParser(
         prog="python -m indico.shell",
         description="A Python prompt with the database, as `db`, and `await` at the top level. Input from a"
-        " pipe runs as a script. The settings are the server's: see docs/settings.rst.",
+        " pipe runs as a script. The settings are those of the server: see docs/settings.rst.",
     ).parse_args(words)
     read_env_file()
 

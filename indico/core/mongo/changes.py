@@ -17,17 +17,17 @@ async def watch(
     collection: Collection, pipeline: list[dict[str, Any]], heartbeat: int
 ) -> AsyncIterator[dict[str, Any] | None]:
     """
-    The changes of a collection, each as soon as it is made. None at first, and whenever there was no change
+    Yield the changes of a collection as they are made. Yields None first, and whenever there was no change
     for `heartbeat` milliseconds. Ends when the collection is dropped. Raises Unavailable, and MongoError if
-    MongoDB has no change streams, as a single server.
+    MongoDB has no change streams because it is a standalone server.
     """
     opening = collection.watch(pipeline, max_await_time_ms=heartbeat)
     stream = await bounded(opening) if inspect.isawaitable(opening) else opening
     try:
-        await bounded(stream.__aenter__())  # Motor opens it here
+        await bounded(stream.__aenter__())  # Motor opens the stream here
         yield None
         while stream.alive:
             yield await bounded(stream.try_next())
     finally:
-        with suppress(Exception):  # MongoDB may be gone
+        with suppress(Exception):  # MongoDB may be unreachable
             await wait_for(stream.close(), 1)

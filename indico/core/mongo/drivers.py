@@ -1,5 +1,5 @@
 """
-The drivers: what helpers may ask of each, and how its client is made.
+The drivers: the methods that helpers can use with each, and how its client is made.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ DRIVERS = {
 
 
 class Cursor(Protocol):
-    """What `find` returns: `async for` goes through its documents. All else is the driver's own."""
+    """What `find` returns. Use `async for` to iterate over it. Other methods depend on the driver."""
 
     def __aiter__(self) -> AsyncIterator[Document]: ...
     async def __anext__(self) -> Document: ...
@@ -42,7 +42,7 @@ class Cursor(Protocol):
 
 
 class Collection(Protocol):
-    """A collection, with PyMongo's methods, to be awaited. Those named here are the same on every driver."""
+    """A collection, with PyMongo's methods as coroutines. All drivers have the methods listed here."""
 
     async def find_one(self, filter: Any = None, *rest: Any, **options: Any) -> Document | None: ...
     def find(self, filter: Query = None, *rest: Any, **options: Any) -> Cursor: ...
@@ -59,7 +59,7 @@ class Collection(Protocol):
 
 
 class Database(Protocol):
-    """A database, whose attributes and items are its collections. All else is the driver's own."""
+    """A database. Its attributes and items are its collections. Other methods depend on the driver."""
 
     name: str
 
@@ -69,7 +69,7 @@ class Database(Protocol):
 
 
 class Client(Protocol):
-    """A client, whose items are its databases. All else is the driver's own."""
+    """A client. Its items are its databases. Other methods depend on the driver."""
 
     def close(self) -> Any: ...
     def __getattr__(self, name: str) -> Any: ...
@@ -78,11 +78,11 @@ class Client(Protocol):
 
 def make_client(uri: str, listeners: Iterable[CommandListener]) -> Client:
     """
-    A client of MONGODB_DRIVER, which connects when it is first used. Raises SettingError for a URI that the
+    Make a client of MONGODB_DRIVER. It connects when it is first used. Raises SettingError for a URI that the
     driver can't read, and for a driver that is not installed.
     """
     module, name = DRIVERS[config.MONGODB_DRIVER]
-    logging.getLogger("pymongo").setLevel(logging.INFO)  # below that level it quotes whole documents
+    logging.getLogger("pymongo").setLevel(logging.INFO)  # at DEBUG it logs whole documents
     try:
         query = uri.partition("?")[2]
         given = split_options(query) if query else {}
@@ -95,8 +95,8 @@ def make_client(uri: str, listeners: Iterable[CommandListener]) -> Client:
         raise config.SettingError(
             f"MONGODB_DRIVER is {driver}, but it is not installed: pip install -e '.[{driver}]' installs it."
         ) from error
-    except (ConfigurationError, InvalidURI, OSError, ValueError) as error:  # OSError: a file that it names
-        # PyMongo quotes parts of a password that is not escaped.
+    except (ConfigurationError, InvalidURI, OSError, ValueError) as error:  # OSError: a file named in the URI
+        # PyMongo's message contains parts of a password that is not escaped.
         hint = "look at its host and options, and whether user and password are percent-encoded."
         reason = hint if "@" in uri else str(error)
         raise config.SettingError(f"MONGODB can't be used: {reason}") from error
@@ -104,39 +104,39 @@ def make_client(uri: str, listeners: Iterable[CommandListener]) -> Client:
 
 
 def make_options() -> dict[str, Any]:
-    """The options of a client, which the URI overrides."""
+    """Return the options of a client. Options in the URI override them."""
     milliseconds = int(config.MONGODB_TIMEOUT * 1000)
     return {
         "w": "majority",
         "journal": True,
         "serverSelectionTimeoutMS": milliseconds,
-        "socketTimeoutMS": milliseconds,  # otherwise Motor's few threads, and so all requests, wait forever
-        # A server that went silent is given up, and one that is back is found, within two seconds.
+        "socketTimeoutMS": milliseconds,  # without it, Motor's few threads can wait forever
+        # Within two seconds, a server that stops responding is dropped, and one that returns is found.
         "connectTimeoutMS": min(milliseconds, 1000),
         "heartbeatFrequencyMS": 500,
         "waitQueueTimeoutMS": milliseconds,
-        # Documents that another program stored are read as well as possible.
+        # Documents of other programs may hold invalid UTF-8, or dates that Python can't represent.
         "unicode_decode_error_handler": "replace",
         "datetime_conversion": "DATETIME_AUTO",
     }
 
 
 def make_database(client: Client, name: str) -> Database:
-    """A database of this client. It keeps its collections: Motor makes one in 15 microseconds."""
+    """Make a database that caches its collections: Motor takes 15 microseconds to make one."""
     kind: Any = type(client[name])
 
-    class KeepingDatabase(kind):  # type: ignore[misc]
+    class CachingDatabase(kind):  # type: ignore[misc]
         def __getattr__(self, collection: str) -> Any:
             found = self.__dict__[collection] = super().__getattr__(collection)
             return found
 
-    database: Database = KeepingDatabase(client, name)
+    database: Database = CachingDatabase(client, name)
     return database
 
 
 def describe(uri: str, database: str) -> str:
-    """The database and its hosts, `indico at localhost:27017`. Nothing else of the URI is shown."""
-    if uri.startswith("mongodb+srv:"):  # DNS knows the hosts
+    """Return the database's name and hosts, `indico at localhost:27017`, and nothing else of the URI."""
+    if uri.startswith("mongodb+srv:"):  # the hosts are in DNS
         hosts = [str(urlsplit(uri).hostname)]
     else:
         hosts = [f"{host}:{port}" if port else host for host, port in parse_uri(uri)["nodelist"]]

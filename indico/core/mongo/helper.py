@@ -1,5 +1,5 @@
 """
-The seam to MongoDB: what every helper goes through.
+Database helpers: copied arguments, one timeout, translated errors, callbacks.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ T_co = TypeVar("T_co", covariant=True)
 Callback = Callable[[Any, Any], Any]  # called with (result, error), one of which is None
 
 MAX_COPIED_LEVELS = 200  # MongoDB stores half as many
-NOT_PRIMARY = {91, 189, 10058, 10107, 11600, 11602, 13435, 13436}  # the server steps down, or shuts down
-REFUSED_DOCUMENT = {15, 10334, 17260, 17419, 17420}  # it has grown beyond 16 MB, or is nested too deep
+NOT_PRIMARY = {91, 189, 10058, 10107, 11600, 11602, 13435, 13436}  # codes: stepping down, shutting down
+REFUSED_DOCUMENT = {15, 10334, 17260, 17419, 17420}  # codes: too large, nested too deeply
 DATABASE_ERRORS = (TimeoutError, PyMongoError, BSONError, OverflowError, UnicodeEncodeError)
 
-_operations: set[asyncio.Future[Any]] = set()  # in progress, also those that nobody waits for any more
+_operations: set[asyncio.Future[Any]] = set()  # in progress, including those whose callers have timed out
 
 
 class Helper(Protocol[P, T_co]):
-    """A helper that is awaited, or called with one more argument: the function to call back."""
+    """A helper. It is awaited, or called with a callback as its last argument."""
 
     @overload
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T_co]: ...
@@ -45,13 +45,13 @@ class Helper(Protocol[P, T_co]):
 
 def mongo(function: Callable[P, Coroutine[Any, Any, T]]) -> Helper[P, T]:
     """
-    Make a coroutine function a database helper. This is the only place that copies arguments, bounds the
-    time, translates errors and adapts callbacks.
+    Make a coroutine function a database helper. This is the only place that copies arguments, sets the
+    timeout, translates errors and adapts callbacks.
 
-    Called with one more argument, a function, the helper calls it on the event loop with `(result, None)`
-    or `(None, error)`. Otherwise it returns an awaitable. The error is Unavailable if MongoDB does not answer
-    within MONGODB_TIMEOUT, which all calls of a request share, InvalidValue for a document that can't be
-    stored, MongoError for everything else that MongoDB rejects, and what the function raises.
+    If the last argument is a function, the helper calls it on the event loop with `(result, None)` or `(None,
+    error)`. Otherwise it returns an awaitable. Raises Unavailable if MongoDB does not respond within
+    MONGODB_TIMEOUT (all calls of a request share it), InvalidValue if a document can't be stored, MongoError
+    if MongoDB rejects the operation for any other reason, and the errors of the function itself.
     """
 
     @functools.wraps(function)
@@ -65,12 +65,12 @@ def mongo(function: Callable[P, Coroutine[Any, Any, T]]) -> Helper[P, T]:
         spawn(_call_back(call, callback))
         return None
 
-    vars(helper)["helper_of"] = function  # for `mongo_obj`, which may stand above
+    vars(helper)["helper_of"] = function  # `mongo_obj` needs it when it stands above
     return cast("Helper[P, T]", helper)
 
 
 def _copy(value: Any, level: int = 1) -> Any:
-    # copy.deepcopy would also copy what is no document, and takes ten times as long.
+    # copy.deepcopy would also copy other objects than documents, and takes ten times as long.
     if isinstance(value, dict) and level < MAX_COPIED_LEVELS:
         return {key: _copy(member, level + 1) for key, member in value.items()}
     if isinstance(value, list) and level < MAX_COPIED_LEVELS:
@@ -94,7 +94,7 @@ async def _call_back(call: Coroutine[Any, Any, Any], callback: Callback) -> None
 
 
 class Budget:
-    """MONGODB_TIMEOUT, which all operations of a request share."""
+    """The time that the operations of a request have used of MONGODB_TIMEOUT."""
 
     __slots__ = ("spent",)
 
@@ -106,12 +106,12 @@ _budget: ContextVar[Budget | None] = ContextVar("budget", default=None)
 
 
 def begin_request() -> None:
-    """From here on this task, and the tasks that it starts, wait for MongoDB for MONGODB_TIMEOUT in all."""
+    """Start a budget: from now on, this task and the tasks that it starts share one MONGODB_TIMEOUT."""
     _budget.set(Budget())
 
 
 async def bounded(operation: Awaitable[T]) -> T:
-    """The result of an operation of a driver, within the request's budget. Raises the errors of `mongo`."""
+    """Await a driver's operation within the request's budget. Raises the errors that `mongo` documents."""
     budget = _budget.get() or Budget()
     began = time.monotonic()
     try:
@@ -124,10 +124,10 @@ async def bounded(operation: Awaitable[T]) -> T:
 
 def wait_for(operation: Awaitable[T], seconds: float) -> Awaitable[T]:
     """
-    The result of an operation. Raises TimeoutError if it takes longer.
+    Return a future with the operation's result, or with TimeoutError if it takes longer.
 
-    Unlike `asyncio.wait_for` this does not cancel the operation: a lock of PyMongo's was seen to stay locked
-    for good. The operation ends by itself after socketTimeoutMS. `asyncio.wait` would take twice as long.
+    Unlike `asyncio.wait_for`, this does not cancel the operation, because that can leave a lock in PyMongo
+    locked forever. The operation ends by itself after socketTimeoutMS. `asyncio.wait` takes twice as long.
     """
     loop = asyncio.get_running_loop()
     outcome: asyncio.Future[T] = loop.create_future()
@@ -138,7 +138,7 @@ def wait_for(operation: Awaitable[T], seconds: float) -> Awaitable[T]:
 
 
 async def _resolve(operation: Awaitable[T], outcome: asyncio.Future[T], timer: Timer) -> None:
-    # The outcome is done already if the wait has timed out or was cancelled.
+    # If the wait has timed out or was cancelled, the outcome is already done.
     try:
         result = await operation
     except (Exception, asyncio.CancelledError) as error:
@@ -153,7 +153,7 @@ async def _resolve(operation: Awaitable[T], outcome: asyncio.Future[T], timer: T
 
 
 def _expire(outcome: asyncio.Future[Any]) -> None:
-    with suppress(asyncio.InvalidStateError):  # the result came at the same moment
+    with suppress(asyncio.InvalidStateError):  # the result arrived at the same moment
         outcome.set_exception(TimeoutError())
 
 
@@ -169,7 +169,7 @@ async def cancel_operations() -> None:
 
 
 def translate(error: Exception) -> IndicoError:
-    """What a client is told of one of DATABASE_ERRORS."""
+    """Return the response for one of DATABASE_ERRORS."""
     if isinstance(error, TimeoutError):
         return Unavailable("The database did not answer in time")
     if isinstance(error, (InvalidDocument, OverflowError, UnicodeEncodeError)):
@@ -179,7 +179,7 @@ def translate(error: Exception) -> IndicoError:
     if isinstance(error, OperationFailure):
         if error.code in REFUSED_DOCUMENT:
             return InvalidValue("The document can't be stored: it is too large or too deep")
-        # PyMongo reads the code of an operation, but not the code of its write concern.
+        # PyMongo reads the error code of an operation, but not that of its write concern.
         if error.timeout or error.has_error_label("RetryableWriteError") or error.code in NOT_PRIMARY:
             return Unavailable("The database can't take this at the moment")
     return MongoError("The database refused the operation")

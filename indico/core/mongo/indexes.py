@@ -1,5 +1,5 @@
 """
-Indexes: declared beside the helpers that use them, and made when the server starts.
+Indexes: declared beside the helpers that use them, and built when the server starts.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from indico.core.mongo.drivers import Database
 from indico.core.mongo.helper import bounded
 from indico.error import MongoError
 
-CONFLICTS = {85, 86}  # MongoDB's codes for an index whose name or fields another index has
+CONFLICTS = {85, 86}  # codes: another index has the same name or fields
 
-INDEXES: list[tuple[str, IndexModel]] = []  # those that were declared: (collection, index)
+INDEXES: list[tuple[str, IndexModel]] = []  # declared: (collection, index)
 
 
 def index(collection: str, *fields: str, **options: Any) -> None:
@@ -28,16 +28,16 @@ def index(collection: str, *fields: str, **options: Any) -> None:
 
 async def ensure_indexes(database: Database) -> None:
     """
-    Make the declared indexes that do not exist. An index that the data does not allow is named in the log,
-    and the next one is made. Raises Unavailable if MongoDB can't be reached.
+    Build the declared indexes that do not exist. If the data does not allow an index, it is logged, and the
+    next one is built. Raises Unavailable if MongoDB can't be reached.
     """
     for collection, model in INDEXES:
         try:
             await bounded(database[collection].create_indexes([model]))
         except MongoError as error:
             if getattr(error.__cause__, "code", None) in CONFLICTS:
-                place = f"{collection}.{model.document['name']}"
-                LOGGER.error("MongoDB has another definition of %s; see `python -m indico.migrate`", place)
+                name = f"{collection}.{model.document['name']}"
+                LOGGER.error("MongoDB has another definition of %s; see `python -m indico.migrate`", name)
             else:
                 fields = ", ".join(model.document["key"])
                 reason = str(error.__cause__).partition(", full error")[0]

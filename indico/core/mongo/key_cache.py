@@ -1,10 +1,10 @@
 """
-The key cache: whose key a digest is, kept for KEY_CACHE seconds, so that few requests need to ask MongoDB.
+The key cache: keeps the documents of valid keys for KEY_CACHE seconds, so that few requests query MongoDB.
 
-A logout in this process counts at once. A change stream tells of logouts in other processes within a second,
-if MongoDB is a replica set or a sharded cluster. While the stream is silent the cache is not used. A single
-server has no change streams: there a key that another process has ended opens this one until its entry
-expires.
+A logout in this process takes effect at once. A logout in another process takes effect within a second, by a
+change stream, if MongoDB is a replica set or a sharded cluster. While the stream is silent, the cache is not
+used. A standalone server has no change streams: a key that another process has ended stays valid in this one
+until its entry expires.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ Document = dict[str, Any]
 Watch = Callable[[str, list[Document], int], AsyncIterator[Document | None]]  # `indico.db.watch`
 
 MAX_KEYS = 100_000  # about 80 MB
-MAX_SILENCE = 1  # seconds without a sign of life from the stream
-RETRY_PAUSE = 1  # seconds before a stream that ended is opened again
-HEARTBEAT_MS = 250  # after which the stream gives a sign of life, though nothing has changed
-# Logouts are updates that set `secret`; logins don't set it. Every other change was made by another program,
-# and then the whole cache is cleared.
+MAX_SILENCE = 1  # seconds without a change or a heartbeat from the stream
+RETRY_PAUSE = 1  # seconds before a stream that ended is reopened
+HEARTBEAT_MS = 250  # between heartbeats of the stream when there are no changes
+# Logouts are updates that set `secret`; logins don't set it. All other changes come from other programs, and
+# clear the whole cache.
 LOGOUTS = {
     "$or": [
         {"operationType": {"$nin": ["insert", "update"]}},
@@ -36,10 +36,10 @@ LOGOUTS = {
     ]
 }
 
-_documents: dict[bytes, tuple[float, Document]] = {}  # by the key's digest: (when it expires, the document)
-_digests: dict[Any, bytes] = {}  # the same digests, by the documents' _ids
-_trusted_until = 0.0  # by time.monotonic
-_version = 0  # how often something was forgotten
+_documents: dict[bytes, tuple[float, Document]] = {}  # digest of the key: (expiry time, document)
+_digests: dict[Any, bytes] = {}  # _id of the document: digest of the key
+_trusted_until = 0.0  # time.monotonic
+_version = 0  # counts removals
 
 
 def _digest(key: str) -> bytes:
@@ -47,7 +47,7 @@ def _digest(key: str) -> bytes:
 
 
 def find(key: str) -> Document | None:
-    """The document of a key, as `auth_db.get_user_id` returned it, if it is in the cache and valid."""
+    """Return the document of a key, as `auth_db.get_user_id` does, or None if the cache can't tell."""
     now = time.monotonic()
     if now >= _trusted_until or not _documents:
         return None
@@ -56,14 +56,14 @@ def find(key: str) -> Document | None:
 
 
 def get_version() -> int:
-    """The cache's version, to be read before MongoDB is asked for what is passed to `remember`."""
+    """Return the version to pass to `remember`. Call this before querying MongoDB for the document."""
     return _version
 
 
 def remember(key: str, document: Document, version: int) -> None:
     """
-    Keep the document of a valid key. Does nothing if something was forgotten since `version`: it may have
-    been this key.
+    Keep the document of a valid key. Does nothing if an entry was removed after `version` was read, because
+    it may have been this key.
     """
     now = time.monotonic()
     if now >= _trusted_until or version != _version:
@@ -77,14 +77,14 @@ def remember(key: str, document: Document, version: int) -> None:
 
 
 def forget(identity: Any) -> None:
-    """Forget the document with this `_id`."""
+    """Remove the document with this `_id`."""
     global _version
     _version += 1
     _documents.pop(_digests.pop(identity, b""), None)
 
 
 def forget_all() -> None:
-    """Forget everything, and keep nothing until the stream gives a sign of life."""
+    """Clear the cache, and don't use it until the next heartbeat of the stream."""
     global _version, _trusted_until
     _version += 1
     _trusted_until = 0.0
@@ -93,7 +93,7 @@ def forget_all() -> None:
 
 
 async def follow_logouts(watch: Watch) -> None:
-    """Follow other processes' logouts until cancelled, or until it turns out that MongoDB has no streams."""
+    """Follow other processes' logouts until cancelled. Returns if MongoDB has no change streams."""
     global _trusted_until
     followed = False
     while True:
@@ -112,5 +112,5 @@ async def follow_logouts(watch: Watch) -> None:
                 )
                 _trusted_until = math.inf
                 return
-            forget_all()  # the stream may have lost its place; a new one is opened
+            forget_all()  # changes may have been missed
             await asyncio.sleep(RETRY_PAUSE)

@@ -1,5 +1,5 @@
 """
-A real mongod for development and tests, which lives as long as the process that started it.
+A mongod for development and tests. It ends with the process that started it.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from pathlib import Path
 
 from indico.core import supervisor
 
-START_TIMEOUT = 60  # seconds; a start takes a quarter of one, unless there is data to repair
-FOREIGN_RESTART_SECONDS = 15  # that a MongoDB which we did not start has to come back
-MAX_ATTEMPTS = 6  # each waits twice as long, six seconds in all: another process may hold the folder
+START_TIMEOUT = 60  # seconds; repairing data takes long
+FOREIGN_RESTART_SECONDS = 15  # a MongoDB that we did not start has this long to restart
+MAX_ATTEMPTS = 6  # with doubled pauses, six seconds in total, while another process may hold the folder
 
 
 class MongodError(Exception):
-    """mongod can't be started: a sentence that says what to do."""
+    """mongod can't be started. The message is a sentence that says what to do."""
 
 
 def find_mongod() -> str | None:
-    """The path of mongod: on PATH, or else in the wheel that the extra `dev` installs."""
+    """Return the path of mongod: on PATH, or else in the wheel that the extra `dev` installs."""
     path = shutil.which("mongod")
     if path is None:
         try:
@@ -37,7 +37,7 @@ def find_mongod() -> str | None:
 
 
 def is_answering(port: int) -> bool:
-    """Whether anything listens at this port of this machine."""
+    """Whether a program listens on this port of this machine."""
     try:
         with socket.create_connection(("localhost", port), timeout=1):
             return True
@@ -49,27 +49,27 @@ class Mongod:
     """
     A mongod on 127.0.0.1 with its data in `folder`.
 
-    Several processes may use the same port and folder. One of them runs mongod, and when that process ends
-    another takes over (`restart_if_gone`). A MongoDB that none of them started has FOREIGN_RESTART_SECONDS to
-    come back first. A process that replaces itself by `execv` finds its mongod again, by a variable of the
-    environment.
+    Several processes can use the same port and folder. One of them runs mongod. When that process ends,
+    another starts mongod again (`restart_if_gone`). If none of them started the MongoDB that stopped, they
+    first wait FOREIGN_RESTART_SECONDS for it to return. An environment variable holds the pid, so that a
+    process that replaces itself by `execv` still knows its mongod.
     """
 
     def __init__(self, folder: Path, port: int) -> None:
         self.folder = folder
         self.port = port
         self._variable = f"INDICO_MONGOD_{port}"
-        self._is_foreign = False  # whether we did not start what answered last
-        self._silent_since = math.inf  # by `time.monotonic`
+        self._is_foreign = False  # whether the last MongoDB at the port was not ours
+        self._silent_since = math.inf  # time.monotonic
 
     @property
     def pid(self) -> int | None:
-        """The mongod that this process runs. None while another process runs it."""
+        """The pid of the mongod that this process runs, or None."""
         pid, _, owner = os.environ.get(self._variable, "").partition(" ")
         return int(pid) if owner == str(os.getpid()) else None
 
     def start(self) -> None:
-        """Return when mongod answers. Raises MongodError if it does not start, or is not installed."""
+        """Return when mongod listens. Raises MongodError if it does not start, or is not installed."""
         deadline = time.monotonic() + START_TIMEOUT
         attempts = 0
         while not self._is_answering():
@@ -82,7 +82,7 @@ class Mongod:
             time.sleep(0.05 * 2**attempts)
 
     def restart_if_gone(self) -> None:
-        """Start mongod again if it has ended and one is installed. Does not wait."""
+        """Start mongod again if it has ended and is installed. Does not wait for it."""
         if not self._is_gone() or self._is_answering():
             return
         self._silent_since = min(self._silent_since, time.monotonic())
@@ -91,21 +91,21 @@ class Mongod:
             self._spawn()
 
     def stop(self) -> None:
-        """Stop mongod, if this process runs it, and wait until it has."""
+        """Stop mongod if this process runs it, and wait until it has ended."""
         if not self._is_gone() and self.pid is not None:
             os.kill(self.pid, signal.SIGTERM)
         while not self._is_gone():
             time.sleep(0.01)
 
     def _is_answering(self) -> bool:
-        answers = is_answering(self.port)
-        if answers:
+        answering = is_answering(self.port)
+        if answering:
             self._is_foreign = not self._is_in_use()
             self._silent_since = math.inf
-        return answers
+        return answering
 
     def _is_in_use(self) -> bool:
-        """Whether a mongod runs on the folder. Its pid is in the lock file, and stays there after a crash."""
+        """Whether a mongod runs on the folder. The lock file holds its pid, even after a crash."""
         try:
             os.kill(int((self.folder / "mongod.lock").read_text()), 0)
         except (OSError, ValueError):

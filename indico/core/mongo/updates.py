@@ -1,5 +1,5 @@
 """
-Schemas, and the documents and updates that follow them.
+Schemas, and checks of documents and updates.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 FIELD_NAME = r"[^$.\u0000][^.\u0000]*"
 is_field_name = re.compile(FIELD_NAME).fullmatch
-MAX_FIELDS = 200  # of an update: MongoDB's time for them grows with their square
+MAX_FIELDS = 200  # of an update: its cost in MongoDB grows with their square
 
 
 @dataclass(frozen=True, eq=False)
 class DocumentOf(Description):
     """
-    A document that follows a schema, for the API's description: `Annotated[Document,
-    DocumentOf(USER_SCHEMA)]` is a document as stored. `part=True` describes what clients send: any of the
-    fields, with some `ignored` or `refused`. Nothing is checked by it; that is done by `mongo_obj`.
+    Describes a document with a schema in the API's description: `Annotated[Document,
+    DocumentOf(USER_SCHEMA)]` is a stored document. With `part=True` it is a request's: every field is
+    optional, and some are `ignored` or `refused`. It checks nothing; `mongo_obj` does.
     """
 
     schema: Schema
@@ -51,19 +51,19 @@ def mongo_obj(
 ) -> Callable[[Function], Function]:
     """
     Check the first argument of a helper: plain fields, or with `operators` an update such as `{"$set":
-    {...}}`, of which the fields of `$set` are checked. The fields named in `ignore` are left out.
+    {...}}`. In an update, the fields of `$set` are checked. The fields in `ignore` are removed.
 
-    Fields of the schema must have its types. Other fields may have any, and are rejected if `strict`. No
-    field name, at any depth, is empty, begins with `$`, or holds a dot or NUL. Stands above or below
-    `@mongo`, or on a plain function. Raises WrongFieldType and InvalidValue, and TypeError for an update
-    without operators.
+    Fields of the schema must have its types. Other fields can have any type, but are rejected if `strict`. At
+    any depth, a field name must not be empty, begin with `$`, or contain a dot or NUL. Can stand above or
+    below `@mongo`, or on a plain function. Raises WrongFieldType and InvalidValue, and TypeError for an
+    update without operators.
     """
     for kind, _ in schema.values():
         compile_type(kind)  # a TypeError at import, not at the first update
 
     def check(argument: Document) -> Document:
         if operators and not all(name.startswith("$") for name in argument):
-            raise TypeError('an update holds operators: {"$set": {...}}')
+            raise TypeError('an update consists of operators: {"$set": {...}}')
         given = argument.get("$set", {}) if operators else argument
         fields = {name: value for name, value in given.items() if name not in ignore}
         check_fields(fields, schema, strict)
@@ -71,7 +71,7 @@ def mongo_obj(
 
     def decorator(function: Function) -> Function:
         inner = getattr(function, "helper_of", None)
-        if inner is not None:  # it stands above @mongo, and so comes below
+        if inner is not None:  # it stands above @mongo: check first, then apply @mongo
             return cast(Function, mongo(decorator(inner)))
 
         @functools.wraps(function)
@@ -88,7 +88,7 @@ def mongo_obj(
 
 
 def check_fields(fields: Document, schema: Schema, strict: bool = False) -> None:
-    """Raise WrongFieldType or InvalidValue unless these fields of a document may be stored."""
+    """Raise WrongFieldType or InvalidValue unless these fields of a document can be stored."""
     if len(fields) > MAX_FIELDS:
         raise InvalidValue(f"An update has at most {MAX_FIELDS} fields")
     for level in check_levels(fields):
@@ -104,12 +104,12 @@ def check_fields(fields: Document, schema: Schema, strict: bool = False) -> None
 
 
 def empty_document(schema: Schema) -> Document:
-    """The required fields of a schema, each with its type's empty value."""
+    """Return the required fields of a schema, each with its type's empty value."""
     return {field: make_empty(kind) for field, (kind, required) in schema.items() if required}
 
 
 def parse_id(text: str) -> ObjectId:
-    """The `_id` that a client sends as it received it, 24 hex digits. Raises InvalidValue."""
+    """Return the `_id` that these 24 hex digits stand for. Raises InvalidValue for other strings."""
     try:
         return ObjectId(text)
     except InvalidId as error:

@@ -452,7 +452,7 @@ class InstallTest(StrictTest):
                 self.assertEqual(
                     [record.getMessage() for record in logs.records],
                     [
-                        "OPENID_PROVIDERS is set, but PyJWT is not installed, so /openid/login is not there:"
+                        "OPENID_PROVIDERS is set, but PyJWT is not installed, so there is no /openid/login:"
                         " pip install -e '.[openid]'"
                     ],
                 )

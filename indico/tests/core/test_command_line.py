@@ -207,7 +207,7 @@ class MainTest(StrictTest):
                 self.assertRegex(text, rf"(?m)^  {name} +\w")
 
     def test_a_command_that_there_is_not_is_a_sentence(self) -> None:
-        with self.assertRaisesRegex(SystemExit, "^bake is no command.\n\nusage: "):
+        with self.assertRaisesRegex(SystemExit, "^bake is not a command.\n\nusage: "):
             self.run_main("bake", "--hot")
 
     def test_a_command_gets_the_words_after_it(self) -> None:

@@ -1,5 +1,5 @@
 """
-What tests send and find: one user, and the key that a login of that user makes valid.
+Test data: a user, and the key that a login of that user returns.
 """
 
 from __future__ import annotations

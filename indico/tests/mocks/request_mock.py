@@ -12,7 +12,7 @@ from indico.tests.mocks import HEADERS
 
 
 class RequestHandler:
-    """Records what it is told to respond, as `data` and `code`."""
+    """Records the arguments of `respond` as `data` and `code`."""
 
     def __init__(self, body: bytes = b"", headers: Mapping[str, str] = HEADERS) -> None:
         self.request = SimpleNamespace(body=body, headers=headers)

@@ -244,7 +244,7 @@ class OutcomeTest(ProbeTest):
         with self.assertLogs("indico", "WARNING") as log:
             self.assert_outcome("twice", "first")
         self.assertEqual(len(log.output), 1)
-        self.assertIn("probe.twice answered twice", log.output[0])
+        self.assertIn("probe.twice responded twice", log.output[0])
 
     def test_an_action_may_finish_by_hand(self) -> None:
         response = self.call("/probe/finishes")

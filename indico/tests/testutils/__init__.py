@@ -1,6 +1,6 @@
 """
-What tests are built on: `server.ServerTest` for routes, `mongo.MongoTest` for database helpers, and
-`strict.StrictTest` for all else.
+Base classes of tests: `server.ServerTest` for routes, `mongo.MongoTest` for database helpers, and
+`strict.StrictTest` for everything else.
 """
 
 import os
@@ -12,8 +12,8 @@ Test = TypeVar("Test", bound=Any)
 
 def slow(test: Test) -> Test:
     """
-    A test, or a class of tests, that takes a third of a second or more and runs no line that no other runs.
-    It runs when SLOW_TESTS is set, as .ci/run does.
+    Mark a test or a class of tests as slow: it takes a third of a second or more, and other tests cover its
+    lines too. It is skipped unless SLOW_TESTS is set, as in .ci/run.
     """
     if os.environ.get("SLOW_TESTS"):
         return test

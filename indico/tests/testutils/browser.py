@@ -1,5 +1,5 @@
 """
-A real browser: Chromium without a window, driven by selenium, for what only a browser can show.
+A real browser: headless Chromium, controlled by selenium.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ OPTIONS = (
     "--disable-component-update",
     "--disable-sync",
     "--window-size=1200,1600",
-    # Whatever is not this machine can't be found, so that nothing gets there.
+    # Other hosts can't be resolved, so that no request leaves this machine.
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
 )
 
@@ -39,7 +39,7 @@ needs_browser = unittest.skipUnless(
 
 class Browser:
     """
-    A browser with a profile of its own that goes with it.
+    A browser with a temporary profile.
 
         with Browser() as browser:
             browser.open(server.url + "/docs")
@@ -71,11 +71,11 @@ class Browser:
         self.driver.get(url)
 
     def run(self, script: str, *arguments: Any) -> Any:
-        """Run JavaScript in the page; what it returns, awaited if need be."""
+        """Run JavaScript in the page, and return its result. Promises are awaited."""
         return self.driver.execute_script(script, *arguments)
 
     def find(self, selector: str, text: str = "") -> Any:
-        """The first element to be seen that matches this CSS and holds this text, as soon as there is one."""
+        """Wait for a visible element that matches this CSS selector and contains this text. Returns it."""
         from selenium.common.exceptions import StaleElementReferenceException
         from selenium.webdriver.support.ui import WebDriverWait
 
@@ -87,11 +87,11 @@ class Browser:
         return wait.until(look, f"nothing matches {selector} with {text!r}")
 
     def read_console(self) -> list[str]:
-        """What the console shows that was not read yet, errors and all."""
+        """Return the console's new lines since the last call, including errors."""
         return [f"{entry['level']}: {entry['message']}" for entry in self.driver.get_log("browser")]
 
     def read_requests(self) -> list[str]:
-        """The addresses of other programs that pages asked for and that were not read yet."""
+        """Return the URLs that pages have requested since the last call."""
         events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         sent = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
         urls = [params["request"]["url"] for params in sent]

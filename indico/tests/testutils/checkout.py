@@ -1,5 +1,5 @@
 """
-Copies of this checkout, for tests of what is done to one.
+Copies of this checkout, for tests that change one.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from indico.tests.testutils.process import make_environment
 
 ROOT = Path(indico.__file__).parents[1]
 NOT_COPIED = (".git", ".indico", ".venv*", ".*_cache", "__pycache__", "_build", "build", "dist", "*.egg-info")
-# What the copies run is no part of this checkout's coverage.
+# Code in the copies does not count in this checkout's coverage.
 NOT_COVERED = {"COVERAGE_PROCESS_CONFIG": "", "COVERAGE_PROCESS_START": ""}
 
 
 def needs_checkout(test: unittest.TestCase) -> None:
     if not (ROOT / "docs").is_dir():
-        test.skipTest("docs/ is not there: the package is installed, and not a checkout")
+        test.skipTest("there is no docs/: the package is installed without its checkout")
 
 
 def needs(test: unittest.TestCase, *modules: str) -> None:
@@ -34,12 +34,12 @@ def needs(test: unittest.TestCase, *modules: str) -> None:
 
 
 def copy_checkout(folder: Path) -> None:
-    """Copy what is in this checkout, committed or not, into a folder that is there."""
+    """Copy this checkout, with uncommitted changes, into an existing folder."""
     shutil.copytree(ROOT, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*NOT_COPIED))
 
 
 def run_python(test: unittest.TestCase, folder: Path, *arguments: str, **settings: str) -> str:
-    """Run Python in a copy, and on it; it has to succeed. What it wrote."""
+    """Run Python in a copy, with the copy's package. It has to succeed. Returns its output."""
     result = subprocess.run(
         [sys.executable, *arguments],
         cwd=folder,

@@ -1,5 +1,5 @@
 """
-A stub of what collects errors and traces, on a free loopback port: it keeps what is posted to it.
+A stub server for errors and traces, on a free loopback port. It keeps the requests that it gets.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from types import TracebackType
 
 class Collector:
     """
-    The stub, in threads of its own, while a `with` block lasts. `posts` are the paths and bodies that came.
-    One that is `silent` takes requests and never answers.
+    The stub. It runs in threads of its own until the end of a `with` block. `posts` are the paths and bodies
+    of the requests. If it is `silent`, it never responds.
     """
 
     def __init__(self, silent: bool = False) -> None:
@@ -33,13 +33,13 @@ class Collector:
                 self.end_headers()
 
             def log_message(self, format: str, *args: object) -> None:
-                """Nothing goes to the terminal."""
+                """Log nothing."""
 
         class Server(ThreadingHTTPServer):
             daemon_threads = True
 
             def handle_error(self, request: object, client_address: object) -> None:
-                """Whoever did not wait for the answer is gone."""
+                """Ignore clients that have disconnected."""
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self.port = self._server.server_port

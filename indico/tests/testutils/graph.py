@@ -1,5 +1,5 @@
 """
-A stub of Facebook's Graph API on a free loopback port. What it says of a token, the token's name tells.
+A stub of Facebook's Graph API on a free loopback port. The name of a token describes the response to it.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def _say(**changes: Any) -> bytes:
 
 
 VALID = "token-valid"
-SLOW = "token-slow"  # valid too, but answered only after `release`
-HANG_UP = "token-hang-up"  # no answer: the connection is closed
+SLOW = "token-slow"  # valid too, but the response waits for `release`
+HANG_UP = "token-hang-up"  # no response: the connection is closed
 ODD = "a&b=c%26d+e|f?g#h/i;j\"k'l=="  # valid too
 NUMBERS = "token-valid-with-ids-as-numbers"
 
@@ -69,10 +69,10 @@ ANSWERS = {**ACCEPTED, **REFUSED, **BROKEN}
 
 class Graph:
     """
-    The stub on the event loop that runs `start`, until `stop`. A token that it does not know is not valid.
+    The stub. It runs on the event loop of `start`, until `stop`. Unknown tokens are not valid.
 
-    `uris` records what it was asked, and `settings` has the server ask it: for the environment of a server
-    process, or for `mock.patch.dict(vars(config), graph.settings)`.
+    `uris` are those of its requests. `settings` make the server use it: as environment variables of a server
+    process, or with `mock.patch.dict(vars(config), graph.settings)`.
     """
 
     async def start(self) -> None:
@@ -85,9 +85,9 @@ class Graph:
         self.uris: list[str] = []
         self.arrival = asyncio.Condition()
         self.released = asyncio.Event()
-        self.left = asyncio.Event()  # whoever asked did not wait for an answer
+        self.left = asyncio.Event()  # a client disconnected before the response
         self._loop = asyncio.get_running_loop()
-        # Its own log would show the tokens.
+        # Its own log would contain the tokens.
         routes = [("/debug_token", _DebugToken, {"graph": self})]
         self._server = HTTPServer(Application(routes, log_function=lambda handler: None))
         self._server.add_socket(socket)
@@ -98,12 +98,12 @@ class Graph:
         await self._server.close_all_connections()
 
     async def wait_for_requests(self, count: int) -> None:
-        """Return when that many have arrived since the start; a slow one counts before it is answered."""
+        """Return when that many requests have arrived. Slow ones count before their response."""
         async with self.arrival:
             await self.arrival.wait_for(lambda: len(self.uris) >= count)
 
     def release(self) -> None:
-        """Answer what waits, and what is still to come, from any thread."""
+        """Respond to waiting requests, and no longer delay new ones. Any thread can call this."""
         self._loop.call_soon_threadsafe(self.released.set)
 
 
@@ -135,7 +135,7 @@ class _DebugToken(RequestHandler):
 
 @contextmanager
 def graph_in_thread() -> Iterator[Graph]:
-    """A stub in a thread of its own, for a test whose event loop stands still or that has none."""
+    """A stub in a thread of its own, for tests without a running event loop."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()

@@ -1,5 +1,5 @@
 """
-A stub of an OpenID Connect provider on a free loopback port, whose tokens a test makes as it needs them.
+A stub of an OpenID Connect provider on a free loopback port. Tests make its tokens.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ KEYS = "/keys"
 
 
 class Key:
-    """A private key of the provider's, with the id by which its public half is found."""
+    """A private key of the provider, with its key id."""
 
     def __init__(self, key_id: str, algorithm: str, private: Any) -> None:
         self.key_id = key_id
@@ -34,16 +34,16 @@ class Key:
 
     @property
     def public(self) -> dict[str, Any]:
-        """The public half as the provider shows it."""
-        shown: dict[str, Any] = get_default_algorithms()[self.algorithm].to_jwk(
+        """The public key as the provider publishes it."""
+        published: dict[str, Any] = get_default_algorithms()[self.algorithm].to_jwk(
             self.private.public_key(), as_dict=True
         )
-        return {**shown, "kid": self.key_id, "use": "sig", "alg": self.algorithm}
+        return {**published, "kid": self.key_id, "use": "sig", "alg": self.algorithm}
 
 
 @functools.cache
 def make_key(key_id: str, algorithm: str = "ES256") -> Key:
-    """The key of that id, the same whenever it is asked for."""
+    """Make the key of that id. The same arguments always return the same key."""
     if algorithm.startswith("ES"):
         return Key(key_id, algorithm, ec.generate_private_key(ec.SECP256R1()))
     return Key(key_id, algorithm, rsa.generate_private_key(65537, 2048))
@@ -51,11 +51,11 @@ def make_key(key_id: str, algorithm: str = "ES256") -> Key:
 
 class Issuer:
     """
-    The stub on the event loop that runs `start`, until `stop`.
+    The stub. It runs on the event loop of `start`, until `stop`.
 
-    `keys` are those that it shows, and `answers` what it says by path, a status and a body, where that is not
-    what a provider should say. `asked` records the paths that it was asked for. It answers only while
-    `released` is set, as it is at first.
+    `keys` are the keys that it publishes. `answers` are statuses and bodies by path, which replace the
+    default responses. `asked` are the paths of its requests. While `released` is not set, it does not
+    respond.
     """
 
     async def start(self) -> None:
@@ -77,7 +77,7 @@ class Issuer:
         await self._server.close_all_connections()
 
     def make_token(self, key: Key | None = None, **claims: Any) -> str:
-        """A token with these claims, None leaving one out, signed by the key or else the first of `keys`."""
+        """Make a token, signed with the key or else the first of `keys`. A claim of None is left out."""
         key = key or self.keys[0]
         return jwt.encode(self.make_claims(**claims), key.private, key.algorithm, {"kid": key.key_id})
 
@@ -95,7 +95,7 @@ class Issuer:
         return {name: value for name, value in all_claims.items() if value is not None}
 
     def answer(self, path: str) -> tuple[int, bytes]:
-        """What it says by that path."""
+        """Return the status and body for a path."""
         pages = {
             DISCOVERY: {"issuer": self.url, "jwks_uri": self.url + KEYS},
             KEYS: {"keys": [key.public for key in self.keys]},

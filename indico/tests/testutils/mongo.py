@@ -1,5 +1,5 @@
 """
-A MongoDB for the tests, and a database of its own for each.
+A MongoDB for the tests, with a new database for each test.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from indico import config, db
 from indico.core.mongo.mongod import Mongod
 from indico.tests.testutils.strict import StrictTest
 
-ROOM = 2 * 1024**3  # bytes, several times what the whole suite takes
+MIN_FREE = 2 * 1024**3  # bytes, several times as many as the whole suite needs
 
 
 @functools.cache
 def start_mongodb() -> MongoClient[dict[str, Any]]:
     """
-    A client of the MongoDB that the tests use: the one that MONGODB names in the environment, or else a
-    private mongod on a free port, started here and stopped with its data at the end of the process.
+    Return a client of the MongoDB that the tests use: the one that the environment variable MONGODB names, or
+    else a private mongod on a free port. It is started here. At the end of the process, it is stopped and its
+    data is deleted.
     """
     if not os.environ.get("MONGODB"):
         socket, port = bind_unused_port()
@@ -45,22 +46,22 @@ def start_mongodb() -> MongoClient[dict[str, Any]]:
 
 
 def find_memory() -> str | None:
-    """Where files are in memory, if there is room: there mongod makes a database four times as fast."""
+    """Return a folder in memory if it has enough space: mongod creates databases four times as fast there."""
     memory = "/dev/shm"
     try:
-        return memory if shutil.disk_usage(memory).free > ROOM and os.access(memory, os.W_OK) else None
+        return memory if shutil.disk_usage(memory).free > MIN_FREE and os.access(memory, os.W_OK) else None
     except OSError:
         return None
 
 
 def name_database(test_id: str) -> str:
-    """A name that no other test has, nor another run: what it can of the test's, and an ObjectId."""
+    """Return a unique name: the beginning of the test's name, and an ObjectId."""
     readable = re.sub("[^a-zA-Z0-9]+", "_", ".".join(test_id.split(".")[-2:]))
     return f"test_{readable[:30]}_{ObjectId()}"
 
 
 class DatabaseTest(StrictTest):
-    """Gives each test a database, `self.database`, that is dropped whatever becomes of the test."""
+    """Gives each test a database, `self.database`. It is dropped after the test, even if that fails."""
 
     def setUp(self) -> None:
         client = start_mongodb()
@@ -73,11 +74,11 @@ class DatabaseTest(StrictTest):
 
 class MongoTest(DatabaseTest, AsyncTestCase):
     """
-    A test of database helpers, in either way of writing. Pass `self.callback` to a helper, and `result, error
-    = self.wait()` runs the loop until it is called. Or await the helper in a test under
+    A test of database helpers, with callbacks or `await`. Pass `self.callback` to a helper, and `result,
+    error = self.wait()` runs the loop until it is called. Or await the helper in a test with the decorator
     `tornado.testing.gen_test`.
 
-    `self.database` is PyMongo's own, to look at what a helper did.
+    `self.database` is a database of PyMongo, to check the effect of a helper.
     """
 
     def setUp(self) -> None:
@@ -90,5 +91,5 @@ class MongoTest(DatabaseTest, AsyncTestCase):
         super().tearDown()
 
     def callback(self, result: Any, error: BaseException | None = None) -> None:
-        """End `self.wait()`, which then returns the pair of both."""
+        """End `self.wait()`. It returns both arguments as a pair."""
         self.stop((result, error))

@@ -1,5 +1,5 @@
 """
-The code blocks of README.md and the guide, and how each kind is run: docs/testing.rst has the convention.
+Runs or checks the code blocks of README.md and the guide. docs/testing.rst describes the conventions.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from indico.tests.testutils.process import ServerProcess, make_environment
 
 ROOT = Path(indico.__file__).parents[1]
 DOCS = ROOT / "docs"
-VARYING = ("_id", "created", "indico_key")  # what differs from run to run
-# What the copies run is no part of this checkout's coverage.
+VARYING = ("_id", "created", "indico_key")  # fields that differ in each run
+# Code in the copies does not count in this checkout's coverage.
 NOT_COVERED = {"COVERAGE_PROCESS_CONFIG": "", "COVERAGE_PROCESS_START": ""}
 SUFFIXES = {".env": "ini", ".service": "ini", ".yml": "yaml", ".py": "python", "": "docker"}
 ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+")
 
 
 class Block(NamedTuple):
-    """A code block: where it stands, its language, the file it is to be put into or nothing, and its text."""
+    """A code block: its place, its language, the path of its file or "", and its text."""
 
     place: str
     language: str
@@ -45,13 +45,13 @@ class Block(NamedTuple):
 
 
 def list_pages() -> list[str]:
-    """README.md and the pages of the guide, as `read_blocks` takes them."""
+    """Return README.md and the pages of the guide, as arguments of `read_blocks`."""
     guide = (path.relative_to(DOCS) for path in DOCS.rglob("*.rst") if "_build" not in path.parts)
     return ["README.md", *sorted(map(str, guide))] if DOCS.is_dir() else []
 
 
 def read_blocks(page: str, *languages: str) -> list[Block]:
-    """The code blocks of a page in these languages, or all, as whoever copies them gets them."""
+    """Return the code blocks of a page, in these languages or in all, as a reader would copy them."""
     if page.endswith(".md"):
         text = (ROOT / page).read_text()
         found = [
@@ -86,13 +86,13 @@ def _read_rst(page: str, lines: list[str]) -> Iterator[Block]:
 
 
 def _indented(lines: list[str], number: int) -> list[str]:
-    """The lines below this one that are further to the right."""
+    """Return the lines below this one that are indented more."""
     own = len(lines[number]) - len(lines[number].lstrip())
     deeper = lambda line: not line.strip() or len(line) - len(line.lstrip()) > own  # noqa: E731
     return list(takewhile(deeper, lines[number + 1 :]))
 
 
-# Those that are run
+# Blocks that are run
 
 
 RUN_PAGE = """
@@ -139,7 +139,7 @@ asyncio.run(main())
 
 
 def run_python(blocks: list[Block], folder: Path) -> None:
-    """Run the blocks of a page one after the other in one namespace, with `await` and with >>> or without."""
+    """Run the blocks of a page in one namespace. They can use `await`, and `>>>` prompts."""
     run = subprocess.run(
         [sys.executable, "-W", "error", "-c", RUN_PAGE],
         cwd=folder,
@@ -154,16 +154,16 @@ def run_python(blocks: list[Block], folder: Path) -> None:
 
 class Console:
     """
-    A shell in a folder, and a server that it talks to, in which the commands of a page are run in turn.
+    A shell in a folder, and a server, to run the commands of a page.
 
-    The server is started by the first command, with a user Ada who is logged in, and $KEY set; one that
-    starts a server itself does so with the settings before it.
+    The first command starts the server, logs in the user Ada, and sets $KEY. If a command itself starts a
+    server, that replaces the running one, with the settings in the command.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.server: ServerProcess | None = None
-        self.failed = False  # the last command
+        self.failed = False  # whether the last command failed
         self.values = {"<token>": config.DEV_TOKEN}
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         self.shell = subprocess.Popen(
@@ -190,7 +190,7 @@ class Console:
             self.server.close()
 
     def run_block(self, block: Block) -> None:
-        """Run each `$ command` of the block; what it prints has to be what the lines below it say."""
+        """Run each `$ command` of the block. Its output has to match the lines below it."""
         for command, expected in re.findall(r"^\$ ((?:.*\\\n)*.*)\n((?:(?!\$ ).*\n?)*)", block.code, re.M):
             for name, value in self.values.items():
                 command = command.replace(name, value)
@@ -226,7 +226,7 @@ class Console:
         return output[: found.start()]
 
     def start_server(self, command: str) -> str:
-        """Start it as the command says, but for the port, in place of the one that runs."""
+        """Start a server with this command, on a free port, instead of the running one."""
         if self.server is not None:
             self.server.close()
         words = shlex.split(command)
@@ -238,7 +238,7 @@ class Console:
         self.server = ServerProcess(*arguments, folder=self.folder, **environment)
         try:
             self.server.wait_ready()
-        except AssertionError:  # it has ended, which may be what the page shows
+        except AssertionError:  # it has ended, as the page may expect
             return self.server.output
         if settings.get("INDICO_ENV") != "production":
             login = {**LOGIN_DATA, "oauth_id": "1", "user": {"name": "Ada"}}
@@ -248,7 +248,7 @@ class Console:
 
 
 def matches(expected: str, output: str) -> bool:
-    """Whether that was printed: `...` and `<name>` stand for anything, and what varies may."""
+    """Whether the output is as expected. `...` and `<name>` match anything; VARYING fields may differ."""
     try:
         return _is_like(json.loads(expected), json.loads(output))
     except ValueError:
@@ -268,11 +268,11 @@ def _is_like(expected: Any, value: Any) -> bool:
     return bool(expected in ("...", value))
 
 
-# Those that are looked at
+# Blocks that are only checked
 
 
 def check_shell(code: str) -> None:
-    """Bash can read it; and what it runs of this package is there, takes these options and settings."""
+    """Bash can parse it, and the commands of this package in it exist with these options and settings."""
     check = subprocess.run(["bash", "-n"], input=code, capture_output=True, text=True)
     assert check.returncode == 0 and not check.stderr, check.stderr
     for command in re.split(r"\n|&&|\|\|?|;", code.replace("\\\n", " ")):
@@ -326,7 +326,7 @@ def check_docker(code: str) -> None:
 
 
 def check_welcome(code: str) -> None:
-    """What the server prints when it is ready."""
+    """The server's output when it is ready."""
     for line in code.splitlines():
         assert re.match("indico listens on http|  [a-z ]+  [a-z]|Log in with$|  curl http", line), line
 
@@ -341,7 +341,7 @@ def check_javascript(code: str) -> None:
 
 
 def check_nginx(code: str) -> None:
-    """Its braces and semicolons. That it works is shown by a test that runs it."""
+    """Its braces and semicolons match. Another test runs it."""
     bare = re.sub(r"'[^']*'|\"[^\"]*\"|#.*", "", code)
     assert bare.count("{") == bare.count("}")
     for line in bare.splitlines():
@@ -349,7 +349,7 @@ def check_nginx(code: str) -> None:
 
 
 def check_tree(code: str) -> None:
-    """Lines of a crontab, or a tree of files that are there, each with a word on it."""
+    """It is a crontab, or a tree of existing files, each with a description."""
     folders: list[tuple[int, Path]] = [(-1, ROOT)]
     for line in code.splitlines():
         if re.match(r"(\S+ ){5}", line):
@@ -378,4 +378,4 @@ CHECKS: dict[str, Callable[[str], object]] = {
     "nginx": check_nginx,
     "javascript": check_javascript,
 }
-RUN = ("python", "pycon", "console")  # all others have a check
+RUN = ("python", "pycon", "console")  # the languages in CHECKS are only checked

@@ -1,5 +1,5 @@
 """
-Servers as processes of their own, for what one process can't show: starting, stopping, and racing.
+Servers as processes of their own, for tests of starting, stopping, and races between processes.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from indico import config
 from indico.tests.mocks import HEADERS
 from indico.tests.testutils.mongo import DatabaseTest
 
-PATIENCE = 30  # seconds; what takes longer will not happen
+PATIENCE = 30  # seconds until a wait fails
 READY = re.compile(r"^indico listens on (http://(\S+):(\d+))$", re.MULTILINE)
 
-linux = unittest.skipUnless(sys.platform == "linux", "a process is bound to its parent's life on Linux alone")
+linux = unittest.skipUnless(sys.platform == "linux", "a process ends with its parent only on Linux")
 
 
 def wait_until(condition: Callable[[], Any], what: str, patience: float = PATIENCE) -> None:
-    """Return when the condition holds; AssertionError, which says what did not happen, when it never does."""
+    """Return when the condition is true. Raises AssertionError, which names `what`, after `patience`."""
     deadline = time.monotonic() + patience
     while not condition():
         if time.monotonic() > deadline:
@@ -45,19 +45,19 @@ def wait_until(condition: Callable[[], Any], what: str, patience: float = PATIEN
 
 
 def processes_in(folder: Path) -> list[int]:
-    """The processes whose working folder this is: servers, their workers and their mongod. Linux alone."""
+    """Return the processes in this working folder: servers, workers and mongod. Linux only."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if os.readlink(process / "cwd") == str(folder):
                 found.append(int(process.name))
         except OSError:
-            pass  # it has ended, or is another user's
+            pass  # it has ended, or belongs to another user
     return found
 
 
 def is_mongod(pid: int) -> bool:
-    """Whether this process is a mongod, or about to become one."""
+    """Whether this process is a mongod, or is starting one."""
     try:
         return b"--dbpath" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
@@ -65,18 +65,18 @@ def is_mongod(pid: int) -> bool:
 
 
 def make_folder() -> Path:
-    """A folder to be given to `remove_folder`."""
+    """Make a folder. Pass it to `remove_folder` later."""
     return Path(tempfile.mkdtemp(prefix="indico-test-")).resolve()
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove the folder, and end all that still runs in it, though a moment later what is ending already."""
+    """Remove the folder. Its processes get two seconds to end, and then are killed."""
     with suppress(AssertionError):
-        wait_until(lambda: not processes_in(folder), "the end of what is ending", patience=2)
+        wait_until(lambda: not processes_in(folder), "processes end", patience=2)
     for pid in processes_in(folder):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not processes_in(folder), f"the end of what runs in {folder}")
+    wait_until(lambda: not processes_in(folder), f"the end of processes in {folder}")
     shutil.rmtree(folder)
 
 
@@ -88,14 +88,14 @@ class Answer(NamedTuple):
 
 class ServerProcess:
     """
-    `python -m indico.server` with these arguments and settings, on a free port unless they name one, with
-    the tests' MongoDB, salt and token, in a throw-away working folder.
+    `python -m indico.server` with these arguments and settings, in a temporary working folder. By default it
+    uses a free port, and the tests' MongoDB, salt and token.
 
         with ServerProcess(WORKERS="2") as server:
             server.post("auth/login", LOGIN_DATA)
 
-    The block begins when the server is ready, and at its end nothing of it is left. Instead of the module
-    it can run a `script`, which calls `indico.server.main` by itself. An empty setting counts as not set.
+    The block begins when the server is ready. At its end, the process and the folder are removed. Instead of
+    the module it can run a `script` that calls `indico.server.main`. An empty setting counts as not set.
     """
 
     def __init__(
@@ -142,12 +142,12 @@ class ServerProcess:
 
     @property
     def output(self) -> str:
-        """All that it wrote so far, to either stream."""
+        """The output so far, of both streams."""
         return os.pread(self._file.fileno(), 10_000_000, 0).decode()
 
     @property
     def url(self) -> str:
-        """Its address, without a slash at the end, as it said last."""
+        """The last address that it printed, without a trailing slash."""
         return str(READY.findall(self.output)[-1][0])
 
     @property
@@ -155,7 +155,7 @@ class ServerProcess:
         return int(READY.findall(self.output)[-1][2])
 
     def wait_for(self, text: str, count: int = 1, patience: float = PATIENCE) -> None:
-        """Return when the output holds the text that many times."""
+        """Return when the output contains the text that many times."""
         deadline = time.monotonic() + patience
         while self.output.count(text) < count:
             ended = self._process.poll() is not None
@@ -170,7 +170,7 @@ class ServerProcess:
     def fetch(
         self, route: str, data: Any = None, headers: Mapping[str, str] = HEADERS, timeout: float = PATIENCE
     ) -> Answer:
-        """POST the data as JSON to `/<route>`, on a connection of its own. Threads may share a server."""
+        """POST the data as JSON to `/<route>`, on a new connection. Any thread can call this."""
         host, port = READY.findall(self.output)[-1][1:]
         connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=timeout)
         try:
@@ -181,7 +181,7 @@ class ServerProcess:
             connection.close()
 
     def post(self, route: str, data: Any = None, headers: Mapping[str, str] = HEADERS) -> Any:
-        """The same, with the decoded answer as `ServerTest.post` gives it."""
+        """Like `fetch`, but returns the decoded response, as `ServerTest.post` does."""
         answer = self.fetch(route, data, headers)
         return {"status": answer.status, "data": answer.data}
 
@@ -189,19 +189,19 @@ class ServerProcess:
         self._process.send_signal(number)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Send the signal and wait for the end; the exit status."""
+        """Send the signal, wait for the end, and return the exit status."""
         self.send(number)
         return self.wait()
 
     def wait(self) -> int:
-        """Wait for the end; the exit status, which is -N after signal N."""
+        """Wait for the end, and return the exit status: -N after signal N."""
         try:
             return self._process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"it does not end:\n{self.output}") from None
 
     def close(self) -> None:
-        """End it, whatever state it is in. May be called twice."""
+        """Kill the server if it runs, and clean up. Can be called twice."""
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait()
@@ -212,10 +212,10 @@ class ServerProcess:
 
 
 def make_environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """An environment of nothing but what a process needs, what the tests set, and these settings."""
+    """Return an environment of the variables that a process needs, the tests' settings, and these."""
     kept = ("PATH", "HOME", "LANG", "TMPDIR", "MONGODB_DRIVER", "PYTHONDONTWRITEBYTECODE")
     return {
-        # Coverage counts what servers run, too.
+        # Coverage measures servers too.
         **{name: value for name, value in os.environ.items() if name in kept or name.startswith("COVERAGE")},
         "PYTHONPATH": str(Path(indico.__file__).parents[1]),
         "USER_SALT": os.environ["USER_SALT"],
@@ -230,7 +230,7 @@ def make_environment(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def run_main(module: ModuleType, *words: str) -> str:
-    """What `python -m <module> <words>` prints, in this process and an empty folder. May raise SystemExit."""
+    """Run `python -m <module> <words>` in this process, in an empty folder, and return its output."""
     with (
         tempfile.TemporaryDirectory(prefix="indico-test-") as folder,
         chdir(folder),
@@ -242,7 +242,7 @@ def run_main(module: ModuleType, *words: str) -> str:
 
 
 class ProcessTest(DatabaseTest):
-    """A test that starts servers, which share a database and a working folder, `self.folder`."""
+    """A test that starts servers. They share a database and a working folder, `self.folder`."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -250,16 +250,16 @@ class ProcessTest(DatabaseTest):
         self.addCleanup(remove_folder, self.folder)
 
     def launch(self, *arguments: str, **options: Any) -> ServerProcess:
-        """A server that may or may not come to be ready; the arguments are those of ServerProcess."""
+        """Launch a server without waiting for it. The arguments are those of ServerProcess."""
         server = ServerProcess(*arguments, **{"folder": self.folder, **options})
         self.addCleanup(server.close)
         return server
 
     def start(self, *arguments: str, **options: Any) -> ServerProcess:
-        """A server that is ready."""
+        """Launch a server, and return it when it is ready."""
         return self.launch(*arguments, **options).wait_ready()
 
     def assert_refuses(self, sentence: str, *arguments: str, **options: Any) -> None:
-        """It does not start: it writes this sentence and nothing else, and exits with status 1."""
+        """Assert that the server prints only this sentence, and exits with status 1."""
         server = self.launch(*arguments, **options)
         self.assertEqual((server.wait(), server.output.strip()), (1, sentence))

@@ -1,5 +1,5 @@
 """
-A TCP proxy on loopback, which does to connections what networks do.
+A TCP proxy on loopback, to simulate slow and broken networks.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any
 PATIENCE = 10  # seconds that a thread waits for the proxy
 HOST = "127.0.0.1"
 
-Peers = Callable[[int], bool]  # whether it concerns who connects from this port
+Peers = Callable[[int], bool]  # whether to include the client at this port
 
 
 def reserve_port() -> tuple[socket.socket, int]:
     """
-    A free port of this machine, nobody else's while the socket is open: it does not listen, so another
-    that reuses addresses, as a mongod's does, can, as often as it wants.
+    Reserve a free port of this machine, while the returned socket is open. That socket does not listen, so a
+    program that reuses addresses, such as mongod, can listen on the port.
     """
     reserved = socket.socket()
     reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -32,15 +32,15 @@ def reserve_port() -> tuple[socket.socket, int]:
 
 class Proxy:
     """
-    Passes connections on to an address, until it is told otherwise; `port` is where it listens itself.
+    Forwards connections to an address. It listens on `port`.
 
         with Proxy(("127.0.0.1", 27017)) as proxy:
             proxy.delay(0.5)
             ...
             proxy.pass_on()
 
-    What it is told holds for the connections that there are and for those to come, until it is told
-    something else. It runs in a thread of its own, and any thread may tell it.
+    Each of its modes applies to existing and new connections, until another is set. It runs in a thread of
+    its own, and any thread can call its methods.
     """
 
     def __init__(self, target: tuple[str, int]) -> None:
@@ -65,50 +65,50 @@ class Proxy:
     ) -> None:
         self.close()
 
-    # What it can do
+    # Modes
 
     def pass_on(self) -> None:
-        """Pass everything on, at once."""
-        self._tell()
+        """Forward all data at once."""
+        self._set_mode()
 
     def delay(self, seconds: float) -> None:
-        """Keep each chunk of an answer for so long; `pass_on` lets go of those that wait."""
-        self._tell(delay=seconds)
+        """Delay each chunk from the target. `pass_on` forwards the waiting chunks."""
+        self._set_mode(delay=seconds)
 
     def hold(self, peers: Peers | None = None) -> None:
         """
-        Keep everything until `pass_on`, as a cable does that is pulled out and put in again; of some
-        peers, or of all.
+        Keep the data of these clients, or of all, until `pass_on`. This simulates a network cable that is
+        unplugged and plugged in again.
         """
-        self._tell(holds=functools.cache(peers) if peers else _everybody)
+        self._set_mode(holds=functools.cache(peers) if peers else _everybody)
 
     def swallow(self) -> None:
         """
-        Take everything and pass nothing on. A connection that lost something stays silent for good, as
-        behind a firewall that has forgotten it.
+        Discard all data. A connection that has lost data stays silent permanently, as behind a firewall that
+        has dropped it.
         """
-        self._tell(swallows=True)
+        self._set_mode(swallows=True)
 
     def refuse(self) -> None:
-        """Close all connections, and take no new ones."""
-        self._tell(listens=False)
+        """Close all connections, and accept no new ones."""
+        self._set_mode(listens=False)
         self.cut()
 
     def cut(self) -> None:
-        """Close all connections that there are; new ones are treated as before."""
+        """Close all connections. The mode stays the same for new ones."""
         self._run(self._end_links())
 
     def close(self) -> None:
-        """End it, and all connections."""
+        """Stop the proxy, and close all connections."""
         self.refuse()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
         self._reserved.close()
 
-    # How it does that, in its thread
+    # The proxy's thread
 
-    def _tell(
+    def _set_mode(
         self, listens: bool = True, delay: float = 0, swallows: bool = False, holds: Peers | None = None
     ) -> None:
         self._run(self._change(listens, delay, swallows, holds or _nobody))
@@ -136,15 +136,15 @@ class Proxy:
         await asyncio.gather(*links, return_exceptions=True)
 
     def _accept(self, listener: socket.socket) -> None:
-        with suppress(OSError):  # whoever came has left
+        with suppress(OSError):  # the client has disconnected
             client, (_, peer) = listener.accept()
             link = self._loop.create_task(self._link(client, peer))
             self._links.add(link)
             link.add_done_callback(self._links.discard)
-            link.add_done_callback(lambda _: client.close())  # also of one that ends before it begins
+            link.add_done_callback(lambda _: client.close())  # even if the task is cancelled before it starts
 
     async def _link(self, client: socket.socket, peer: int) -> None:
-        # An end that fails, or a target that can't be reached, closes both ends.
+        # If one end fails, or the target can't be reached, both ends are closed.
         with client, socket.socket() as server, suppress(OSError):
             for end in (client, server):
                 end.setblocking(False)
@@ -177,7 +177,7 @@ class Proxy:
                 lost.set()
             if lost.is_set():
                 if not chunk:
-                    await asyncio.Event().wait()  # the other end is never told
+                    await asyncio.Event().wait()  # the other end is not closed
             elif chunk:
                 await self._loop.sock_sendall(sink, chunk)
             else:

@@ -1,5 +1,5 @@
 """
-A replica set of three real mongods, whose members can be killed, stopped and cut off. Linux alone.
+A replica set of three mongods. Tests can kill, stop and disconnect its members. Linux only.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from indico.tests.testutils.process import make_folder, wait_until
 from indico.tests.testutils.proxy import HOST, Proxy, reserve_port
 
 NAME = "tests"
-PATIENCE = 60  # seconds; what takes longer will not happen
+PATIENCE = 60  # seconds until a wait fails
 SETTINGS = {
     "electionTimeoutMillis": 1500,
     "heartbeatIntervalMillis": 250,
@@ -31,7 +31,7 @@ SETTINGS = {
 
 
 class Member:
-    """One mongod of the set, which others reach at `address`: its own, or that of its proxy."""
+    """One mongod of the set. `address` is that of its proxy, if it has one."""
 
     def __init__(self, folder: Path, proxied: bool) -> None:
         self.folder = folder
@@ -39,8 +39,8 @@ class Member:
         self.proxy = Proxy((HOST, self.port)) if proxied else None
         self.address = f"{HOST}:{self.proxy.port if self.proxy else self.port}"
         self.pid: int | None = None
-        self.reachable = False  # neither killed nor stopped nor cut off
-        # Not through the proxy: what is cut off can still be looked into.
+        self.reachable = False  # not killed, stopped or disconnected
+        # Not through the proxy, so that tests can query a disconnected member.
         self.client: MongoClient[dict[str, Any]] = MongoClient(
             HOST,
             self.port,
@@ -51,7 +51,7 @@ class Member:
         )
 
     def start(self) -> None:
-        """Start it; from the main thread, for it is bound to the life of the thread that starts it."""
+        """Start it. Call this in the main thread, because mongod ends with the thread that starts it."""
         path = find_mongod()
         assert path is not None, "no mongod is installed"
         self.folder.mkdir(exist_ok=True)
@@ -70,7 +70,7 @@ class Member:
         self.reachable = True
 
     def kill(self) -> None:
-        """End it by `kill -9`."""
+        """Kill it with SIGKILL."""
         if self.pid is not None:
             pid = self.pid
             os.kill(pid, signal.SIGKILL)
@@ -79,18 +79,18 @@ class Member:
             self.pid = None
 
     def hang(self) -> None:
-        """Stop it, so that it keeps its connections and says nothing."""
+        """Stop it with SIGSTOP: it keeps its connections and does not respond."""
         assert self.pid is not None
         self.reachable = False
         os.kill(self.pid, signal.SIGSTOP)
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         assert self.pid is not None
         os.kill(self.pid, signal.SIGCONT)
         self.reachable = True
 
     def ask(self, command: str) -> dict[str, Any]:
-        """What it answers, and nothing while it does not."""
+        """Run a command, and return the reply, or {} if there is none."""
         try:
             return dict(self.client.admin.command(command))
         except PyMongoError:
@@ -106,14 +106,14 @@ class Member:
 
 class ReplicaSet:
     """
-    Members, three unless `count` says otherwise, that elect a primary within a few seconds.
+    A replica set of `count` members. They elect a primary within a few seconds.
 
         with ReplicaSet() as replica:
             client = MongoClient(replica.uri)
             replica.wait_for_primary().kill()
 
-    With `proxied` each member stands behind a proxy, so that its network can be cut (`cut_off`). The
-    block begins when the set is whole, and at its end nothing of it is left.
+    With `proxied`, each member has a proxy, so that `cut_off` can disconnect it. The block begins when all
+    members are ready. At its end, they are killed and their data is removed.
     """
 
     def __init__(self, proxied: bool = False, count: int = 3) -> None:
@@ -134,11 +134,11 @@ class ReplicaSet:
         self.close()
 
     def start(self) -> ReplicaSet:
-        """Start all members, and return when the set is whole. Closes nothing when that fails."""
+        """Start all members, and return when they are ready. Does not clean up if that fails."""
         for member in self.members:
             member.start()
         for member in self.members:
-            wait_until(lambda: member.ask("ping"), "an answer of a mongod", PATIENCE)  # noqa: B023
+            wait_until(lambda: member.ask("ping"), "a response of a mongod", PATIENCE)  # noqa: B023
         hosts = [{"_id": number, "host": member.address} for number, member in enumerate(self.members)]
         configuration = {"_id": NAME, "members": hosts, "settings": SETTINGS}
         self.members[0].client.admin.command("replSetInitiate", configuration)
@@ -146,7 +146,7 @@ class ReplicaSet:
         return self
 
     def wait_for_primary(self, other_than: Member | None = None) -> Member:
-        """The member that takes writes, of those that can be reached."""
+        """Wait for a reachable member to be the primary, and return it."""
 
         found: list[Member] = []
 
@@ -159,7 +159,7 @@ class ReplicaSet:
         return found[0]
 
     def wait_until_whole(self) -> None:
-        """Return when one member is the primary, and the others follow it."""
+        """Return when one member is the primary, and all others are secondaries."""
 
         def is_whole() -> bool:
             states = [
@@ -172,39 +172,39 @@ class ReplicaSet:
         wait_until(is_whole, "all members, one of them the primary", PATIENCE)
 
     def restart_members(self) -> None:
-        """Start those that were killed, and return when the set is whole."""
+        """Start the members that were killed, and return when all are ready."""
         for member in self.members:
             if member.pid is None:
                 member.start()
         self.wait_until_whole()
 
     def step_down(self) -> None:
-        """Have the primary hand over to another member."""
+        """Make the primary step down, so that another member is elected."""
         self.wait_for_primary().client.admin.command("replSetStepDown", 10)
 
     def cut_off(self, member: Member) -> None:
-        """Cut the network between a member and everybody else, in both directions."""
+        """Disconnect a member from all others and from clients, in both directions."""
         member.reachable = False
         for each in self.members:
             assert each.proxy is not None and member.pid is not None, "it takes a set that is proxied"
             each.proxy.hold(None if each is member else owner_of_port(member.pid))
 
-    def mend(self) -> None:
-        """Mend the network. What was on its way arrives now."""
+    def reconnect(self) -> None:
+        """Reconnect all members. Data that was kept arrives now."""
         for each in self.members:
             assert each.proxy is not None, "it takes a set that is proxied"
             each.proxy.pass_on()
             each.reachable = each.pid is not None
 
     def close(self) -> None:
-        """End all members, whatever state they are in."""
+        """Kill all members, and remove their data."""
         for member in self.members:
             member.close()
         shutil.rmtree(self.folder)
 
 
 def owner_of_port(pid: int) -> Callable[[int], bool]:
-    """Whether a port is this process's end of a connection."""
+    """Return a function that tells whether this process has a connection from a port."""
 
     def owns(port: int) -> bool:
         rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
@@ -215,10 +215,10 @@ def owner_of_port(pid: int) -> Callable[[int], bool]:
 
 
 def open_files(pid: int) -> set[str]:
-    """What a process has open, as the kernel names it; nothing when it is gone."""
+    """Return the kernel's names of a process's open files. Empty if the process has ended."""
     found = set()
     with suppress(FileNotFoundError):
         for link in Path(f"/proc/{pid}/fd").iterdir():
-            with suppress(FileNotFoundError):  # it has just been closed
+            with suppress(FileNotFoundError):  # closed meanwhile
                 found.add(os.readlink(link))
     return found

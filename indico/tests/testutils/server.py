@@ -23,12 +23,12 @@ from indico.tests.testutils.mongo import DatabaseTest
 
 
 async def make_nothing() -> None:
-    """No indexes."""
+    """Build no indexes."""
 
 
 class ServerTest(DatabaseTest, AsyncHTTPTestCase):
     """
-    A test of routes over HTTP, on a server that is built as the real one is and has a database of its own.
+    A test of routes over HTTP. The server is built like the real one, with a new database for each test.
 
         class OrderTest(ServerTest):
             routes = [AuthRoute, OrderRoute]
@@ -38,7 +38,7 @@ class ServerTest(DatabaseTest, AsyncHTTPTestCase):
                 answer = self.post("order/create", {"item": "tea", "count": 2})
                 self.assertEqual(answer["status"], 200)
 
-    Tests that neither store nor read anything say `stores = False`: they are faster without indexes.
+    Set `stores = False` in tests that don't use the database: they are faster without indexes.
     """
 
     routes: ClassVar[Sequence[Route]] = ()
@@ -64,7 +64,7 @@ class ServerTest(DatabaseTest, AsyncHTTPTestCase):
         return make_app(routes=self.routes)
 
     def post(self, route: str, data: Any, headers: Mapping[str, str] = HEADERS) -> Any:
-        """POST the data as JSON to `/<route>`; the decoded answer, `{"status": ..., "data": ...}`."""
+        """POST the data as JSON to `/<route>`. Returns the decoded body, `{"status": ..., "data": ...}`."""
         body = self.fetch(f"/{route}", method="POST", body=json.dumps(data), headers=dict(headers)).body
         try:
             return json.loads(body)

@@ -1,5 +1,5 @@
 """
-Tests that fail on what nobody expected.
+Tests that fail on unexpected errors and warnings.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any
 
 class StrictTest(unittest.TestCase):
     """
-    Fails when something is logged at ERROR, warns, or is left for the garbage collector to complain of: a
-    coroutine never awaited, a socket never closed. A test that expects a log line says so by `assertLogs`.
+    Fails if an error is logged, if there is a warning, or if the garbage collector finds a coroutine that was
+    never awaited or a socket that was never closed. Tests that expect a log line use `assertLogs`.
     """
 
     def setUp(self) -> None:
         self._complaints: list[str] = []
-        gc.freeze()  # so that collecting, at the end, need not go through all that was there before
+        gc.freeze()  # so that the collection at the end checks only new objects
         handler = _Recorder(self._complaints)
         logging.getLogger().addHandler(handler)
         caught = warnings.catch_warnings()

@@ -1,5 +1,5 @@
 """
-A database for each test, and the callback that a test waits for.
+Each test has its own database, and can wait for a callback.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class DatabaseOfATestTest(StrictTest):
         base: type = MongoTest,
         **members: Any,
     ) -> unittest.TestResult:
-        """What becomes of a test of that name that first stores something in its database."""
+        """Run a test of that name that first inserts a document. Returns its result."""
 
         def test(inner: Any) -> None:
             inner.database.things.insert_one({"a": 1})
@@ -105,7 +105,7 @@ class DatabaseOfATestTest(StrictTest):
 
     def test_it_is_dropped_although_what_a_subclass_tears_down_broke(self) -> None:
         def tear_down(inner: MongoTest) -> None:
-            self.addCleanup(MongoTest.tearDown, inner)  # closes what is still open
+            self.addCleanup(MongoTest.tearDown, inner)  # closes the connection
             raise KeyError("on purpose")
 
         self.assertEqual(len(self.run_inner(tearDown=tear_down).errors), 1)
@@ -158,7 +158,7 @@ class DatabaseOfATestTest(StrictTest):
         environment = {
             **os.environ,
             "MONGODB": config.MONGODB,
-            "PATH": "",  # where it would find another one to start
+            "PATH": "",  # so that it can't find another mongod to start
             "PYTHONPATH": os.pathsep.join(sys.path),
         }
         run = subprocess.run(

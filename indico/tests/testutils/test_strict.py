@@ -1,5 +1,5 @@
 """
-What a strict test fails on, shown by tests that are run by hand.
+Strict tests fail on unexpected errors and warnings. Each test here runs such a test.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LOGGER = logging.getLogger("indico.tests.strict")
 
 
 def run(body: Callable[[unittest.TestCase], object]) -> unittest.TestResult:
-    """What becomes of a strict test with this body."""
+    """Run a strict test with this body, and return its result."""
 
     class InnerTest(StrictTest):
         def test(self) -> None:

@@ -1,5 +1,5 @@
 """
-Keys, and the decorator that asks for one.
+Keys, and the decorator that requires one.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from indico.core.tasks import Prompt, await_outcome
 from indico.error import AuthError
 from indico.utils import Action
 
-USER_SALT = os.environ.get("USER_SALT")  # or else `user_hash` finds it
-SCHEMES = {"indico_key": "", "authorization": "(?i:Bearer +)"}  # the pattern before the key in these headers
+USER_SALT = os.environ.get("USER_SALT")  # if None, `user_hash` sets it
+SCHEMES = {"indico_key": "", "authorization": "(?i:Bearer +)"}  # header: pattern before the key
 
 
 def user_hash(user_id: str, generation: int = 0) -> str:
     """
-    The key of a user's generation, 56 hex digits: an HMAC (RFC 2104) keyed with USER_SALT, so that nobody
-    can make one without the salt. The first half depends on the user alone.
+    Return the key of a user's generation, 56 hex digits: an HMAC (RFC 2104) keyed with USER_SALT, so that
+    nobody can make a key without the salt. The first half depends only on the user.
     """
     global USER_SALT
     USER_SALT = USER_SALT or config.USER_SALT
@@ -40,23 +40,23 @@ def user_hash(user_id: str, generation: int = 0) -> str:
     first = _hmac(USER_SALT, user_id)
     if generation == 0:
         return first
-    return first[:28] + _hmac(USER_SALT, f"{user_id}\n{generation}")[28:]  # no user_id holds a newline
+    return first[:28] + _hmac(USER_SALT, f"{user_id}\n{generation}")[28:]  # a user_id contains no newline
 
 
 def _hmac(salt: str, message: str) -> str:
-    key = salt.encode(errors="surrogateescape")  # the environment's bytes, which need not be UTF-8
+    key = salt.encode(errors="surrogateescape")  # the environment may contain bytes that are not UTF-8
     return hmac.new(key, message.encode(), hashlib.sha224).hexdigest()
 
 
 def read_key(headers: Mapping[str, str]) -> str:
     """
-    The key of a request: the header `indico_key`, or `Authorization: Bearer <key>`. Raises AuthError unless
-    there is exactly one, and it has the form of a key.
+    Return the key of a request, from the header `indico_key` or `Authorization: Bearer <key>`. Raises
+    AuthError unless there is exactly one such header, and it has the form of a key.
     """
     found = [(name.lower(), value) for name, value in headers.items() if name.lower() in SCHEMES]
     if len(found) != 1:
         raise AuthError()
-    name, value = found[0]  # a header that came twice has both values, separated by a comma
+    name, value = found[0]  # for a repeated header, both values, separated by a comma
     match = re.fullmatch(SCHEMES[name] + "([0-9a-f]{56})", value)
     if match is None:
         raise AuthError()
@@ -64,13 +64,13 @@ def read_key(headers: Mapping[str, str]) -> str:
 
 
 async def start_key(user_id: str, generation: int) -> str | None:
-    """Make the generation's key valid and return it, or None when the generation has ended."""
+    """Make the generation's key valid and return it. Returns None if the generation has ended."""
     key = user_hash(user_id, generation)
     return key if await AuthDB.save_key(key, user_id) else None
 
 
 async def end_key(key: str) -> None:
-    """End a valid key for good. The user's next login gets the key of the next generation."""
+    """End a valid key permanently. The user's next login gets the key of the next generation."""
     document = await AuthDB.get_user_id(key)
     if document is not None:
         try:
@@ -81,11 +81,10 @@ async def end_key(key: str) -> None:
 
 def auth(action: Action) -> Action:
     """
-    Run an action only if the request carries a valid key. It finds the user's id as `self.user_id`, and the
-    key as `self.key`.
+    Run an action only if the request has a valid key. The action can use `self.user_id` and `self.key`.
 
-    Raises AuthError at once if the request carries no key, or one that can't be valid. Otherwise returns an
-    awaitable, which runs whether or not it is awaited, and ends as the action does. Stands above all other
+    Raises AuthError at once if the request has no key, or a key that has not the form of one. Otherwise
+    returns an awaitable of the action's result. It runs even if it is not awaited. Must stand above all other
     decorators.
     """
     check_order("auth", action)

@@ -1,5 +1,5 @@
 """
-Facebook: is this token the user's, and was it made for our app?
+Facebook: checks that a token belongs to the user, and was issued for our app.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ TIMEOUT = 5  # seconds, for the whole exchange with Facebook
 
 async def check_access_token(access_token: str, oauth_id: str) -> bool:
     """
-    True when the token is valid, belongs to our app and to `oauth_id`; so is DEV_TOKEN, in development.
+    Return True if the token is valid for our app and for `oauth_id`. In development, DEV_TOKEN is valid too.
 
-    Asks the Graph API's `debug_token`, and never for what can't be a token. Raises FacebookTokenError for
-    any other token, and Unavailable when Facebook does not answer or our app's credentials are not set.
+    Calls `debug_token` of the Graph API, except for strings that can't be tokens. Raises FacebookTokenError
+    if the token is not valid, and Unavailable if Facebook does not respond or our app's id or secret is not
+    set.
     """
     if _is_dev_token(access_token):
         return True
@@ -32,7 +33,7 @@ async def check_access_token(access_token: str, oauth_id: str) -> bool:
         if config.PRODUCTION:
             raise Unavailable("Logins with Facebook are not set up on this server")
         raise FacebookTokenError()
-    data = await _ask(access_token)
+    data = await _fetch_token_info(access_token)
     if (
         data.get("is_valid") is not True
         or not _is_id(data.get("app_id"), config.FACEBOOK_APP_ID)
@@ -48,15 +49,15 @@ def _is_dev_token(access_token: str) -> bool:
 
 
 def _encode(token: str) -> bytes:
-    return token.encode("utf-8", "surrogatepass")  # a str may hold anything, and so may the environment
+    return token.encode("utf-8", "surrogatepass")  # either may contain lone surrogates
 
 
 def _is_id(value: Any, expected: str) -> bool:
-    # Facebook gives ids as strings or numbers, and none at all for a token that is no user's.
+    # Facebook sends ids as strings or numbers. A token without a user has no user_id.
     return type(value) in (str, int) and str(value) == expected
 
 
-async def _ask(access_token: str) -> dict[str, Any]:
+async def _fetch_token_info(access_token: str) -> dict[str, Any]:
     url = url_concat(
         config.FACEBOOK_GRAPH_URL.rstrip("/") + "/debug_token",
         {
@@ -67,7 +68,7 @@ async def _ask(access_token: str) -> dict[str, Any]:
     try:
         data = (await fetch_json(url, TIMEOUT))["data"]
         if not isinstance(data, dict):
-            raise TypeError("data is no object")
+            raise TypeError("data is not an object")
     except FAILURES as error:
         raise Unavailable("Facebook does not answer as it should") from error
     return data

@@ -18,8 +18,8 @@ COMMANDS = [
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Run with these words, by default those of the command line. What prevents it is one sentence."""
-    parser = argparse.ArgumentParser(prog="python -m indico.new", description="Start something new.")
+    """Run with these arguments, by default those of the command line. Errors exit with one sentence."""
+    parser = argparse.ArgumentParser(prog="python -m indico.new", description="Create a project or a route.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name in COMMANDS:
         importlib.import_module(name).add_command(commands)

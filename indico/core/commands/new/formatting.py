@@ -1,5 +1,5 @@
 """
-Formats files in which a name of another length made lines too long or too short.
+Formats files after a name was replaced by a longer or shorter one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def format_files(root: Path, paths: Sequence[str]) -> str:
             path.write_text(wrap_prose(source), encoding="utf-8")
     if importlib.util.find_spec("ruff") is None:
         return (
-            "\nruff, which would fit the lines to the name, is not installed here. There:"
+            "\nruff is not installed here, so lines were not formatted. In the new files' folder, run:"
             " pip install -e '.[check]' && ruff format . && ruff check --fix ."
         )
     for words in (("format",), ("check", "--fix"), ("check", "--select", "E501", "--add-noqa"), ("format",)):
@@ -34,7 +34,7 @@ def format_files(root: Path, paths: Sequence[str]) -> str:
 
 
 def wrap_prose(source: str) -> str:
-    """The source, in which lines of docstrings and comments that are too long are wrapped."""
+    """Return the source with long lines in docstrings and comments wrapped."""
     lines = source.splitlines()
     for number in sorted(find_prose(source), reverse=True):
         line = lines[number]
@@ -53,7 +53,7 @@ def wrap_prose(source: str) -> str:
 
 
 def find_prose(source: str) -> set[int]:
-    """The numbers of the lines, from 0, that are comments or inside of long strings."""
+    """Return the numbers of the lines, from 0, that are comments or inside multi-line strings."""
     found: set[int] = set()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         first, last = token.start[0] - 1, token.end[0] - 1

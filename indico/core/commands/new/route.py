@@ -1,6 +1,6 @@
 """
-`python -m indico.new route order`: a new resource, from the templates beside this file. They are written for
-a resource that is called order.
+`python -m indico.new route order`: adds a resource, from the templates beside this file. In the templates,
+the resource is named order.
 """
 
 from __future__ import annotations
@@ -36,45 +36,45 @@ def add_command(commands: Any) -> None:
         description="Add a resource with the actions create, find, list, update and remove: its route, its"
         " helpers, the tests of both, and its line in server.py.",
     )
-    parser.add_argument("name", metavar="NAME", help="what one of them is called, such as order")
+    parser.add_argument("name", metavar="NAME", help="the resource's name in the singular, such as order")
     parser.set_defaults(run=make_route)
 
 
 def make_route(name: str) -> str:
-    """Make the files. Returns a message for the terminal. Raises CannotCreate, and then has made nothing."""
+    """Write the files, and return a message for the terminal. Raises CannotCreate before it writes any."""
     check_root()
     check_name(name)
     files = {rename(path, name): render(template, name) for template, path in FILES.items()}
     for path in files:
         if (ROOT / path).exists():
-            raise CannotCreate(f"{path} is there already, and stays as it is.")
+            raise CannotCreate(f"{path} already exists. It was not changed.")
     check_use(name)
     files[SERVER] = add_line((ROOT / SERVER).read_text(encoding="utf-8"), name)
     for path, text in files.items():
         (ROOT / path).write_text(text, encoding="utf-8")
     hint = format_files(ROOT, list(files))
     lines = [f"wrote {path}" for path in files]
-    return "\n".join([*lines, f"Its schema is in {rename(FILES['db.txt'], name)}, for you to fill.{hint}"])
+    return "\n".join([*lines, f"Add its fields to the schema in {rename(FILES['db.txt'], name)}.{hint}"])
 
 
 def check_name(name: str) -> None:
-    """Raise CannotCreate unless the name can be that of a resource."""
+    """Raise CannotCreate unless a resource can have this name."""
     if not re.fullmatch("[a-z]+(_[a-z]+)*", name) or keyword.iskeyword(name):
         raise CannotCreate(
-            f"{name!r} can't be the name of a resource: take lower-case letters, as in tea_order."
+            f"{name!r} can't be the name of a resource: use lower-case letters, as in tea_order."
         )
 
 
 def check_use(name: str) -> None:
-    """Raise CannotCreate if the name is used already, but not by a route."""
+    """Raise CannotCreate if something other than a route already has this name."""
     names = {word for template in FILES for word in read_names((TEMPLATES / template).read_bytes())}
     used = (names - {"order"}) | set(dir(builtins)) | set(dir(AsyncDatabase)) | find_used()
     if name in used:
-        raise CannotCreate(f"{name} has a meaning already, in the code or the database: take another name.")
+        raise CannotCreate(f"{name} is already used in the code or the database: choose another name.")
 
 
 def find_used() -> set[str]:
-    """The names of the server's collections, pages and batteries, as far as the code has them."""
+    """Return the names of collections, pages and batteries in the code."""
     found = set()
     for path in (ROOT / "indico").rglob("*.py"):
         if "tests" in path.parts:
@@ -86,34 +86,35 @@ def find_used() -> set[str]:
 
 
 def rename(text: str, name: str) -> str:
-    """The text with this name in place of order, in all its forms: orders, Order, ORDER."""
+    """Return the text with this name instead of order, in all its forms: orders, Order, ORDER."""
     camel = "".join(part.capitalize() for part in name.split("_"))
     plural = re.sub("([^aeiou])y$", r"\1ie", name)
     plural += "es" if re.search("(s|x|z|ch|sh)$", plural) else "s"
     names = {"orders": plural, "order": name, "Orders": plural.capitalize(), "Order": camel}
     names["ORDER"] = name.upper()
-    return re.sub("|".join(names), lambda old: names[old[0]], text)  # at once: a new name may hold an old one
+    # All in one pass, because a new name may contain an old one.
+    return re.sub("|".join(names), lambda old: names[old[0]], text)
 
 
 def render(template: str, name: str) -> str:
-    """The template for this resource, with its imports sorted."""
+    """Return the template for this resource, with its imports sorted."""
     text = rename((TEMPLATES / template).read_text(encoding="utf-8"), name)
     return re.sub(r"(?m)(^from indico.*\n)+", lambda lines: "".join(sorted(lines[0].splitlines(True))), text)
 
 
 def add_line(source: str, name: str) -> str:
-    """The source of server.py with the route in its imports and in ROUTES. Raises CannotCreate."""
+    """Return the source of server.py with the route in its imports and in ROUTES. Raises CannotCreate."""
     route, new_import = rename("OrderRoute", name), rename("from indico.routes.order import OrderRoute", name)
     lines, body = source.splitlines(), ast.parse(source).body
     for node in body:
         if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "ROUTES" and node.end_lineno:
-            if node.lineno < node.end_lineno:  # a line for each
+            if node.lineno < node.end_lineno:  # one line for each route
                 lines.insert(node.end_lineno - 1, f"    {route},")
             else:
                 lines[node.lineno - 1] = lines[node.lineno - 1].removesuffix("]") + f", {route}]"
             break
     else:
-        raise CannotCreate(f"{SERVER} has no list ROUTES, where the route should go.")
+        raise CannotCreate(f"{SERVER} has no list ROUTES to add the route to.")
     imports = [node for node in body if isinstance(node, ast.ImportFrom)]
     earlier = [node for node in imports if "from indico" < f"from {node.module} " < new_import]
     lines.insert(earlier[-1].end_lineno or 0, new_import)

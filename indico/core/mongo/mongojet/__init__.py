@@ -1,9 +1,9 @@
 """
-The driver mongojet, which is MongoDB's own for Rust, under the names of PyMongo.
+The driver mongojet, MongoDB's driver for Rust, with PyMongo's interface.
 
-What servers do most goes through the Rust driver, and answers and fails as PyMongo does. All else, such as
-change streams, transactions, bulk writes and rare options, is left to a client of PyMongo's for the same
-URI, which connects when it is first needed.
+The most frequent operations use the Rust driver. Their results and errors are those of PyMongo. For all
+others, such as change streams, transactions, bulk writes and rare options, there is a PyMongo client for the
+same URI. It connects when it is first used.
 """
 
 from indico.core.mongo.mongojet.client import Client as Client

@@ -1,5 +1,5 @@
 """
-How the methods of mongojet are called.
+Calls of mongojet's methods.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 Document = dict[str, Any]
 Method = Callable[..., Awaitable[Any]]
 
-ADDRESS = ("", None)  # of the server that a command went to: mongojet does not say
+ADDRESS = ("", None)  # of the server: mongojet does not tell it
 
 
 async def call(database: Database, command: str, method: Method, *arguments: Any, **options: Any) -> Any:
-    """What a method of mongojet returns. Its errors become PyMongo's, and the client's listeners are told."""
+    """Call a method of mongojet. Its errors become PyMongo's, and the client's listeners are called."""
     if database.client.listeners:
-        return await _call_heard(database, command, method, *arguments, **options)
+        return await _call_with_listeners(database, command, method, *arguments, **options)
     try:
         return await method(*arguments, **options)
     except (mongojet.PyMongoError, ValueError) as error:
         raise translate(error) from None
 
 
-async def _call_heard(
+async def _call_with_listeners(
     database: Database, command: str, method: Method, *arguments: Any, **options: Any
 ) -> Any:
     began = time.monotonic()
@@ -41,7 +41,7 @@ async def _call_heard(
     for listener in database.client.listeners:
         listener.started(CommandStartedEvent({command: 1}, database.name, 0, ADDRESS, None))
     try:
-        answer = await method(*arguments, **options)
+        result = await method(*arguments, **options)
     except (mongojet.PyMongoError, ValueError) as error:
         problem = translate(error)
         duration = timedelta(seconds=time.monotonic() - began)
@@ -55,11 +55,11 @@ async def _call_heard(
     duration = timedelta(seconds=time.monotonic() - began)
     for listener in database.client.listeners:
         listener.succeeded(CommandSucceededEvent(duration, {"ok": 1}, *about))
-    return answer
+    return result
 
 
 def adapt(options: Document) -> Document:
-    """PyMongo's options as mongojet's, which are documents rather than lists, and never None."""
+    """Convert PyMongo's options to mongojet's: it takes documents instead of lists, and no None."""
     adapted = {name: value for name, value in options.items() if value is not None}
     for name in adapted.keys() & {"projection", "sort"}:
         adapted[name] = _fields(adapted[name])

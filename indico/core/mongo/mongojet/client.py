@@ -23,7 +23,7 @@ from indico.core.mongo.mongojet.calls import Document, call
 from indico.core.mongo.mongojet.collection import Collection
 from indico.core.mongo.mongojet.errors import translate
 
-# What the Rust driver knows in a URI. It refuses anything else.
+# The URI options that the Rust driver knows. It rejects all others.
 URI_OPTIONS = """
     appname authmechanism authmechanismproperties authsource connecttimeoutms directconnection
     heartbeatfrequencyms journal loadbalanced localthresholdms maxconnecting maxidletimems maxpoolsize
@@ -31,16 +31,16 @@ URI_OPTIONS = """
     retrywrites servermonitoringmode serverselectiontimeoutms srvmaxhosts srvservicename ssl tls
     tlsallowinvalidcertificates tlscafile tlscertificatekeyfile tlsinsecure w wtimeoutms
 """
-MAX_POOL_SIZE = 100  # connections, as PyMongo has them; the Rust driver's own default is ten
+MAX_POOL_SIZE = 100  # connections, PyMongo's default; the Rust driver's is ten
 
-_process: int | None = None  # the one that the threads of the Rust driver are in
+_process: int | None = None  # pid of the process that runs the Rust driver's threads
 
 
 class Client:
     """
-    A client for a URI of MongoDB, with PyMongo's options. Nothing is sent before it is used.
+    A client for a MongoDB URI, with PyMongo's options. It connects when it is first used.
 
-    Raises what PyMongo raises, and ConfigurationError for what the Rust driver can't do.
+    Raises PyMongo's errors, and ConfigurationError for options that the Rust driver does not support.
     """
 
     def __init__(self, uri: str, event_listeners: Sequence[CommandListener] = (), **options: Any) -> None:
@@ -64,15 +64,15 @@ class Client:
         return self[name] if isinstance(found, AsyncDatabase) else found
 
     async def open(self) -> mongojet.Client:
-        """mongojet's own client, made when this is first called."""
+        """Return mongojet's client. The first call makes it."""
         global _process
         async with self._lock:
             if self._is_closed:
                 raise InvalidOperation("Cannot use a client after close")
             if self._opened is None:
                 if _process is None:
-                    # A thread of the Rust driver that returns to Python when that has come to its end
-                    # aborts the process. This lets it return before.
+                    # If a thread of the Rust driver calls Python after Python has ended, the process aborts.
+                    # This pause lets the threads finish first.
                     atexit.register(time.sleep, 0.05)
                 elif _process != os.getpid():
                     raise ConfigurationError("mongojet was used before the process was forked")
@@ -85,7 +85,7 @@ class Client:
             return self._opened
 
     async def close(self) -> None:
-        """Close it for good, and end what is under way."""
+        """Close the client permanently. Operations in progress fail."""
         async with self._lock:
             self._is_closed = True
             opened, self._opened = self._opened, None
@@ -95,7 +95,7 @@ class Client:
 
 
 def add_options(uri: str, options: Mapping[str, Any]) -> str:
-    """The URI with those of PyMongo's options that the Rust driver knows and the URI does not set itself."""
+    """Add PyMongo's options to the URI, except those that it has or that the Rust driver does not know."""
     known = set(URI_OPTIONS.split())
     given = {name.lower(): name for name, _ in parse_qsl(uri.partition("?")[2])}
     unknown = sorted(given.keys() - known)
@@ -111,7 +111,7 @@ def add_options(uri: str, options: Mapping[str, Any]) -> str:
 
 
 class Database:
-    """A database, whose attributes and items are its collections."""
+    """A database. Its attributes and items are its collections."""
 
     def __init__(self, client: Client, name: str) -> None:
         self.client = client
@@ -130,7 +130,7 @@ class Database:
         return self[name] if isinstance(found, AsyncCollection) else found
 
     async def open(self) -> mongojet.Database:
-        """mongojet's own database."""
+        """Return mongojet's database. The first call makes it."""
         if self._opened is None:
             client = await self.client.open()
             self._opened = client.get_database(self.name, codec_options=self.pymongo.codec_options)

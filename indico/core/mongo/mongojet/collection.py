@@ -19,7 +19,7 @@ from indico.core.mongo.mongojet.errors import UnreadReply, translate
 if TYPE_CHECKING:
     from indico.core.mongo.mongojet.client import Database
 
-# What the methods take by name. A call with anything else is PyMongo's.
+# The keyword arguments that the methods accept. Calls with any others go to PyMongo.
 FIND_ONE = {"projection", "sort", "skip", "max_time_ms"}
 FIND = FIND_ONE | {"limit", "batch_size"}
 UPDATE_ONE = {"upsert", "array_filters"}
@@ -27,7 +27,7 @@ FIND_ONE_AND_UPDATE = UPDATE_ONE | {"projection", "sort", "return_document", "ma
 
 
 class Collection:
-    """A collection, with the methods that PyMongo's has."""
+    """A collection, with PyMongo's methods."""
 
     def __init__(self, database: Database, name: str) -> None:
         self.database = database
@@ -40,7 +40,7 @@ class Collection:
         return self.database[found.name] if isinstance(found, AsyncCollection) else found
 
     async def open(self) -> mongojet.Collection:
-        """mongojet's own collection."""
+        """Return mongojet's collection. The first call makes it."""
         if self._opened is None:
             self._opened = (await self.database.open())[self.name]
         return self._opened
@@ -71,37 +71,37 @@ class Collection:
         if options:
             return await self.pymongo.insert_one(document, **options)
         opened = self._opened or await self.open()
-        answer = await call(self.database, "insert", opened.insert_one, document)
-        return InsertOneResult(answer["inserted_id"], True)
+        result = await call(self.database, "insert", opened.insert_one, document)
+        return InsertOneResult(result["inserted_id"], True)
 
     async def update_one(self, filter: Any, update: Any, *rest: Any, **options: Any) -> UpdateResult:
         if rest or not options.keys() <= UPDATE_ONE:
             return await self.pymongo.update_one(filter, update, *rest, **options)
         opened = self._opened or await self.open()
-        answer = await call(self.database, "update", opened.update_one, filter, update, **adapt(options))
-        counts = {"n": answer["matched_count"], "nModified": answer["modified_count"]}
-        if answer["upserted_id"] is not None:
-            counts["upserted"] = answer["upserted_id"]
+        result = await call(self.database, "update", opened.update_one, filter, update, **adapt(options))
+        counts = {"n": result["matched_count"], "nModified": result["modified_count"]}
+        if result["upserted_id"] is not None:
+            counts["upserted"] = result["upserted_id"]
         return UpdateResult(counts, True)
 
     async def delete_one(self, filter: Any, **options: Any) -> DeleteResult:
         if options:
             return await self.pymongo.delete_one(filter, **options)
         opened = self._opened or await self.open()
-        answer = await call(self.database, "delete", opened.delete_one, filter)
-        return DeleteResult({"n": answer["deleted_count"]}, True)
+        result = await call(self.database, "delete", opened.delete_one, filter)
+        return DeleteResult({"n": result["deleted_count"]}, True)
 
     async def create_indexes(self, indexes: Sequence[IndexModel], **options: Any) -> list[str]:
         if options:
             return await self.pymongo.create_indexes(indexes, **options)
         opened = self._opened or await self.open()
-        answer = await call(self.database, "createIndexes", opened.create_indexes, indexes)
-        names: list[str] = answer["index_names"]
+        result = await call(self.database, "createIndexes", opened.create_indexes, indexes)
+        names: list[str] = result["index_names"]
         return names
 
 
 class Cursor:
-    """What `find` returns: `async for` goes through the documents, and `to_list` takes many at once."""
+    """What `find` returns. Use `async for` to iterate over the documents, or `to_list` for a list."""
 
     def __init__(self, collection: Collection, filter: Any, options: Document) -> None:
         self._collection = collection
@@ -142,7 +142,7 @@ class Cursor:
             raise translate(error) from None
 
     async def to_list(self, length: int | None = None) -> list[Document]:
-        """All documents that are left, or so many of them."""
+        """Return the remaining documents, at most `length` of them."""
         documents: list[Document] = []
         async for document in self:
             documents.append(document)

@@ -1,12 +1,12 @@
 """
-What the Rust driver says when something goes wrong, as the errors that PyMongo raises.
+Translates the Rust driver's errors to PyMongo's.
 
-mongojet passes on one text, such as
+mongojet raises errors with one string, such as
 
     Kind: Command failed: Error code 59 (CommandNotFound): no such command: 'x', labels: {}, source: None,
     server response: Some(RawDocumentBuf { data: "6100...00" })
 
-in which the answer of the server, in hexadecimal digits, comes last.
+The last part is the server's reply, in hexadecimal digits.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAX_TIME_EXPIRED = 50
 CURSOR_NOT_FOUND = 43
 WRITE_CONCERN_FAILED = 64
 
-# How it begins when a connection breaks, or never comes about.
+# The string begins with one of these if a connection breaks or can't be opened.
 NETWORK = ("I/O error", "Connection pool for ", "Connection to ", "An error occurred during DNS resolution")
 UNREAD = re.compile(
     r"(The server returned an invalid reply to a database operation: )?BSON error\. Kind: Invalid UTF-8"
@@ -41,24 +41,24 @@ TOO_LARGE = re.compile("must be within [0-9]+ bytes|Message length")
 
 class UnreadReply(errors.PyMongoError):
     """
-    MongoDB did what it was asked to, but the Rust driver could not read the reply, for somebody has stored
-    text that is no UTF-8.
+    MongoDB executed the operation, but the Rust driver could not read the reply, because a stored string is
+    not UTF-8.
     """
 
     def __init__(self, reply: bytes) -> None:
-        super().__init__("The reply holds text that is no UTF-8")
+        super().__init__("The reply contains a string that is not UTF-8")
         self.reply = reply
 
     def decode(self, options: CodecOptions[dict[str, Any]]) -> dict[str, Any]:
-        """The reply as PyMongo reads it."""
+        """Return the reply as PyMongo decodes it."""
         return bson.decode(self.reply, options)
 
 
 def translate(error: Exception) -> Exception:
-    """The error of PyMongo that says the same; the error itself when it is no driver's."""
+    """Return the corresponding error of PyMongo, or the error itself if it is not a driver's."""
     found = TEXT.fullmatch(str(error))
     kind, labels, reply = found.groups() if found else (str(error), "", None)
-    if isinstance(error, ValueError):  # what the Rust driver does not even send
+    if isinstance(error, ValueError):  # the Rust driver has sent nothing
         return errors.DocumentTooLarge(kind) if TOO_LARGE.search(kind) else error
     if isinstance(error, mongojet.ServerSelectionError):
         return errors.ServerSelectionTimeoutError(kind)

@@ -81,8 +81,8 @@ class IndexTest(MigrateTest):
         said = [
             "build    tea.name_1",
             "drop     tea.old_1",
-            "Nothing was done yet: --apply does it.",
-            "When no server runs any more that declares them, --apply --drop drops indexes.",
+            "Nothing was changed yet: run this again with --apply.",
+            "When no server uses these indexes any more, --apply --drop drops them.",
         ]
         self.assertEqual(self.migrate(), said)
         self.assertEqual(self.names("tea"), {"old_1"})
@@ -119,14 +119,14 @@ class IndexTest(MigrateTest):
         self.database.tea.insert_many([{"name": "a"}, {"name": "a"}])
         before = self.database.tea.index_information()
         self.declare("tea", "name", unique=True)
-        with self.assertRaisesRegex(NotMigrated, r"tea\.name_1 can't be made: .*duplicate key"):
+        with self.assertRaisesRegex(NotMigrated, r"tea\.name_1 can't be built: .*duplicate key"):
             self.migrate(apply=True)
         self.assertEqual(self.database.tea.index_information(), before)
 
     def test_what_can_not_be_built_is_named(self) -> None:
         self.database.tea.insert_many([{"name": "a"}, {"name": "a"}])
         self.declare("tea", "name", unique=True)
-        with self.assertRaisesRegex(NotMigrated, r"tea\.name_1 can't be made"):
+        with self.assertRaisesRegex(NotMigrated, r"tea\.name_1 can't be built"):
             self.migrate(apply=True)
         self.assertEqual(self.database.migration.count_documents({}), 0)
 
@@ -171,7 +171,7 @@ class LockTest(MigrateTest):
         self.addCleanup(first.join)
         self.addCleanup(self.database.go.insert_one, {})
         wait_until(lambda: self.database.started.find_one(), "the start of the migration")
-        with self.assertRaisesRegex(Locked, "Another process is at it"):
+        with self.assertRaisesRegex(Locked, "Another process holds the lock"):
             migrate.migrate(self.database, apply=True, drop=False)
         self.database.go.insert_one({})
         first.join()
@@ -232,7 +232,7 @@ class CommandTest(DatabaseTest):
         with (
             mock.patch.object(migrate, "find_indexes", side_effect=AutoReconnect),
             self.assertRaisesRegex(
-                SystemExit, r"^Not migrated to the end: MONGODB has gone, AutoReconnect\."
+                SystemExit, r"^Not fully migrated: the connection to MONGODB was lost \(AutoReconnect\)\."
             ),
         ):
             run_main(indico.migrate, "--apply")

@@ -239,6 +239,6 @@ class ReplicaSetTest(CacheTest):
             while key_cache._documents:  # it is given up
                 await asyncio.sleep(0.01)
         finally:
-            member.go_on()
+            member.resume()
         while key_cache._trusted_until < time.monotonic():  # it listens again
             await asyncio.sleep(0.01)

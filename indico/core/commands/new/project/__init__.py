@@ -1,6 +1,6 @@
 """
-`python -m indico.new project ../shop`: a copy of this checkout under another name. What is about the
-boilerplate itself is not copied, nor is this command.
+`python -m indico.new project ../shop`: copies this checkout under another name. Files about the boilerplate
+itself, and this command, are not copied.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def add_command(commands: Any) -> None:
     parser = commands.add_parser(
         "project",
         help="make a renamed copy of this boilerplate, --with or --without some batteries",
-        description="Make a renamed copy of this boilerplate, in a folder that is not there yet. The last"
-        " part of FOLDER is the new name: of the package, the settings, the classes.",
+        description="Make a renamed copy of this boilerplate in a new folder. The last part of FOLDER is the"
+        " new name of the package, the settings and the classes.",
     )
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="where to make it, such as ../shop")
     parser.add_argument(
@@ -51,7 +51,7 @@ def add_command(commands: Any) -> None:
 
 
 def make_project(folder: Path, also: str = "", without: str = "") -> str:
-    """Make the copy. Returns a message for the terminal. Raises CannotCreate."""
+    """Make the copy, and return a message for the terminal. Raises CannotCreate."""
     check_root()
     folder = folder.resolve()
     files = read_files()
@@ -72,20 +72,18 @@ def make_project(folder: Path, also: str = "", without: str = "") -> str:
     try:
         write_files(folder, files)
     except OSError as error:
-        raise CannotCreate(f"{folder} can't be made: {error.strerror}.") from error
+        raise CannotCreate(f"{folder} can't be created: {error.strerror}.") from error
     hint = format_files(folder, [path for path in files if path.endswith(".py")])
-    return (
-        f"{folder} is there, with {len(files)} files. Its README.md says how to start and to test it.{hint}"
-    )
+    return f"Created {folder} with {len(files)} files. Its README.md says how to start and to test it.{hint}"
 
 
 def check_folder(folder: Path) -> None:
-    """Raise CannotCreate unless the folder can be made, outside this checkout."""
+    """Raise CannotCreate unless the folder can be created, outside this checkout."""
     if folder.exists():
-        raise CannotCreate(f"{folder} is there already, and stays as it is.")
+        raise CannotCreate(f"{folder} already exists. It was not changed.")
     if not folder.parent.is_dir():
-        raise CannotCreate(f"{folder.parent}, where the copy should go, is no folder.")
+        raise CannotCreate(f"{folder.parent} is not a folder, so the copy can't be created in it.")
     if folder.is_relative_to(ROOT):
         raise CannotCreate(
-            f"{folder} is inside of this checkout: take one beside it, such as ../{folder.name}."
+            f"{folder} is inside this checkout: choose one beside it, such as ../{folder.name}."
         )

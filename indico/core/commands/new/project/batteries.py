@@ -16,23 +16,23 @@ DEFAULT = ("cors", "docs_page", "health", "limit", "logs", "metrics", "openapi")
 
 
 def list_batteries(files: Files) -> list[str]:
-    """The batteries in server.py."""
+    """Return the batteries in server.py."""
     server = files[f"{OLD}/server.py"].decode()
     return re.findall(rf'^    "{OLD}\.batteries\.(\w+)",$', server, re.MULTILINE)
 
 
 def find_batteries(text: str, files: Files) -> list[str]:
     """
-    The batteries in server.py that these names mean, separated by commas. The beginning of a name is enough
-    if no other begins with it. Raises CannotCreate if there is no such battery.
+    Return the batteries in server.py that have these names, separated by commas. The beginning of a name is
+    enough if it is unique. Raises CannotCreate if there is no such battery.
     """
     existing = list_batteries(files)
     found: dict[str, None] = {}
     for word in filter(None, re.split("[ ,]+", text)):
-        meant = [word] if word in existing else [name for name in existing if name.startswith(word)]
-        if len(meant) != 1:
-            raise CannotCreate(f"{word} is none of the batteries, which are {', '.join(existing)}.")
-        found[meant[0]] = None
+        matching = [word] if word in existing else [name for name in existing if name.startswith(word)]
+        if len(matching) != 1:
+            raise CannotCreate(f"{word} is not one of the batteries: {', '.join(existing)}.")
+        found[matching[0]] = None
     return list(found)
 
 
@@ -57,7 +57,7 @@ def remove_battery(files: Files, battery: str) -> None:
 
 
 def remove_extra(files: Files, battery: str) -> None:
-    """Remove the battery's extra, and from the extra `dev` what nothing else needs."""
+    """Remove the battery's extra, and its packages from the extra `dev` if no other extra needs them."""
     extra = battery.replace("_", "[_-]")
     found = re.search(
         rf'^ +"{extra}": \[(.*?)\],(?:  #[^\n]*)?\n', files["setup.py"].decode(), re.MULTILINE | re.DOTALL
@@ -72,7 +72,7 @@ def remove_extra(files: Files, battery: str) -> None:
 def remove_setting(files: Files, name: str) -> None:
     """Remove a setting from config.py and settings.rst, unless another file mentions it."""
     config, page = f"{OLD}/config.py", "docs/settings.rst"
-    others = files.keys() - {".ci/lib.sh"}  # it unsets all of them
+    others = files.keys() - {".ci/lib.sh"}  # it unsets all settings
     mentioning = {path for path in others if re.search(rf"\b{name}\b".encode(), files[path])}
     source = files[config].decode()
     tree = ast.parse(source)
@@ -82,5 +82,5 @@ def remove_setting(files: Files, name: str) -> None:
         [setting] = [node for node in tree.body if uses[0] in getattr(node, "targets", [])]
         del lines[setting.lineno - 1 : setting.end_lineno]
         files[config] = "".join(lines).encode()
-        replace_in(files, config, r"^# .*\n\n", "")  # the heading of a group that is empty now
+        replace_in(files, config, r"^# .*\n\n", "")  # headings without settings
         replace_in(files, page, rf"^   \* - ``{name}``\n(     .*\n)*", "")

@@ -15,12 +15,12 @@ Files = dict[str, bytes]  # by path, relative to the checkout
 
 
 def read_files() -> Files:
-    """All files that git tracks, as they are now. Without git: all that git would not ignore."""
+    """Read the files that git tracks, with uncommitted changes. Without git: all files not in .gitignore."""
     return {path: (ROOT / path).read_bytes() for path in list_tracked() or list_all()}
 
 
 def list_tracked() -> list[str]:
-    """An empty list if there is no git, or this is not a git checkout."""
+    """Return the files that git tracks. Without git or a git repository, there are none."""
     try:
         git = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True)
     except FileNotFoundError:
@@ -33,7 +33,7 @@ def list_all() -> list[str]:
 
     def is_ignored(path: Path) -> bool:
         name = path.relative_to(ROOT).as_posix()
-        # As in git, a pattern with a slash before its end matches a path, any other matches a name.
+        # As in git, a pattern with a slash before its end matches paths. Other patterns match names.
         return any(
             fnmatch(name if "/" in pattern[:-1] else path.name, pattern.strip("/")) for pattern in ignored
         )
@@ -49,12 +49,12 @@ def list_all() -> list[str]:
 
 
 def replace_in(files: Files, path: str, pattern: str, new: str) -> None:
-    """Replace the pattern in one of the files. ^ and $ match at each line."""
+    """Replace a pattern in one of the files. ^ and $ match at each line."""
     files[path] = re.sub(pattern, new, files[path].decode(), flags=re.MULTILINE).encode()
 
 
 def remove_file(files: Files, path: str) -> None:
-    """Remove one of the files, and the links to it in the README and in the guide."""
+    """Remove one of the files, and the links to it in README.md and the guide."""
     del files[path]
     for other in {"README.md", "MANIFEST.in"} & set(files):
         replace_in(files, other, rf"\[[^\]]+\]\({path}\)\. ?|^include {path}\n", "")

@@ -1,5 +1,5 @@
 """
-The new name, and how it replaces the old one.
+Checks the new name, and replaces the old one.
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ from indico.core.commands.new import CannotCreate, read_names
 from indico.core.commands.new.project.files import Files
 
 OLD = "indico"
-KEPT = ("LICENSE",)  # it names the author
+KEPT = ("LICENSE",)  # unchanged: it names the author
 
 
 def check_name(name: str, files: Files) -> None:
-    """Raise CannotCreate unless a package can have this name and nothing else has it."""
+    """Raise CannotCreate unless a package can have this name and it is not used yet."""
     if not re.fullmatch("(?=.{1,40}$)[a-z][a-z0-9]*(_[a-z0-9]+)*", name) or keyword.iskeyword(name):
         raise CannotCreate(
-            f"{name!r} can't be the name of a package: take lower-case letters, then also digits and single"
-            " underscores, 40 at most."
+            f"{name!r} can't be the name of a package: use lower-case letters, digits and single underscores,"
+            " at most 40, and begin with a letter."
         )
     if OLD in name:
-        raise CannotCreate(f"{name} holds the old name, {OLD}: take another.")
+        raise CannotCreate(f"{name} contains the old name, {OLD}: choose another name.")
     if name in sys.stdlib_module_names or name in dir(builtins):
-        raise CannotCreate(f"{name} is a name of Python's own: take another.")
+        raise CannotCreate(f"{name} is a name in Python itself: choose another name.")
     if any(path.startswith(f"{name}/") for path in files) or name in ("build", "dist"):
-        raise CannotCreate(f"{name} is a folder beside the package: take another name.")
+        raise CannotCreate(f"{name} is a folder beside the package: choose another name.")
     if importlib.util.find_spec(name) is not None:
-        raise CannotCreate(f"{name} is a package that is installed here: take another name.")
+        raise CannotCreate(f"{name} is an installed package: choose another name.")
     sources = [source for path, source in files.items() if path.endswith(".py")]
     old = {word for source in sources for word in re.findall(rf"\w*{OLD}\w*", source.decode(), re.IGNORECASE)}
     new = {name, *map(make_rename(name), old)}
     for source in sources:
         found = new.intersection(re.findall(r"\w+", source.decode()))
         for word in sorted(found and found & read_names(source)):
-            raise CannotCreate(f"{word} is a name that the code has already: take another than {name}.")
+            raise CannotCreate(f"{word} is already a name in the code: choose another name than {name}.")
 
 
 def make_rename(name: str) -> Callable[[str], str]:
-    """A function that renames a text in all its forms: indico, INDICO_ENV, IndicoHandler, Indico_Key."""
+    """Return a function that replaces all forms of the old name: indico, INDICO_ENV, IndicoHandler."""
     parts = [part.capitalize() for part in name.split("_")]
 
     def replace(match: re.Match[str]) -> str:
@@ -56,7 +56,7 @@ def make_rename(name: str) -> Callable[[str], str]:
 
 
 def rename_files(files: Files, name: str) -> Files:
-    """The files, with the new name in their paths and texts."""
+    """Return the files with the new name in their paths and contents."""
     rename = make_rename(name)
     renamed = {}
     for path, content in files.items():
@@ -76,7 +76,7 @@ def rename_files(files: Files, name: str) -> Files:
 
 
 def fit_columns(text: str, rename: Callable[[str], str]) -> str:
-    """The text, renamed in tables. Columns stay where they are if there is room."""
+    """Return the text with tables renamed. Columns keep their positions if there is room."""
 
     def replace(cell: re.Match[str]) -> str:
         return rename(cell[1]).ljust(len(cell[0]) - 2) + "  "
@@ -85,7 +85,7 @@ def fit_columns(text: str, rename: Callable[[str], str]) -> str:
 
 
 def fit_underlines(old: str, new: str) -> str:
-    """The new text, in which the underline of each title has the title's length."""
+    """Return the new text with each title's underline as long as the title."""
     titles, lines = old.split("\n"), new.split("\n")
     for number, line in enumerate(lines[1:]):
         if re.fullmatch(r"([=\-~^\"])\1+", line) and len(line) == len(titles[number]):
@@ -94,7 +94,7 @@ def fit_underlines(old: str, new: str) -> str:
 
 
 def sort_members(text: str) -> str:
-    """The text, with imported names in the order that ruff wants: CONSTANTS, Classes, others."""
+    """Return the text with imported names in ruff's order: CONSTANTS, Classes, others."""
 
     def key(member: str) -> tuple[int, str]:
         return 0 if member.isupper() else 1 if member[0].isupper() else 2, member.lower()

@@ -113,8 +113,8 @@ class CopyTest(ProjectTest):
         command = [sys.executable, "-m", "indico.new", "project", str(self.folder / "shop")]
         first, second = (subprocess.run(command, cwd=ROOT, capture_output=True, text=True) for _ in range(2))
         self.assertEqual((first.returncode, first.stderr), (0, ""))
-        self.assertIn(f"{self.folder / 'shop'} is there, with ", first.stdout)
-        refusal = f"{self.folder / 'shop'} is there already, and stays as it is.\n"
+        self.assertIn(f"Created {self.folder / 'shop'} with ", first.stdout)
+        refusal = f"{self.folder / 'shop'} already exists. It was not changed.\n"
         self.assertEqual((second.returncode, second.stderr), (1, refusal))
 
     @slow
@@ -162,45 +162,43 @@ class RefusedTest(ProjectTest):
 
     def test_a_name_that_something_else_has(self) -> None:
         for name, reason in (
-            ("json", "Python's own"),
-            ("socket", "Python's own"),
-            ("list", "Python's own"),
-            ("test", "installed here"),
-            ("tornado", "installed here"),
+            ("json", "in Python itself"),
+            ("socket", "in Python itself"),
+            ("list", "in Python itself"),
+            ("test", "an installed package"),
+            ("tornado", "an installed package"),
             ("docs", "a folder beside"),
             ("build", "a folder beside"),
-            ("handler", "handler is a name that the code has"),
-            ("server", "ServerError is a name that the code has|server is a name that the code has"),
-            (f"my_{OLD}", "holds the old name"),
+            ("handler", "handler is already a name in the code"),
+            ("server", "ServerError is already a name in the code|server is already a name in the code"),
+            (f"my_{OLD}", "contains the old name"),
         ):
             with self.subTest(name):
                 self.assert_refused(reason, name)
 
     def test_a_class_that_is_there_already(self) -> None:
         source = {"a.py": b"class IndicoHandler: ...\nclass TeaHandler: ...\n"}
-        with self.assertRaisesRegex(CannotCreate, "TeaHandler is a name"):
+        with self.assertRaisesRegex(CannotCreate, "TeaHandler is already a name"):
             check_name("tea", source)
 
     def test_a_folder_that_is_there_or_can_not_be_made(self) -> None:
         (self.folder / "shop").mkdir()
         (self.folder / "teapot").touch()
-        self.assert_refused("is there already", "shop")
-        self.assert_refused("is there already", "teapot")
-        self.assert_refused("is no folder", "nowhere/shop")
-        self.assert_refused("is no folder", "teapot/shop")
-        self.assert_refused("inside of this checkout", ROOT / "shop")
+        self.assert_refused("already exists", "shop")
+        self.assert_refused("already exists", "teapot")
+        self.assert_refused("is not a folder", "nowhere/shop")
+        self.assert_refused("is not a folder", "teapot/shop")
+        self.assert_refused("inside this checkout", ROOT / "shop")
         self.assertFalse((ROOT / "shop").exists())
 
     @linux
     def test_a_place_where_nothing_can_be_made(self) -> None:
-        self.assert_refused(r"/proc/shop can't be made: .*\.$", "/proc/shop")
+        self.assert_refused(r"/proc/shop can't be created: .*\.$", "/proc/shop")
 
     def test_a_battery_that_is_not_there_or_not_told_from_another(self) -> None:
-        self.assert_refused("horn is none of the batteries, which are", "shop", "horn")
+        self.assert_refused("horn is not one of the batteries:", "shop", "horn")
         files = {"indico/server.py": b'    "indico.batteries.docs_one",\n    "indico.batteries.docs_two",\n'}
-        with self.assertRaisesRegex(
-            CannotCreate, "docs is none of the batteries, which are docs_one, docs_two"
-        ):
+        with self.assertRaisesRegex(CannotCreate, "docs is not one of the batteries: docs_one, docs_two"):
             find_batteries("docs", files)
 
     def test_an_installed_package_has_nothing_to_copy(self) -> None:
@@ -211,7 +209,7 @@ class RefusedTest(ProjectTest):
             main(["project", str(self.folder / "shop")])
         self.assertEqual(
             str(raised.exception),
-            "indico is installed here, without its checkout: clone it, and run this in the clone.",
+            "indico is installed here without its checkout: clone it, and run this in the clone.",
         )
 
 

@@ -98,7 +98,7 @@ class AddedTest(RouteTest):
         for name in ("ad", "zebra", "box", "subscription", "delivery_address"):
             self.add(name)
         with mock.patch.object(importlib.util, "find_spec", return_value=None):  # where there is no ruff
-            self.assertIn("ruff, which would fit", self.add("tea_party"))
+            self.assertIn("ruff is not installed here", self.add("tea_party"))
         for words in (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",)):
             self.run_python("-m", *words)
 
@@ -112,7 +112,7 @@ class RefusedTest(RouteTest):
     def test_what_has_a_meaning_already(self) -> None:
         for name in ("list", "page", "limit", "name", "command", "migration", "db"):
             with self.subTest(name):
-                self.assert_refused(f"{name} has a meaning already", name)
+                self.assert_refused(f"{name} is already used", name)
 
     @slow
     def test_what_is_there_already(self) -> None:
@@ -123,9 +123,9 @@ class RefusedTest(RouteTest):
             ("user", "routes/user.py"),
         ):
             with self.subTest(name):
-                self.assert_refused(f"indico/{path} is there already, and stays as it is.", name)
+                self.assert_refused(f"indico/{path} already exists. It was not changed.", name)
         (self.copy / "indico/tests/db/test_tea_cup_db.py").touch()
-        self.assert_refused("indico/tests/db/test_tea_cup_db.py is there already", "tea_cup")
+        self.assert_refused("indico/tests/db/test_tea_cup_db.py already exists", "tea_cup")
 
     def test_a_server_without_a_list_of_routes(self) -> None:
         self.server.write_text("from indico import config\n")
@@ -133,10 +133,10 @@ class RefusedTest(RouteTest):
 
     def test_an_installed_package(self) -> None:
         (self.copy / "setup.py").unlink()
-        self.assert_refused("indico is installed here, without its checkout", "tea_party")
+        self.assert_refused("indico is installed here without its checkout", "tea_party")
 
     def test_the_command_says_it_in_a_sentence(self) -> None:
         command = [sys.executable, "-m", "indico.new", "route", "user"]
         process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         self.assertEqual(process.returncode, 1)
-        self.assertEqual(process.stderr, "indico/routes/user.py is there already, and stays as it is.\n")
+        self.assertEqual(process.stderr, "indico/routes/user.py already exists. It was not changed.\n")
