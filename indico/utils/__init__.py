@@ -49,8 +49,8 @@ def mongo_callback(handler: Any) -> Callable[[Callable[[Any], Any]], Callable[..
                     raise error
                 function(result)
             except Exception as problem:
-                answer = to_answer(problem)
-                handler.respond(answer.message, answer.code)
+                response = to_answer(problem)
+                handler.respond(response.message, response.code)
 
         return callback
 

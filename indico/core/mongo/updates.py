@@ -32,8 +32,8 @@ MAX_FIELDS = 200  # of an update: its cost in MongoDB grows with their square
 class DocumentOf(Description):
     """
     Describes a document with a schema in the API's description: `Annotated[Document,
-    DocumentOf(USER_SCHEMA)]` is a stored document. With `part=True` it is a request's: every field is
-    optional, and some are `ignored` or `refused`. It checks nothing; `mongo_obj` does.
+    DocumentOf(USER_SCHEMA)]` is a stored document. With `part=True` it is a document in a request: every
+    field is optional, and some are `ignored` or `refused`. It checks nothing; `mongo_obj` does.
     """
 
     schema: Schema

@@ -198,7 +198,7 @@ class NotSharedTest(StrictTest):
         self.assertNotIn("PROMETHEUS_MULTIPROC_DIR", os.environ)
 
     def test_a_prometheus_client_that_was_imported_before_is_named(self) -> None:
-        self.assert_says(", since prometheus_client was imported before")
+        self.assert_says(", because prometheus_client was imported before")
 
     def test_that_there_is_no_folder_to_write_to_is_said(self) -> None:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = "/nonexistent"

@@ -118,7 +118,7 @@ async def execute(place, code, mode, space):
 async def main():
     db.connect()
     space = {"__name__": "page", "asyncio": asyncio, "config": config, "db": db}
-    space.update(AuthDB=AuthDB, UserDB=UserDB)  # what the shell has
+    space.update(AuthDB=AuthDB, UserDB=UserDB)  # the names in the shell
     for place, language, _, code in json.load(sys.stdin):
         if language == "python":
             await execute(place, code, "exec", space)

@@ -83,9 +83,8 @@ def auth(action: Action) -> Action:
     """
     Run an action only if the request has a valid key. The action can use `self.user_id` and `self.key`.
 
-    Raises AuthError at once if the request has no key, or a key that has not the form of one. Otherwise
-    returns an awaitable of the action's result. It runs even if it is not awaited. Must stand above all other
-    decorators.
+    Raises AuthError at once if the request has no key, or a malformed one. Otherwise returns an awaitable of
+    the action's result. It runs even if it is not awaited. Must stand above all other decorators.
     """
     check_order("auth", action)
 

@@ -58,7 +58,7 @@ def translate(error: Exception) -> Exception:
     """Return the corresponding error of PyMongo, or the error itself if it is not a driver's."""
     found = TEXT.fullmatch(str(error))
     kind, labels, reply = found.groups() if found else (str(error), "", None)
-    if isinstance(error, ValueError):  # the Rust driver has sent nothing
+    if isinstance(error, ValueError):  # the Rust driver could not encode the document
         return errors.DocumentTooLarge(kind) if TOO_LARGE.search(kind) else error
     if isinstance(error, mongojet.ServerSelectionError):
         return errors.ServerSelectionTimeoutError(kind)
