@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import select
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from indico.core.http.responses import ResponseWriter
@@ -83,7 +84,8 @@ class BufferedReader(ResponseWriter):
     def close_writing(self) -> None:
         if not self._write_closed and not self._transport.is_closing():
             self._write_closed = True
-            self._transport.write_eof()
+            with suppress(OSError):  # the client has disconnected
+                self._transport.write_eof()
 
     def close(self) -> None:
         self._transport.abort()
