@@ -99,6 +99,15 @@ class ApplicationTest(StrictTest):
         self.assertEqual(installed, [application])
 
 
+class MainTest(StrictTest):
+    def test_it_serves_the_application_on_the_port(self) -> None:
+        with mock.patch.object(server, "run_server") as run:
+            server.main(debug=False, port=5001)
+        make_app, debug, port = run.call_args.args
+        self.assertEqual((debug, port), (False, 5001))
+        self.assertIsInstance(make_app(), Application)
+
+
 class BareTest(ServerTest):
     """Without batteries."""
 

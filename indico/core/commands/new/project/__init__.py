@@ -67,6 +67,8 @@ def make_project(folder: Path, also: str = "", without: str = "") -> str:
     replace_in(files, f"{OLD}/core/commands/new/__main__.py", f'    "{OLD}.core.commands.new.project",\n', "")
     replace_in(files, "README.md", f"^`python -m {OLD}.new project.*\n", "")
     replace_in(files, "README.md", "^bench/ .*\n", "")
+    # The machine room is tested here. What a copy covers of it depends on its batteries.
+    replace_in(files, "setup.cfg", r"^omit = (.+)/tests/\*$", r"omit =\n    \1/tests/*\n    \1/core/*")
     replace_in(files, "README.md", "starts a project of your own, or a route$", "starts a route")
     files = rename_files(files, folder.name)
     try:
