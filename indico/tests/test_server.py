@@ -99,7 +99,7 @@ class ApplicationTest(StrictTest):
         self.assertEqual(installed, [application])
 
 
-class MainTest(StrictTest):
+class ServingTest(StrictTest):
     def test_it_serves_the_application_on_the_port(self) -> None:
         with mock.patch.object(server, "run_server") as run:
             server.main(debug=False, port=5001)
