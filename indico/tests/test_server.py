@@ -45,6 +45,7 @@ from indico.tests.testutils.process import (
     linux,
     make_environment,
     processes_in,
+    run_main,
     wait_until,
 )
 from indico.tests.testutils.server import ServerTest
@@ -100,6 +101,11 @@ class ApplicationTest(StrictTest):
 
 
 class ServingTest(StrictTest):
+    def test_python_runs_the_command_line(self) -> None:
+        with self.assertRaises(SystemExit) as raised:
+            run_main(server, "--version")
+        self.assertEqual(raised.exception.code, 0)
+
     def test_it_serves_the_application_on_the_port(self) -> None:
         with mock.patch.object(server, "run_server") as run:
             server.main(debug=False, port=5001)

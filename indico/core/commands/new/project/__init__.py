@@ -68,7 +68,9 @@ def make_project(folder: Path, also: str = "", without: str = "") -> str:
     replace_in(files, "README.md", f"^`python -m {OLD}.new project.*\n", "")
     replace_in(files, "README.md", "^bench/ .*\n", "")
     # The machine room is tested here. What a copy covers of it depends on its batteries.
-    replace_in(files, "setup.cfg", r"^omit = (.+)/tests/\*$", r"omit =\n    \1/tests/*\n    \1/core/*")
+    omitted = f"omit =\n    {OLD}/tests/*\n    {OLD}/core/*"
+    replace_in(files, "setup.cfg", r"^omit = .+$", omitted)
+    replace_in(files, "setup.cfg", "^show_missing = true$", f"show_missing = true\n{omitted}")
     replace_in(files, "README.md", "starts a project of your own, or a route$", "starts a route")
     files = rename_files(files, folder.name)
     try:
