@@ -28,8 +28,9 @@ examples:
   python -m indico.server --address 0.0.0.0    for other machines to reach it
   INDICO_ENV=production python -m indico.server --workers 4
 
-An option overrides the environment variable of the same name. All other settings,
-such as MONGODB, are environment variables: docs/settings.rst lists them.
+An option overrides the environment variable of the same name. All other
+settings, such as MONGODB, are environment variables: docs/settings.rst lists
+them.
 """
 
 
