@@ -48,9 +48,11 @@ class EchoHandler(WebSocketHandler):
     closed: asyncio.Event
     opened: ClassVar[list[EchoHandler]]
 
+    def initialize(self) -> None:
+        self.closed = asyncio.Event()  # a client may leave before `open` is called
+
     def open(self, *args: str, **kwargs: str) -> None:
         self.opened.append(self)
-        self.closed = asyncio.Event()
 
     def on_message(self, message: str | bytes) -> None:
         self.write_message(message)
