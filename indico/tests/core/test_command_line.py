@@ -20,7 +20,7 @@ from indico import __main__, config
 from indico.core import command_line
 from indico.tests.mocks import LOGIN_DATA, USER_ID
 from indico.tests.testutils import slow
-from indico.tests.testutils.process import PATIENCE, ProcessTest, make_environment, wait_until
+from indico.tests.testutils.process import ProcessTest, make_environment, wait_until
 from indico.tests.testutils.strict import StrictTest
 
 SHOW = "print(config.MAX_BODY_SIZE, config.MONGODB_TIMEOUT, config.INDICO_ENV)\n"
@@ -76,19 +76,6 @@ class ReadingTest(StrictTest):
 class EnvFileTest(ProcessTest):
     def write(self, text: str) -> None:
         (self.folder / ".env").write_text(text)
-
-    def run_python(self, *words: str, source: str = "", **settings: str) -> tuple[int, str, str]:
-        """The status, and what was written to standard output and to standard error."""
-        result = subprocess.run(
-            [sys.executable, *words],
-            input=source,
-            cwd=self.folder,
-            env=make_environment(settings),
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-        )
-        return result.returncode, result.stdout, result.stderr
 
     def show(self, source: str = SHOW, **settings: str) -> tuple[int, str, str]:
         return self.run_python("-m", "indico.shell", source=source, **settings)

@@ -263,3 +263,17 @@ class ProcessTest(DatabaseTest):
         """Assert that the server prints only this sentence, and exits with status 1."""
         server = self.launch(*arguments, **options)
         self.assertEqual((server.wait(), server.output.strip()), (1, sentence))
+
+    def run_python(self, *words: str, source: str = "", **settings: str) -> tuple[int, str, str]:
+        """Run Python in the folder, and return its status, standard output and standard error."""
+        result = subprocess.run(
+            [sys.executable, *words],
+            input=source,
+            cwd=self.folder,
+            env=make_environment(settings),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        return result.returncode, result.stdout, result.stderr

@@ -45,18 +45,7 @@ class ScriptTest(ProcessTest):
     """What is piped into it."""
 
     def run_script(self, source: str, **settings: str) -> tuple[int, str, str]:
-        """The status, and what was written to standard output and to standard error."""
-        result = subprocess.run(
-            COMMAND,
-            input=source,
-            cwd=self.folder,
-            env=make_environment(settings),
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
-        return result.returncode, result.stdout, result.stderr
+        return self.run_python("-m", "indico.shell", source=source, **settings)
 
     @slow
     def test_it_awaits_at_the_top_level_and_shows_values(self) -> None:
@@ -150,17 +139,8 @@ class ScriptTest(ProcessTest):
             f"config.MONGODB = config.DEFAULT_MONGODB = 'mongodb://127.0.0.1:{port}'\n"
             "shell.main()\n"
         )
-        result = subprocess.run(
-            [sys.executable, "-c", script],
-            input="await db.mongodb.user.count_documents({})\n",
-            cwd=self.folder,
-            env=make_environment({}),
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
-        self.assertEqual((result.returncode, result.stdout, result.stderr), (0, "0\n", ""))
+        source = "await db.mongodb.user.count_documents({})\n"
+        self.assertEqual(self.run_python("-c", script, source=source), (0, "0\n", ""))
         self.assertTrue((self.folder / ".indico" / "mongodb" / "mongod.log").exists())
         self.assertEqual(processes_in(self.folder), [])
 
