@@ -26,9 +26,7 @@ from indico.core.settings import Environment
 from indico.routes.auth import AuthRoute
 from indico.routes.user import UserRoute
 from indico.server import BATTERIES, make_app
-from indico.tests.mocks import USER
-from indico.tests.testutils import slow
-from indico.tests.testutils.issuer import (
+from indico.tests.batteries.openid_issuer import (
     CLIENT_ID,
     DISCOVERY,
     KEYS,
@@ -37,6 +35,8 @@ from indico.tests.testutils.issuer import (
     Issuer,
     make_key,
 )
+from indico.tests.mocks import USER
+from indico.tests.testutils import slow
 from indico.tests.testutils.process import make_environment
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest

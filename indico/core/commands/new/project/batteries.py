@@ -41,7 +41,12 @@ def remove_battery(files: Files, battery: str) -> None:
     Remove a battery: its file or folder, its test and page, its line in server.py, its extra in setup.py, and
     the settings that nothing else mentions.
     """
-    own = (f"{OLD}/batteries/{battery}", f"{OLD}/tests/batteries/test_{battery}", f"docs/batteries/{battery}")
+    own = (
+        f"{OLD}/batteries/{battery}",
+        f"{OLD}/tests/batteries/test_{battery}",
+        f"{OLD}/tests/batteries/{battery}_",
+        f"docs/batteries/{battery}",
+    )
     settings: set[str] = set()
     for path in list(files):
         if path.startswith(tuple(f"{name}{end}" for name in own for end in "./")):
