@@ -44,12 +44,12 @@ def remove_battery(files: Files, battery: str) -> None:
     own = (
         f"{OLD}/batteries/{battery}",
         f"{OLD}/tests/batteries/test_{battery}",
-        f"{OLD}/tests/batteries/{battery}_",
         f"docs/batteries/{battery}",
     )
+    beginnings = (*(f"{name}{end}" for name in own for end in "./"), f"{OLD}/tests/batteries/{battery}_")
     settings: set[str] = set()
     for path in list(files):
-        if path.startswith(tuple(f"{name}{end}" for name in own for end in "./")):
+        if path.startswith(beginnings):
             if path.startswith(own[0]):
                 settings.update(re.findall(r"\bconfig\.([A-Z_]+)\b", files[path].decode()))
             remove_file(files, path)
