@@ -24,6 +24,9 @@ from tornado.testing import gen_test
 
 import indico
 from indico import config, db
+from indico.batteries import metrics
+from indico.batteries.metrics.sharing import register_worker
+from indico.core.hooks import Application
 from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler
 from indico.server import make_app
@@ -204,6 +207,30 @@ class NotSharedTest(StrictTest):
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = "/nonexistent"
         with mock.patch.object(tempfile, "mkdtemp", side_effect=OSError(2, "No usable temporary directory")):
             self.assert_says(": No usable temporary directory")
+
+
+class FolderTest(StrictTest):
+    """The folder of several workers, in one process."""
+
+    def test_it_is_removed_by_a_worker_whose_supervisor_was_killed(self) -> None:
+        with (
+            mock.patch.object(config, "WORKERS", 2),
+            mock.patch.dict(os.environ),
+            mock.patch.dict(sys.modules),
+            mock.patch.object(os, "getppid", side_effect=[2, 1]),
+        ):
+            sys.modules.pop("prometheus_client", None)
+            application = make_app()
+            folder = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+            (folder / "worker-1.pid").write_text("1")  # of a worker that died
+            for worker in (0, 1):
+                register_worker(str(folder), worker)
+            asyncio.run(self.live(application, folder))
+        self.assertFalse(folder.exists())
+
+    async def live(self, application: Application, folder: Path) -> None:
+        async with metrics.lifespan(mock.Mock(), str(folder), application):
+            self.assertEqual((folder / "worker-0.pid").read_text(), str(os.getpid()))
 
 
 class OneProcessTest(ProcessTest):

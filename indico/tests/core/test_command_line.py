@@ -7,20 +7,19 @@ from __future__ import annotations
 import hmac
 import io
 import os
-import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest import mock
 
 from tornado import autoreload
 
-from indico import __main__, config
+from indico import config
 from indico.core import command_line
 from indico.tests.mocks import LOGIN_DATA, USER_ID
 from indico.tests.testutils import slow
-from indico.tests.testutils.process import ProcessTest, make_environment, wait_until
+from indico.tests.testutils.process import ProcessTest, wait_until
 from indico.tests.testutils.strict import StrictTest
 
 SHOW = "print(config.MAX_BODY_SIZE, config.MONGODB_TIMEOUT, config.INDICO_ENV)\n"
@@ -179,34 +178,3 @@ class SecretFileTest(ProcessTest):
             MONGODB="",
             MONGODB_FILE="nowhere",
         )
-
-
-class MainTest(StrictTest):
-    def run_main(self, *words: str) -> str:
-        with mock.patch.object(sys, "argv", ["indico", *words]), redirect_stdout(io.StringIO()) as output:
-            __main__.main()
-        return output.getvalue()
-
-    def test_alone_it_says_what_there_is(self) -> None:
-        for words in ((), ("--help",)):
-            text = self.run_main(*words)
-            for name in ("serve", "migrate", "shell", "new"):
-                self.assertRegex(text, rf"(?m)^  {name} +\w")
-
-    def test_a_command_that_there_is_not_is_a_sentence(self) -> None:
-        with self.assertRaisesRegex(SystemExit, "^bake is not a command.\n\nusage: "):
-            self.run_main("bake", "--hot")
-
-    def test_a_command_gets_the_words_after_it(self) -> None:
-        for name in ("serve", "migrate", "shell", "new"):
-            with (
-                self.subTest(name),
-                mock.patch("argparse.ArgumentParser.parse_args", side_effect=SystemExit) as parse,
-            ):
-                self.assertRaises(SystemExit, self.run_main, name, "--a", "b")
-                parse.assert_called_once_with(["--a", "b"])
-
-    def test_python_runs_it(self) -> None:
-        command = [sys.executable, "-m", "indico", "serve", "--version"]
-        text = subprocess.check_output(command, env=make_environment({}), text=True)
-        self.assertRegex(text, "^indico [0-9.]+, Tornado ")
