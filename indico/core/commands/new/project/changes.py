@@ -1,6 +1,6 @@
 """
-`python -m indico.new add`, `remove` and `update`: change a copy that was made earlier. It is made again, as it
-was and as it should be, and git merges the difference into what its owner has made of it.
+`python -m indico.new add`, `remove` and `update`: change a copy that was made earlier. It is made again, as
+it was and as it should be, and git merges the difference into what its owner has made of it.
 """
 
 from __future__ import annotations
