@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import indico
 from indico.core.commands.new import ROOT, CannotCreate, check_root
 from indico.core.commands.new.project import RECORD, add_options, find_commit, write_copy
-from indico.core.commands.new.project.parts import NAMES, PARTS, sort_names, split_names
+from indico.core.commands.new.project.names import OLD, make_rename
+from indico.core.commands.new.project.parts import NAMES, PARTS, Part, sort_names, split_names
 from indico.core.commands.new.project.rendering import call_git, run_git
 
 
@@ -166,11 +167,16 @@ def write_earlier_copy(commit: str, folder: Path, options: list[str]) -> None:
 
 
 def find_parts(base: Path) -> list[str]:
-    """Return the parts that a copy has by its record, or else by what it speaks of."""
+    """Return the parts that a copy has by its record, or else by its files."""
     if (base / RECORD).exists():
         return sort_names(read_record(base)["parts"])
-    texts = [path.read_text(encoding="utf-8", errors="replace") for path in base.rglob("*") if path.is_file()]
-    return [name for name in NAMES if any(map(PARTS[name].pattern.search, texts))]
+    rename = make_rename(base.name)
+
+    def has(part: Part) -> bool:
+        signs = part.signs or (f"{OLD}/batteries/{part.name}", f"{OLD}/batteries/{part.name}.py")
+        return any((base / rename(sign)).exists() for sign in signs)
+
+    return [name for name in NAMES if has(PARTS[name])]
 
 
 class Merge(NamedTuple):

@@ -23,6 +23,7 @@ class Part(NamedTuple):
     definitions: dict[str, list[str]] = {}  # by file: functions, classes and `Class.method`
     tests: dict[str, list[str]] = {}  # by file: the tests that are in copies nonetheless
     replacements: list[tuple[str, str, str]] = []  # path, text, and the text in its place
+    signs: tuple[str, ...] = ()  # files that say that a copy of a version that recorded nothing has it
     words: str = ""  # a pattern of what speaks of it
 
     @property
