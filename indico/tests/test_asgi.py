@@ -30,8 +30,10 @@ from indico.routes.handler import IndicoHandler
 from indico.tests.mocks import HEADERS, LOGIN_DATA
 from indico.tests.testutils import slow
 from indico.tests.testutils.mongo import DatabaseTest
-from indico.tests.testutils.process import PATIENCE, ProcessTest, make_environment, wait_until
+from indico.tests.testutils.process import ProcessTest, make_environment, wait_until
 from indico.tests.testutils.server import ServerTest
+
+PATIENCE = 30  # seconds until a wait fails
 
 
 class ProbeHandler(IndicoHandler):
