@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -18,7 +19,7 @@ import indico
 from indico.core.commands.new import ROOT, CannotCreate, check_root
 from indico.core.commands.new.project import RECORD, add_options, find_commit, write_copy
 from indico.core.commands.new.project.names import OLD, make_rename
-from indico.core.commands.new.project.parts import NAMES, PARTS, Part, sort_names, split_names
+from indico.core.commands.new.project.parts import NAMES, PARTS, split_names
 from indico.core.commands.new.project.rendering import call_git, run_git
 
 
@@ -98,7 +99,7 @@ def update(folder: Path, commit: str = "", also: str = "", without: str = "") ->
     with tempfile.TemporaryDirectory(prefix="indico-new-") as place:
         base, wanted = (make_folder(place, each, name) for each in ("base", "wanted"))
         write_earlier_copy(commit, base, options)
-        write_copy(wanted, find_parts(base))
+        write_copy(wanted, find_parts(base, folder))
         merge = merge_copies(Path(place), base, wanted, folder)
         message = f"Update from {commit[:7]} to {new[:7]}, version {indico.__version__}"
         tree = f"{merge.result}^{{tree}}"
@@ -166,17 +167,18 @@ def write_earlier_copy(commit: str, folder: Path, options: list[str]) -> None:
         raise CannotCreate(f"The commit {commit[:7]} does not make it: {made.stderr.strip()}")
 
 
-def find_parts(base: Path) -> list[str]:
-    """Return the parts that a copy has by its record, or else by its files."""
-    if (base / RECORD).exists():
-        return sort_names(read_record(base)["parts"])
+def find_parts(base: Path, copy: Path) -> list[str]:
+    """Return the parts that a copy has by its record, or else by its files, without those deleted since."""
     rename = make_rename(base.name)
 
-    def has(part: Part) -> bool:
-        signs = part.signs or (f"{OLD}/batteries/{part.name}", f"{OLD}/batteries/{part.name}.py")
-        return any((base / rename(sign)).exists() for sign in signs)
+    def has(folder: Path, name: str) -> bool:
+        signs = PARTS[name].signs or (f"{OLD}/batteries/{name}", f"{OLD}/batteries/{name}.py")
+        return any((folder / rename(sign)).exists() for sign in signs)
 
-    return [name for name in NAMES if has(PARTS[name])]
+    recorded = read_record(base)["parts"] if (base / RECORD).exists() else None
+    found = [name for name in NAMES if (has(base, name) if recorded is None else name in recorded)]
+    deleted = [name for name in found if PARTS[name].is_battery and has(base, name) and not has(copy, name)]
+    return [name for name in found if name not in deleted]
 
 
 class Merge(NamedTuple):
@@ -204,6 +206,7 @@ def merge_copies(place: Path, base: Path, wanted: Path, copy: Path) -> Merge:
     yours = git("commit-tree", "-m", "yours", "-p", old, "FETCH_HEAD^{tree}")
     git("checkout", "-q", "-f", "--detach", yours)
     merged = call_git(scratch, "merge", "-q", "--no-commit", "--no-ff", "boilerplate")
-    conflicts = [line[9:] for line in merged.stdout.splitlines() if line.startswith("CONFLICT ")]
+    found = re.findall(r"(?m)^CONFLICT \((.*?)\): (?:Merge conflict in )?(.*)$", merged.stdout)
+    conflicts = [f"  {what} ({kind})" for kind, what in found]
     result = commit_files(scratch, "-p", yours)
     return Merge(scratch, yours, result, conflicts)

@@ -33,6 +33,10 @@ class Part(NamedTuple):
         return (*self.files, *(f"{place}{self.name}{end}" for place in places for end in (".*", "/*")))
 
     @property
+    def is_battery(self) -> bool:
+        return not self.signs or self.signs[0].startswith("indico/batteries/")
+
+    @property
     def pattern(self) -> re.Pattern[str]:
         return re.compile(self.words or rf"\b{self.name}\b")
 
