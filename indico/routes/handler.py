@@ -46,7 +46,7 @@ class IndicoHandler(LimitedHandler):
                 outcome = LATER
             if outcome is LATER:
                 await self.wait_for_response()
-            elif outcome is not None or not self.is_answered:
+            elif outcome is not None or not self.has_response:
                 self.respond(outcome)
         except (Exception, asyncio.CancelledError) as error:
             self.fail(error)
@@ -77,7 +77,7 @@ class IndicoHandler(LimitedHandler):
         Send `{"status": code, "data": data}`. Raises TypeError for data that JSONEncoder can't encode. A
         second response is logged and dropped.
         """
-        if self.is_answered and not self.is_aborted:
+        if self.has_response and not self.is_aborted:
             LOGGER.warning("%s responded twice; the second response is dropped", name_request(self))
         else:
             self.send_envelope({"status": code, "data": data}, code)
