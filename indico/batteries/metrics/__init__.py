@@ -82,10 +82,8 @@ class MetricsHandler(PageHandler):
 
         401: METRICS_TOKEN is set, and is not sent as `Authorization: Bearer <token>`
         """
-        given = self.request.headers.get("Authorization", "").encode(errors="surrogatepass")
-        token = f"Bearer {config.METRICS_TOKEN}".encode(errors="surrogatepass")
-        if config.METRICS_TOKEN and not hmac.compare_digest(given, token):
-            self.set_header("WWW-Authenticate", "Bearer")
+        given = self.request.headers.get("Authorization", "").encode("latin-1")
+        if config.METRICS_TOKEN and not hmac.compare_digest(given, f"Bearer {config.METRICS_TOKEN}".encode()):
             raise AuthError()
         from prometheus_client.exposition import choose_encoder
 
