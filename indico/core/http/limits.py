@@ -14,7 +14,7 @@ from typing import Protocol
 from tornado.ioloop import PeriodicCallback
 
 from indico import config
-from indico.core.http.proxies import is_trusted
+from indico.core.http.proxies import group_address, is_trusted
 from indico.core.http.sockets import raise_file_limit
 
 RESERVED_FILES = 100  # for MongoDB, the log and everything else that is not a client
@@ -71,10 +71,10 @@ class ConnectionLimits:
     The connections of a process, and their limits.
 
     Connections beyond MAX_CONNECTIONS are rejected, and so are those beyond MAX_CONNECTIONS_PER_ADDRESS that
-    don't come from a trusted proxy. A connection is closed if the first headers take longer than
-    HEADER_TIMEOUT, a body longer than BODY_TIMEOUT, sending a response longer than WRITE_TIMEOUT, or if it is
-    idle for IDLE_TIMEOUT. While unprocessed requests exceed MAX_UNREAD bytes in total, or unsent responses
-    MAX_UNSENT, the connection with the most of them is closed.
+    don't come from a trusted proxy. The addresses of an IPv6 network count as one. A connection is closed if
+    the first headers take longer than HEADER_TIMEOUT, a body longer than BODY_TIMEOUT, sending a response
+    longer than WRITE_TIMEOUT, or if it is idle for IDLE_TIMEOUT. While unprocessed requests exceed MAX_UNREAD
+    bytes in total, or unsent responses MAX_UNSENT, the connection with the most of them is closed.
     """
 
     def __init__(self) -> None:
@@ -96,10 +96,11 @@ class ConnectionLimits:
         """Count this connection until `remove`. Return False if a limit is reached."""
         if len(self._addresses) >= self._max:
             return False
-        if self._counts[address] >= self._max_per_address and not is_trusted(address):
+        group = group_address(address)
+        if self._counts[group] >= self._max_per_address and not is_trusted(address):
             return False
-        self._addresses[connection] = address
-        self._counts[address] += 1
+        self._addresses[connection] = group
+        self._counts[group] += 1
         return True
 
     def remove(self, connection: Limited) -> None:
