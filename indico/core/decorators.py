@@ -68,7 +68,7 @@ def check_fields(function: Callable[..., Any], fields: tuple[str, ...]) -> None:
 def check_types(
     function: Callable[..., Any], parameters: tuple[str, ...], types: tuple[Any, ...]
 ) -> tuple[Any, ...]:
-    """Return the types of these parameters, by default their annotations. Raises TypeError if some lack one."""
+    """Return the types of these parameters: `types`, or if that is empty, the annotations."""
     if not types:
         try:
             annotations = get_type_hints(function, include_extras=True)
@@ -79,13 +79,14 @@ def check_types(
         missing = [name for name in parameters if name not in annotations]
         if missing:
             raise TypeError(
-                f"@type_check() takes the types of {function.__qualname__} from its annotations: write one for"
-                f" {', '.join(missing)}"
+                f"@type_check() takes the types of {function.__qualname__} from its annotations: write one"
+                f" for {', '.join(missing)}"
             )
         types = tuple(annotations[name] for name in parameters)
     if len(parameters) != len(types):
         raise TypeError(
-            f"@type_check has {len(types)} types for the {len(parameters)} arguments of {function.__qualname__}"
+            f"@type_check has {len(types)} types for the {len(parameters)} arguments of"
+            f" {function.__qualname__}"
         )
     return types
 
