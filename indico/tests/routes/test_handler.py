@@ -37,6 +37,7 @@ from indico.routes.handler import IndicoHandler, JSONEncoder
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
 from indico.utils import type_check, unpack
+from indico.utils.auth.auth_utils import auth
 
 SCREWED_UP = "we screwed up and have some debugging to do"
 
@@ -167,6 +168,49 @@ class PreparedHandler(IndicoHandler):
     def get(self, action: str | None) -> None:
         self.finish('"got"')
         raise ValueError("after the answer")
+
+
+class NameTest(StrictTest):
+    """The names of actions, checked when their class is defined."""
+
+    def define(self, name: str, action: Callable[..., Any], *bases: type) -> None:
+        type("TeaHandler", (*bases, IndicoHandler), {name: action})
+
+    def test_a_decorated_function_that_no_client_can_call_complains_at_import(self) -> None:
+        def action(handler: Any, data: Any) -> None: ...
+
+        for name, better in (
+            ("find_all", "findAll"),
+            ("step2", "step"),
+            ("_hidden", "hidden"),
+            ("__", "action"),
+            ("größe", "grE"),
+            ("delete", "deleteTea"),
+            ("write", "writeTea"),
+            ("respond", "respondTea"),
+            ("_finish", "finishTea"),
+        ):
+            for decorate in (auth, unpack("data"), type_check(int)):
+                with self.subTest(name), self.assertRaises(TypeError) as raised:
+                    self.define(name, decorate(action))
+                message = str(raised.exception)
+                self.assertTrue(message.startswith(f"No client can call TeaHandler.{name}: "), message)
+                self.assertTrue(message.endswith(f" Rename it, for example to {better}."), message)
+
+    def test_an_action_named_like_a_method_of_http_needs_no_decorator_to_complain(self) -> None:
+        for name in ("delete", "put", "patch"):
+            with self.subTest(name), self.assertRaisesRegex(TypeError, f"for example to {name}Tea"):
+                self.define(name, ProbeHandler.echo)
+
+    def test_one_of_a_mixin_counts(self) -> None:
+        mixin = type("Mixin", (), {"find_all": auth(ProbeHandler.echo)})
+        with self.assertRaisesRegex(TypeError, "No client can call TeaHandler.find_all"):
+            self.define("find", ProbeHandler.echo, mixin)
+
+    def test_helpers_and_overridden_methods_may_have_any_name(self) -> None:
+        for name in ("find_all", "_hidden", "step2", "prepare", "write_error", "get"):
+            self.define(name, ProbeHandler.echo)
+        self.define("findAll", auth(ProbeHandler.echo))
 
 
 class ProbeTest(ServerTest):
@@ -368,6 +412,15 @@ class MethodTest(ProbeTest):
         self.assertEqual(response.body, b'"got"')
         self.assert_envelope(response, 200)
         self.assertIn("prepared failed after its response", log.output[0])
+
+    def test_a_method_named_delete_is_never_run(self) -> None:
+        for name in ("delete", "put", "patch"):
+            with mock.patch.object(ProbeHandler, name, ProbeHandler.refuses):
+                response = self.fetch(
+                    "/probe/echo", method=name.upper(), body="x", allow_nonstandard_methods=True
+                )
+                self.assert_answer(response, 405, f"{name.upper()} is not allowed here, but POST is")
+                self.assertEqual(self.post(f"probe/{name}", {})["status"], 404)
 
 
 class BodySizeTest(ProbeTest):
