@@ -28,8 +28,11 @@ class IndicoHandler(LimitedHandler):
     disconnects, the action is cancelled.
     """
 
-    user_id: str  # set by @auth
-    key: str  # set by @auth
+    # Set by @auth
+    user_id: str
+    roles: list[str]
+    key: str
+    key_owner: dict[str, Any]  # see `AuthDB.get_user_id`
 
     async def post(self, action: str | None = None) -> None:
         """Find the action, run it, and send its result."""
