@@ -49,6 +49,7 @@ MONGODB_DRIVER = environment.choice("MONGODB_DRIVER", "motor", "pymongo", "mongo
 MONGODB_TIMEOUT = environment.number("MONGODB_TIMEOUT", 5, 0.01, 3600)  # seconds
 
 # Users and keys
+MAX_USER_SIZE = environment.whole("MAX_USER_SIZE", 256 * 1024, 1024, 16 * 1024 * 1024)  # bytes of a document
 USER_SALT = environment.secret("USER_SALT")
 KEY_LIFETIME = environment.number("KEY_LIFETIME", 30 * 24 * 3600, 1, 100 * YEAR)  # seconds
 KEY_CACHE = environment.number("KEY_CACHE", 0, 0, 3600)  # seconds that a key is cached; 0: no cache

@@ -78,8 +78,8 @@ class AuthHandler(IndicoHandler):
 
     @auth
     async def logout(self, data: bytes) -> bool:
-        """End the key for good."""
-        await end_key(self.key)
+        """End the key for good. Other keys of the user stay valid."""
+        await end_key(self.key, self.key_owner)
         return True
 
 

@@ -29,9 +29,13 @@ class IndicoHandler(LimitedHandler):
     disconnects, the action is cancelled.
     """
 
-    SUPPORTED_METHODS = ("GET", "HEAD", "OPTIONS", "POST", "REFUSED")  # all others are 405
-    user_id: str  # set by @auth
-    key: str  # set by @auth
+    SUPPORTED_METHODS = ("GET", "HEAD", "OPTIONS", "POST")  # all others are 405
+
+    # Set by @auth
+    user_id: str
+    roles: list[str]
+    key: str
+    key_owner: dict[str, Any]  # see `AuthDB.get_user_id`
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         """Raise TypeError for an action that no client can call."""
