@@ -97,6 +97,9 @@ class LimitedHandler(EnvelopeHandler):
         return None
 
     def _declares_too_much(self) -> bool:
+        head = getattr(self.request.connection, "head", None)
+        if head is not None:  # the connection is one of our own server
+            return bool(head.body_size > config.MAX_BODY_SIZE)
         # Tornado accepts a repeated length: "7, 7".
         length = self.request.headers.get("Content-Length", "").partition(",")[0]
         return length.isdecimal() and float(length) > config.MAX_BODY_SIZE
