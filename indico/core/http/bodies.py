@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -86,10 +85,12 @@ def _decode(body: str | bytes) -> str:
 
 def _parse_quickly(body: bytes) -> Any:
     """Return the value of usual JSON. For everything else return None."""
-    if orjson is not None and not _UNUSUAL.search(body):
-        with suppress(orjson.JSONDecodeError):  # its errors don't name the reason
-            return orjson.loads(body)
-    return None
+    if orjson is None or _UNUSUAL.search(body):
+        return None
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:  # it does not name the reason
+        return None
 
 
 def _parse_carefully(body: bytes) -> Any:

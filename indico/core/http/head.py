@@ -5,7 +5,6 @@ The parser of request lines and headers.
 from __future__ import annotations
 
 import re
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import httptools
@@ -41,8 +40,10 @@ class LazyHeaders(HTTPHeaders):
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
             super().__init__()
             for raw_name, values in fields.items():
-                for value in values:
-                    self.add(raw_name.decode("latin-1"), value.decode("latin-1"))
+                header = raw_name.decode("latin-1")
+                self[header] = values[0].decode("latin-1")  # `add` takes three times as long
+                for value in values[1:]:
+                    self.add(header, value.decode("latin-1"))
             return getattr(self, name)
 
 
@@ -83,7 +84,7 @@ class Head:
                 raise BadRequest
             self.body_size = CHUNKED
         elif b"content-length" in fields:
-            self.body_size = int(fields[b"content-length"][0])
+            self.body_size = int(fields[b"content-length"][0].lstrip(b"0") or b"0")
         if self.body_size and line.method == "CONNECT":
             raise BadRequest
 
@@ -113,8 +114,10 @@ def parse_head(data: bytes) -> Head:
 
 def _parse_fields(lines: bytes) -> dict[bytes, list[bytes]]:
     collector = HeaderCollector()
-    with suppress(httptools.HttpParserUpgrade):  # the handler decides whether to accept it
+    try:
         httptools.HttpRequestParser(collector).feed_data(b"POST / HTTP/1.1\r\n" + lines)
+    except httptools.HttpParserUpgrade:  # the handler decides whether to accept it
+        return collector.fields
     return collector.fields
 
 
