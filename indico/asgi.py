@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from indico import config
 from indico.core.hooks import Application
-from indico.core.http.asgi import serve_request
-from indico.core.http.asgi_messages import Receive, Scope, Send
+from indico.core.http.asgi import Receive, Scope, Send, serve_request
 from indico.core.lifecycle import lifespan
 from indico.core.serving import configure_logging
 from indico.server import make_app

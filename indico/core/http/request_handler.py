@@ -10,7 +10,7 @@ from collections.abc import Awaitable
 from contextvars import copy_context
 from typing import Any
 
-from tornado.web import stream_request_body
+from tornado.web import HTTPError, stream_request_body
 
 from indico import config
 from indico.core.hooks import get_hooks
@@ -18,7 +18,7 @@ from indico.core.http.envelope import EnvelopeHandler, name_request
 from indico.core.log import LOGGER
 from indico.core.mongo.helper import begin_request
 from indico.core.timers import Timer, call_after
-from indico.error import BodyTooLarge, IndicoError, RequestTimeout
+from indico.error import BodyTooLarge, IndicoError, MethodNotAllowed, RequestTimeout
 
 CALLED_BY_TORNADO = (
     "__init__",
@@ -97,6 +97,9 @@ class LimitedHandler(EnvelopeHandler):
         return None
 
     def _declares_too_much(self) -> bool:
+        head = getattr(self.request.connection, "head", None)
+        if head is not None:  # the connection is one of our own server
+            return bool(head.body_size > config.MAX_BODY_SIZE)
         # Tornado accepts a repeated length: "7, 7".
         length = self.request.headers.get("Content-Length", "").partition(",")[0]
         return length.isdecimal() and float(length) > config.MAX_BODY_SIZE
@@ -113,13 +116,6 @@ class LimitedHandler(EnvelopeHandler):
         self._chunks.clear()
         self.set_header("Connection", "close")
         self.fail(BodyTooLarge(config.MAX_BODY_SIZE))
-
-    def find_method_error(self) -> IndicoError:
-        # Tornado finds some wrong methods before it calls `prepare`.
-        if not self._declares_too_much():
-            return super().find_method_error()
-        self.set_header("Connection", "close")
-        return BodyTooLarge(config.MAX_BODY_SIZE)
 
     # The action
 
@@ -182,3 +178,27 @@ class LimitedHandler(EnvelopeHandler):
         if self._task is not None:
             self._task.cancel()
             self._task = None
+
+    # Errors that Tornado reports
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        error = kwargs["exc_info"][1] if "exc_info" in kwargs else HTTPError(status_code)
+        self.fail(self._find_method_error() if status_code == 405 else error)
+
+    def _find_method_error(self) -> IndicoError:
+        if self._declares_too_much():  # Tornado finds some wrong methods before it calls `prepare`
+            self.set_header("Connection", "close")
+            return BodyTooLarge(config.MAX_BODY_SIZE)
+        try:
+            self.check_path()
+        except IndicoError as error:
+            return error
+        self.set_header("Allow", self.allowed_methods)
+        return MethodNotAllowed(str(self.request.method), self.allowed_methods)
+
+    def check_path(self) -> None:
+        """Raise RouteNotFound if no method exists at this path."""
+
+    def log_exception(self, *exc_info: Any) -> None:
+        if self._has_response:  # `to_error` logs all other exceptions
+            LOGGER.error("%s failed after its response", name_request(self), exc_info=exc_info)
