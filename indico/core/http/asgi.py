@@ -15,23 +15,33 @@ from tornado.httputil import (
     HTTPHeaders,
     HTTPInputError,
     HTTPMessageDelegate,
+    HTTPServerConnectionDelegate,
     RequestStartLine,
     ResponseStartLine,
 )
 from tornado.iostream import StreamClosedError
-from tornado.web import Application
 
 from indico import config
 from indico.core.http.asgi_messages import Message, Receive, Scope, Send, read_scope, write_start
+from indico.core.http.filters import guard_hosts
 from indico.core.http.refusals import refuse
 from indico.error import IndicoError
 
 
 def serve_request(
-    application: Application, scope: Scope, receive: Receive, send: Send
+    application: HTTPServerConnectionDelegate, scope: Scope, receive: Receive, send: Send
 ) -> Coroutine[Any, Any, None]:
     """Serve one request of an ASGI server, from its headers to the end of its response."""
-    return Request(scope, receive, send).serve(application)
+    address = (scope.get("server") or ("",))[0]
+    return Request(scope, receive, send).serve(guard_hosts(application, address))
+
+
+async def reject_request(scope: Scope, receive: Receive, send: Send, error: IndicoError) -> None:
+    """Respond with `error`, without an application."""
+    request = Request(scope, receive, send)
+    request._body_read = True
+    refuse(request, error)
+    await request._send_written()
 
 
 class Request(HTTPConnection):
@@ -68,7 +78,7 @@ class Request(HTTPConnection):
     def protocol(self) -> str:
         return str(self._scope.get("scheme", "http"))
 
-    async def serve(self, application: Application) -> None:
+    async def serve(self, application: HTTPServerConnectionDelegate) -> None:
         watcher = None
         try:
             await self._read(application.start_request(self, self))

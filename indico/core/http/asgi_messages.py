@@ -11,6 +11,8 @@ from urllib.parse import quote
 
 from tornado.httputil import HTTPHeaders, RequestStartLine
 
+from indico.core.http.head import take_absolute_target
+
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -20,7 +22,7 @@ Send = Callable[[Message], Awaitable[None]]
 def read_scope(scope: Scope) -> tuple[RequestStartLine, HTTPHeaders]:
     """Return the request line and the headers of a request."""
     path = (scope.get("raw_path") or quote(scope["path"]).encode()).decode("latin-1")
-    path = path.removeprefix(scope.get("root_path", "")) or "/"
+    path = path.removeprefix(quote(scope.get("root_path", ""))) or "/"
     if scope["query_string"]:
         path = f"{path}?{scope['query_string'].decode('latin-1')}"
     headers = HTTPHeaders()
@@ -32,7 +34,8 @@ def read_scope(scope: Scope) -> tuple[RequestStartLine, HTTPHeaders]:
             headers.add(name, value)
         else:
             headers[name] = value  # faster than `add`; the server has validated the characters
-    return RequestStartLine(scope["method"], path, f"HTTP/{scope['http_version']}"), headers
+    line = RequestStartLine(scope["method"], path, f"HTTP/{scope['http_version']}")
+    return take_absolute_target(line, headers), headers
 
 
 def write_start(scope: Scope, status: int, headers: HTTPHeaders) -> Message:

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qs
 
 from indico.core.http.encoding import orjson
-from indico.error import InvalidJSON, InvalidValue, shorten
+from indico.error import IndicoError, InvalidJSON, InvalidValue, shorten
 
 MAX_DEPTH = 100  # levels of nesting; MongoDB documents the same limit
 MAX_CONTAINERS = 20_000  # dicts and lists in a body
@@ -90,6 +90,13 @@ def _parse_json(text: str) -> Any:
         with suppress(orjson.JSONDecodeError):
             return orjson.loads(text)
     return _DECODER.decode(text)
+
+
+def check_encoding(headers: Mapping[str, str]) -> None:
+    """Raise a 415 if the body is compressed."""
+    encoding = headers.get("Content-Encoding", "identity")
+    if encoding.lower() not in ("identity", ""):
+        raise IndicoError(f"A body with the Content-Encoding {shorten(encoding)} can't be read", 415)
 
 
 def smart_parse(body: str | bytes) -> dict[str, Any]:

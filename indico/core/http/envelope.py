@@ -125,6 +125,8 @@ class EnvelopeHandler(LazyHandler):
         if not self._answered:
             if answer.retry_after is not None:
                 self.set_header("Retry-After", answer.retry_after)
+            if answer.code == 415:
+                self.set_header("Accept-Encoding", "identity")
             self.respond(answer.message, answer.code)
 
     def abort_with(self, error: IndicoError) -> None:

@@ -68,8 +68,7 @@ def parse_head(data: bytes) -> Head:
             head = Head(line, _write_length_once(fields))
         except httptools.HttpParserError as error:
             raise BadRequest from error
-    if line.path[0] != "/":
-        _take_absolute_target(head)
+    head.line = take_absolute_target(line, head.headers)
     _set_body_size(head)
     head.keep_alive = _is_kept_alive(head)
     return head
@@ -87,13 +86,16 @@ def _write_length_once(fields: bytes) -> bytes:
     return b"Content-Length: %b\r\n%b" % (length, LENGTH.sub(b"", fields))
 
 
-def _take_absolute_target(head: Head) -> None:
+def take_absolute_target(line: RequestStartLine, headers: HTTPHeaders) -> RequestStartLine:
     """Replace the target `http://host/path` by `/path`, and the header Host by `host`."""
-    match = ABSOLUTE.fullmatch(head.line.path)
-    if match is not None and "Host" in head.headers:
-        head.headers["Host"] = match[1]
-        path = match[2] if match[2].startswith("/") else f"/{match[2]}"
-        head.line = RequestStartLine(head.line.method, path, head.line.version)
+    if line.path.startswith("/"):
+        return line
+    match = ABSOLUTE.fullmatch(line.path)
+    if match is None or "Host" not in headers:
+        return line
+    headers["Host"] = match[1]
+    path = match[2] if match[2].startswith("/") else f"/{match[2]}"
+    return RequestStartLine(line.method, path, line.version)
 
 
 def _is_kept_alive(head: Head) -> bool:
