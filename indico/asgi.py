@@ -60,7 +60,7 @@ class ASGIApplication:
             await send({"type": "lifespan.shutdown.complete"})
 
     async def _start(self) -> Application | None:
-        """Start without lifespan events. Some servers send none, nor do frameworks that mount an application."""
+        """Start without lifespan events. Some servers and frameworks send none."""
         loop = asyncio.get_running_loop()
         if self._started is None or self._started.get_loop() is not loop:
             self._started = loop.create_future()
