@@ -46,7 +46,10 @@ class Answer(NamedTuple):
 
 
 def make_request(
-    line: str = "POST /probe/echo HTTP/1.1", *headers: str, body: bytes = b"", host: str | None = "Host: a"
+    line: str = "POST /probe/echo HTTP/1.1",
+    *headers: str,
+    body: bytes = b"",
+    host: str | None = "Host: localhost",
 ) -> bytes:
     """The bytes of a request, with exactly these headers."""
     line = line.replace("POST /probe/", f"{method} /probe/")
