@@ -59,6 +59,7 @@ class Private(NamedTuple):
 KNOWN = [  # docs/private_parts has the same list
     Private("batteries/openapi.py", "default_router", "the routes of the application"),
     Private("core/adapters.py", "_use_prebuilt", "models whose dates are read like all others"),
+    Private("core/fetch.py", "tcp_client", "how Tornado's client connects, for proxies"),
     Private("core/http/asgi.py", "context", "where Tornado looks for the client's address"),
     Private("core/http/envelope.py", "_transforms", "what Tornado sets before an action runs"),
     Private("core/http/responses.py", "context", "where Tornado looks for the client's address"),

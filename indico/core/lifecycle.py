@@ -44,8 +44,10 @@ async def lifespan(application: Application) -> AsyncIterator[None]:
             background.append(spawn(key_cache.follow_logouts(database)))
         try:
             await asyncio.wait([indexes], timeout=config.MONGODB_TIMEOUT)
+            application.state.running = True
             yield
         finally:
+            application.state.running = False
             await drain(application)
             for task in background:
                 task.cancel()

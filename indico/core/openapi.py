@@ -29,6 +29,7 @@ MEANINGS = {
     401: "There is no key, or it is not valid",
     403: "The key does not have the role that this needs",
     413: "The body is too large",
+    415: "The body is compressed",
     429: "Too many requests",
     500: "An unexpected error; the log has more",
     503: "The server needs something that is not available at the moment",
@@ -90,7 +91,7 @@ class OpenAPIDocument:
             required = [field for field in info.fields if field not in info.defaults]
             body = {"type": "object", "properties": properties, "required": required, **self.others}
             operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
-            occurring.add(400)
+            occurring |= {400, 415}
         result = self.refer(read_result(function), "serialization")
         operation["responses"] = {
             str(status): describe_response(status, meanings.get(status), result if status == 200 else TEXT)

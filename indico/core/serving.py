@@ -17,12 +17,14 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from tornado import autoreload
+from tornado.httputil import HTTPServerConnectionDelegate
 from tornado.ioloop import PeriodicCallback
 
 from indico import config
 from indico.core import supervisor
 from indico.core.development import make_folder
 from indico.core.hooks import Application
+from indico.core.http.filters import guard_hosts
 from indico.core.http.limits import HTTPServer
 from indico.core.http.server import Server
 from indico.core.http.sockets import listen
@@ -127,7 +129,7 @@ async def serve(
     # A large body creates many objects. With the default thresholds the collector would scan them repeatedly.
     gc.freeze()
     gc.set_threshold(100_000, 10, 10)
-    server = make_http_server(application)
+    server = make_http_server(guard_hosts(application, config.ADDRESS))
     async with lifespan(application):
         server.add_sockets(sockets)
         if mongod is not None:
@@ -169,6 +171,6 @@ def report_blocking_calls() -> None:
     PeriodicCallback(lambda: faulthandler.dump_traceback_later(MAX_BLOCKING_SECONDS), TICK_MS).start()
 
 
-def make_http_server(application: Application) -> HTTPServer:
+def make_http_server(application: HTTPServerConnectionDelegate) -> HTTPServer:
     """Return the HTTP server that HTTP_SERVER selects."""
     return make_tornado_server(application) if config.HTTP_SERVER == "tornado" else Server(application)

@@ -19,6 +19,7 @@ from indico.core.decorators import (
     get_info,
     set_info,
 )
+from indico.core.http.bodies import check_encoding
 from indico.core.http.bodies import form_urlencoded_parse as form_urlencoded_parse
 from indico.core.http.bodies import smart_parse as smart_parse
 from indico.core.http.errors import to_error
@@ -69,8 +70,8 @@ def unpack(*names: str, **defaults: Any) -> Callable[[Action], Action]:
     Parse the body and pass the named fields: `@unpack("a", "b")` makes `f(self, a, b)` an action.
 
     Keywords are optional fields with their defaults: `@unpack("title", pinned=False)`. They come after the
-    others. Each request gets its own copy of a default. Raises the errors of `smart_parse`, and MissingField
-    for the first of `names` that is missing.
+    others. Each request gets its own copy of a default. Raises the errors of `smart_parse`, MissingField for
+    the first of `names` that is missing, and a 415 for a compressed body.
     """
     fields = (*names, *defaults)
     if not all(isinstance(name, str) for name in names) or len(set(fields)) < len(fields):
@@ -88,6 +89,8 @@ def unpack(*names: str, **defaults: Any) -> Callable[[Action], Action]:
 
         @functools.wraps(function)
         def action(self: Any, data: str | bytes) -> Any:
+            if hasattr(self, "request"):  # not if it is called without a handler
+                check_encoding(self.request.headers)
             parsed = smart_parse(data)
             for name in names:
                 if name not in parsed:

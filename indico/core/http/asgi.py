@@ -17,13 +17,15 @@ from tornado.httputil import (
     HTTPHeaders,
     HTTPInputError,
     HTTPMessageDelegate,
+    HTTPServerConnectionDelegate,
     RequestStartLine,
     ResponseStartLine,
 )
-from tornado.web import Application
 
 from indico import config
 from indico.core.http.errors import send_error_response
+from indico.core.http.filters import guard_hosts
+from indico.core.http.head import take_absolute_target
 from indico.core.http.responses import fail_future
 from indico.error import IndicoError
 
@@ -34,10 +36,18 @@ Send = Callable[[Message], Awaitable[None]]
 
 
 def serve_request(
-    application: Application, scope: Scope, receive: Receive, send: Send
+    application: HTTPServerConnectionDelegate, scope: Scope, receive: Receive, send: Send
 ) -> Coroutine[Any, Any, None]:
     """Serve one request of an ASGI server, from its headers to the end of its response."""
-    return ASGIConnection(scope, receive, send).serve(application)
+    address = (scope.get("server") or ("",))[0]
+    return ASGIConnection(scope, receive, send).serve(guard_hosts(application, address))
+
+
+async def reject_request(scope: Scope, receive: Receive, send: Send, error: IndicoError) -> None:
+    """Respond with `error`, without an application."""
+    connection = ASGIConnection(scope, receive, send)
+    send_error_response(connection, error)
+    await connection.send_written()
 
 
 class ASGIConnection(HTTPConnection):
@@ -64,7 +74,7 @@ class ASGIConnection(HTTPConnection):
         """Tornado reads `remote_ip` and `protocol` from this object."""
         return self
 
-    async def serve(self, application: Application) -> None:
+    async def serve(self, application: HTTPServerConnectionDelegate) -> None:
         reader = asyncio.get_running_loop().create_task(self._read(application.start_request(self, self)))
         reader.add_done_callback(lambda _: self._changed.set())
         try:
@@ -72,7 +82,7 @@ class ASGIConnection(HTTPConnection):
                 await self._changed.wait()
                 self._changed.clear()
                 if not self._closed:
-                    await self._send_written()
+                    await self.send_written()
                 if reader.done():
                     reader.result()  # raises what the application has raised
         except asyncio.CancelledError:  # the server has cancelled the request
@@ -149,7 +159,8 @@ class ASGIConnection(HTTPConnection):
         if not self._begun:
             send_error_response(self, IndicoError("The body took too long", 408))
 
-    async def _send_written(self) -> None:
+    async def send_written(self) -> None:
+        """Send what the application has written."""
         start, self._start = self._start, None
         body, self._body = self._body, b""
         sent, self._sent = self._sent, None
@@ -175,7 +186,7 @@ class ASGIConnection(HTTPConnection):
 def read_scope(scope: Scope) -> tuple[RequestStartLine, HTTPHeaders]:
     """Return the request line and the headers of a request."""
     path = (scope.get("raw_path") or quote(scope["path"]).encode()).decode("latin-1")
-    path = path.removeprefix(scope.get("root_path", "")) or "/"
+    path = path.removeprefix(quote(scope.get("root_path", ""))) or "/"
     if scope["query_string"]:
         path = f"{path}?{scope['query_string'].decode('latin-1')}"
     headers = HTTPHeaders()
@@ -187,7 +198,8 @@ def read_scope(scope: Scope) -> tuple[RequestStartLine, HTTPHeaders]:
             headers.add(name, value)
         else:
             headers[name] = value  # faster than `add`; the server has validated the characters
-    return RequestStartLine(scope["method"], path, f"HTTP/{scope['http_version']}"), headers
+    line = RequestStartLine(scope["method"], path, f"HTTP/{scope['http_version']}")
+    return take_absolute_target(line, headers), headers
 
 
 def write_start(scope: Scope, status: int, headers: HTTPHeaders) -> Message:

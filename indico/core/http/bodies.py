@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qs
 
 from indico.core.http.encoding import orjson
-from indico.error import InvalidJSON, InvalidValue, shorten
+from indico.error import IndicoError, InvalidJSON, InvalidValue, shorten
 
 MAX_DEPTH = 100  # levels of nesting; MongoDB documents the same limit
 MAX_CONTAINERS = 20_000  # dicts and lists in a body
@@ -108,6 +108,13 @@ def _parse_carefully(body: bytes) -> Any:
     except ValueError as error:
         raise InvalidJSON() from error
     return data
+
+
+def check_encoding(headers: Mapping[str, str]) -> None:
+    """Raise a 415 if the body is compressed."""
+    encoding = headers.get("Content-Encoding", "identity")
+    if encoding.lower() not in ("identity", ""):
+        raise IndicoError(f"A body with the Content-Encoding {shorten(encoding)} can't be read", 415)
 
 
 def smart_parse(body: str | bytes) -> dict[str, Any]:

@@ -193,6 +193,8 @@ class EnvelopeHandler(RequestHandler):
         if not self._has_response:
             if response.retry_after is not None:
                 self.set_header("Retry-After", response.retry_after)
+            if response.code == 415:
+                self.set_header("Accept-Encoding", "identity")
             self.respond(response.message, response.code)
 
     def abort_with(self, error: IndicoError) -> None:

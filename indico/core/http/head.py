@@ -107,8 +107,10 @@ def parse_head(data: bytes) -> Head:
             fields = _parse_fields(_write_length_once(lines))
         except httptools.HttpParserError as error:
             raise BadRequest from error
-    if target[0] != "/":
-        target = _take_absolute_target(target, fields)
+    if target[0] != "/" and b"host" in fields:
+        target, host = split_target(target)
+        if host is not None:
+            fields[b"host"] = [host.encode("latin-1")]
     return Head(RequestStartLine(method, target, version), fields)
 
 
@@ -133,13 +135,21 @@ def _write_length_once(lines: bytes) -> bytes:
     return b"Content-Length: %b\r\n%b" % (length, LENGTH.sub(b"", lines))
 
 
-def _take_absolute_target(target: str, fields: dict[bytes, list[bytes]]) -> str:
-    """Return `/path` for the target `http://host/path`, and replace the header Host by `host`."""
+def split_target(target: str) -> tuple[str, str | None]:
+    """Return the path and the host of `http://host/path`. All other targets have no host."""
     match = ABSOLUTE.fullmatch(target)
-    if match is None or b"host" not in fields:
-        return target
-    fields[b"host"] = [match[1].encode("latin-1")]
-    return match[2] if match[2].startswith("/") else f"/{match[2]}"
+    if match is None:
+        return target, None
+    return match[2] if match[2].startswith("/") else f"/{match[2]}", match[1]
+
+
+def take_absolute_target(line: RequestStartLine, headers: HTTPHeaders) -> RequestStartLine:
+    """Replace the target `http://host/path` by `/path`, and the header Host by `host`."""
+    if line.path.startswith("/") or "Host" not in headers:
+        return line
+    path, host = split_target(line.path)
+    headers["Host"] = host or headers["Host"]
+    return RequestStartLine(line.method, path, line.version)
 
 
 def is_malformed(data: bytearray) -> bool:

@@ -320,7 +320,7 @@ server.main(debug=False, port=0)
         wait_until(lambda: self.ask() != first, "an answer from the other worker")
         self.assert_counted()
         with socket.create_connection(("127.0.0.1", self.server.port), timeout=30) as left:
-            left.sendall(b"POST /worker/stay HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+            left.sendall(b"POST /worker/stay HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
             self.server.wait_for("staying in ")
             self.assertEqual(self.scrape()["http_requests_in_progress",], 2)
             killed = int(re.findall(r"staying in (\d+)\.", self.server.output)[0])

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from tornado.testing import bind_unused_port
 from indico import config, db
 from indico.batteries import openid
 from indico.batteries.openid import providers
+from indico.core import fetch
 from indico.core.hooks import Application
 from indico.core.settings import Environment
 from indico.routes.auth import AuthRoute
@@ -444,6 +446,28 @@ class OutOfOrderTest(OpenIDTest):
                 self.set(providers, "fetch_json", fetch)
                 self.assertEqual(self.login(), OUT_OF_ORDER)
         self.assertEqual(set(fetched), {provider.issuer + DISCOVERY})
+
+    def test_headers_that_are_too_large(self) -> None:
+        self.set(fetch, "LARGEST_HEAD", 20)
+        self.assertEqual(self.login(), OUT_OF_ORDER)
+
+    def test_a_provider_is_asked_through_the_proxy(self) -> None:
+        self.set(providers, "PAUSE_AFTER_FAILURE", 0)
+        self.providers["google"].issuer = "https://127.0.0.1:1"
+        asked: list[bytes] = []
+
+        async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            asked.append(await reader.readuntil(b"\r\n"))
+            writer.write(b"HTTP/1.1 403 Forbidden\r\n\r\n")
+            writer.close()
+
+        proxy = self.io_loop.run_sync(lambda: asyncio.start_server(refuse, "127.0.0.1", 0))
+        address = f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}"
+        for no_proxy in ("127.0.0.1", ""):
+            with mock.patch.dict(os.environ, HTTPS_PROXY=address, NO_PROXY=no_proxy, no_proxy=no_proxy):
+                self.assertEqual(self.login(), OUT_OF_ORDER)
+        proxy.close()
+        self.assertEqual(asked, [b"CONNECT 127.0.0.1:1 HTTP/1.1\r\n"])
 
     def test_a_provider_that_is_slow(self) -> None:
         self.set(providers, "TIMEOUT", 0.1)
