@@ -117,8 +117,10 @@ def parse_id(text: str) -> ObjectId:
 
 
 def refuse_changes(update_dic: Document, fields: tuple[str, ...]) -> None:
-    """Raise InvalidValue if any operator of an update changes one of these fields."""
-    for changes in update_dic.values():
+    """Raise InvalidValue if any operator of an update changes one of these fields, or a part of it."""
+    for operator, changes in update_dic.items():
+        names = [*changes, *(changes.values() if operator == "$rename" else ())]
+        changed = {str(name).partition(".")[0] for name in names}
         for field in fields:
-            if field in changes:
+            if field in changed:
                 raise InvalidValue(f"Field {field} can't be changed")

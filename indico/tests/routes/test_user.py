@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from indico.db.user_db import USER_SCHEMA
+from indico.db.user_db import SERVER_FIELDS, USER_SCHEMA
 from indico.tests.mocks import HEADERS, USER_ID
 from indico.tests.routes.test_auth import NOT_AUTHENTICATED, TRUE, AccountTest
 from indico.tests.testutils import slow
@@ -52,7 +52,7 @@ class UpdateTest(UserTest):
         self.assertEqual(self.update({}), {"status": 200, "data": self.user})
 
     def test_an_update_of_what_only_the_server_sets_is_refused_and_changes_nothing(self) -> None:
-        for field in ("user_id", "_id", "created"):
+        for field in SERVER_FIELDS:
             for value in ("facebook1", USER_ID, 7, None):
                 answer = self.update({"name": "Mallory", field: value})
                 self.assertEqual(answer["status"], 400)
