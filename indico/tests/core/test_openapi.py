@@ -270,6 +270,11 @@ class DocumentTest(OpenAPITest):
         self.assertNotIn("ours", ignoring["properties"])
         self.assertNotIn("not", ignoring)
 
+    def test_a_strict_part_has_a_field_and_no_others(self) -> None:
+        part = self.describe(Annotated[Document, DocumentOf(self.schema, part=True, strict=True)])
+        self.assertEqual((part["additionalProperties"], part["minProperties"]), (False, 1))
+        self.assertNotIn("patternProperties", part)
+
     def test_one_within_another_type_is_the_same_whatever_else_describes_it(self) -> None:
         self.describe(Ledger)
         properties = self.schemas["Ledger"]["properties"]

@@ -696,6 +696,7 @@ class EmptyTest(StrictTest):
             (list[str], []),
             (dict[str, int], {}),
             (int | None, None),
+            (Any, None),
             (int | str, 0),
             (Literal["s", "m"], "s"),
             (Annotated[list[int], "x"], []),
