@@ -29,9 +29,13 @@ class IndicoHandler(LimitedHandler):
     disconnects, the action is cancelled.
     """
 
-    SUPPORTED_METHODS = ("GET", "HEAD", "OPTIONS", "POST", "REFUSED")  # all others are 405
-    user_id: str  # set by @auth
-    key: str  # set by @auth
+    SUPPORTED_METHODS = ("GET", "HEAD", "OPTIONS", "POST")  # all others are 405
+
+    # Set by @auth
+    user_id: str
+    roles: list[str]
+    key: str
+    key_owner: dict[str, Any]  # see `AuthDB.get_user_id`
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         """Raise TypeError for an action that no client can call."""
@@ -55,7 +59,7 @@ class IndicoHandler(LimitedHandler):
                 outcome = LATER
             if outcome is LATER:
                 await self.wait_for_response()
-            elif outcome is not None or not self.is_answered:
+            elif outcome is not None or not self.has_response:
                 self.respond(outcome)
         except (Exception, asyncio.CancelledError) as error:
             self.fail(error)
@@ -92,7 +96,7 @@ class IndicoHandler(LimitedHandler):
         Send `{"status": code, "data": data}`. Raises TypeError for data that JSONEncoder can't encode. A
         second response is logged and dropped.
         """
-        if self.is_answered and not self.is_aborted:
+        if self.has_response and not self.is_aborted:
             LOGGER.warning("%s responded twice; the second response is dropped", name_request(self))
         else:
             self.send_envelope({"status": code, "data": data}, code)

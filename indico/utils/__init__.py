@@ -19,9 +19,9 @@ from indico.core.decorators import (
     get_info,
     set_info,
 )
-from indico.core.http.answers import to_answer
 from indico.core.http.bodies import form_urlencoded_parse as form_urlencoded_parse
 from indico.core.http.bodies import smart_parse as smart_parse
+from indico.core.http.errors import to_error
 from indico.core.log import LOGGER as LOGGER
 from indico.core.types import TypeMismatch, compile_type
 from indico.error import MissingField
@@ -56,7 +56,7 @@ def mongo_callback(handler: Any) -> Callable[[Callable[[Any], Any]], Callable[..
                     raise error
                 function(result)
             except Exception as problem:
-                response = to_answer(problem)
+                response = to_error(problem)
                 handler.respond(response.message, response.code)
 
         return callback

@@ -28,7 +28,7 @@ from tornado.iostream import IOStream
 from tornado.testing import gen_test
 
 from indico import config
-from indico.core.http import encoding, request_handler
+from indico.core.http import encoding
 from indico.core.http.encoding import encode
 from indico.core.http.envelope import name_request
 from indico.core.tasks import LATER
@@ -455,7 +455,6 @@ class BodySizeTest(ProbeTest):
         self.assert_too_large(self.send(head, 101 * b"a"))
 
     def test_a_body_larger_than_any_limit_of_tornados_is_refused_alike(self) -> None:
-        self.set(request_handler, "DISCARD_SECONDS", 0)
         for length in ("100000000000000", 30 * "9", 400 * "9"):
             head = f"POST /probe/echo HTTP/1.1\r\nContent-Length: {length}"
             self.assert_too_large(self.send(head, 101 * b"a"))
@@ -466,7 +465,6 @@ class BodySizeTest(ProbeTest):
         self.assert_too_large(self.send(head, chunk, chunk, chunk, b"0\r\n\r\n"))
 
     def test_a_chunked_body_that_never_ends_is_refused_and_cut_off(self) -> None:
-        self.set(request_handler, "DISCARD_SECONDS", 0.05)
         head = "POST /probe/echo HTTP/1.1\r\nTransfer-Encoding: chunked"
         self.assert_too_large(self.send(head, 20 * (b"3c\r\n" + 60 * b"a" + b"\r\n")))
 
@@ -757,7 +755,7 @@ class EncodeTest(StrictTest):
         self.assertEqual(json.loads(fast)["floats"][3:], [None, None])
 
     def test_what_one_does_not_take_the_other_does_not_either(self) -> None:
-        for value in (object(), Point(), {1, 2}, {("a", 1): 2}, b"bytes"):
+        for value in (object(), 1j, {("a", 1): 2}, datetime.timedelta(1), iter([])):
             with self.assertRaises(TypeError):
                 encode([value])
             with mock.patch.object(encoding, "orjson", None), self.assertRaises(TypeError):
