@@ -4,7 +4,6 @@ How the server starts and stops, as a process: what it says, what it refuses, an
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import http.client
 import io
@@ -401,20 +400,27 @@ class MainTest(DatabaseTest):
         with mock.patch.object(serving, "listen", side_effect=KeyboardInterrupt):
             self.assertEqual(self.exit_main(ADDRESS="127.0.0.1"), 130)
 
-    def test_a_variable_that_looks_like_a_setting_is_named(self) -> None:
-        with (
-            mock.patch.object(config.environment, "find_misspelt", return_value=["PORTS is no setting."]),
-            self.assertLogs("indico", logging.WARNING) as logged,
-        ):
-            asyncio.run(lifecycle.check_settings(server.make_app()))
-        self.assertEqual(logged.output, ["WARNING:indico:PORTS is no setting."])
-
 
 class LifespanTest(DatabaseTest, AsyncTestCase):
     async def live(self, **settings: Any) -> None:
         with mock.patch.multiple(config, **settings):
             async with lifecycle.lifespan(server.make_app()):
                 self.token = config.DEV_TOKEN
+
+    @gen_test
+    async def test_a_variable_that_looks_like_a_setting_is_named_once(self) -> None:
+        with (
+            mock.patch.object(config.environment, "find_misspelt", return_value=["PORTS is no setting."]),
+            self.assertLogs("indico", logging.WARNING) as logged,
+        ):
+            for worker in (None, 0, 1):
+                application = Application(database=db)
+                application.state.worker = worker
+                async with lifecycle.lifespan(application):
+                    LOGGER.warning("%s serves", worker)
+        named = "WARNING:indico:PORTS is no setting."
+        served = [f"WARNING:indico:{worker} serves" for worker in (None, 0, 1)]
+        self.assertEqual(logged.output, [named, served[0], named, *served[1:]])
 
     @gen_test
     async def test_in_development_without_a_token_one_is_made(self) -> None:
