@@ -47,6 +47,7 @@ setup(
     packages=find_packages(include=["indico", "indico.*"]),
     include_package_data=True,  # what MANIFEST.in names, below the package
     install_requires=(HERE / "req.txt").read_text(encoding="utf-8-sig"),
+    entry_points={"nose.plugins.0.10": ["indico-suite = indico.tests.testutils.nosetests:SuitePlugin"]},
     extras_require={
         **OPTIONAL,
         "dev": [

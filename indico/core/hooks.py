@@ -69,13 +69,18 @@ class DatabaseRoom(Source, Protocol):
 
 
 class Application(Dispatcher):
-    """Tornado's application, with hooks, a state and a database."""
+    """Tornado's application, with hooks, a state, a database, and its routes."""
 
-    def __init__(self, *args: Any, database: DatabaseRoom, **settings: Any) -> None:
+    def __init__(self, handlers: Sequence[Any] = (), *, database: DatabaseRoom, **settings: Any) -> None:
         self.database = database
+        self.routes = list(handlers)  # those that batteries add too
         self.hooks = Hooks()
         self.state = ServerState()
-        super().__init__(*args, **settings)
+        super().__init__(self.routes, **settings)
+
+    def add_handlers(self, host_pattern: str, host_handlers: Any) -> None:
+        self.routes = [*self.routes, *host_handlers]
+        super().add_handlers(host_pattern, host_handlers)
 
 
 NO_HOOKS = Hooks((), (), (), (), (), {}, {})  # type: ignore[arg-type] # tuples, so that nothing can be added

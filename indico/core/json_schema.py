@@ -106,6 +106,9 @@ class Generator(GenerateJsonSchema):
         self.stored = before
         if document.part:
             described["maxProperties"] = MAX_FIELDS
+        if document.strict:
+            del described["patternProperties"]
+            described.update(additionalProperties=False, minProperties=1)
         if document.refused:
             described["not"] = {"anyOf": [{"required": [field]} for field in document.refused]}
         return described

@@ -29,6 +29,9 @@ async def lifespan(application: Application) -> AsyncIterator[None]:
     If MongoDB can't be reached, the server starts anyway and creates the indexes later. Raises SettingError.
     """
     config.check()
+    if not application.state.worker:  # of several workers, only the first
+        for sentence in config.environment.find_misspelt():
+            LOGGER.warning(sentence)
     if config.PRODUCTION and not (config.FACEBOOK_APP_ID and config.FACEBOOK_APP_SECRET):
         LOGGER.warning("FACEBOOK_APP_ID or FACEBOOK_APP_SECRET is not set: logins with Facebook answer 503")
     if not config.PRODUCTION and not config.DEV_TOKEN:
@@ -82,7 +85,5 @@ async def drain(application: Application) -> None:
 async def check_settings(application: Application) -> None:
     """Raise SettingError if the server can't start with these settings. Runs once, before the workers."""
     config.check()
-    for sentence in config.environment.find_misspelt():
-        LOGGER.warning(sentence)
     application.database.connect()
     await application.database.close()

@@ -95,7 +95,7 @@ def make_empty(kind: Any) -> Any:
     Raises TypeError for a type that has none.
     """
     origin, arguments = get_origin(kind), get_args(kind)
-    if NoneType in arguments:
+    if kind is Any or NoneType in arguments:
         return None
     if origin is Literal:
         return arguments[0]

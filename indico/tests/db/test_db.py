@@ -430,6 +430,20 @@ class SchemaTest(MongoTest):
         with self.assertRaises(WrongFieldType):
             count({"size": "1"})
 
+    def test_strict_rejects_a_document_without_fields(self) -> None:
+        @mongo_obj({"size": (int, True)}, ("ours",), strict=True)
+        def fields_of(update_dic: dict[str, Any]) -> Any:
+            return update_dic
+
+        @mongo_obj({"size": (int, True)}, operators=True, strict=True)
+        def update_of(update_dic: dict[str, Any]) -> Any:
+            return update_dic
+
+        for function, empty in ((fields_of, {}), (fields_of, {"ours": 1}), (update_of, {"$set": {}})):
+            with self.assertRaisesRegex(InvalidValue, "There should be at least one field"):
+                function(empty)
+        self.assertEqual(update_of({"$inc": {"size": 1}}), {"$inc": {"size": 1}, "$set": {}})
+
     @gen_test
     async def test_strict_rejects_fields_that_the_schema_lacks(self) -> None:
         @mongo_obj({"size": (int, True)}, strict=True)
