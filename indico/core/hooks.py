@@ -4,7 +4,7 @@ The application: hooks for batteries, and the state of the running server.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,6 +53,7 @@ class ServerState:
     """The state of a running server."""
 
     in_flight: set[Request] = field(default_factory=set)  # requests without a response
+    missing: set[str] = field(default_factory=set)  # names of start-up work that is not done yet
     draining: bool = False  # the server is shutting down
     worker: int | None = None  # the number of this worker process, from 0
     mongod_folder: Path | None = None  # data folder of the mongod that this process started
@@ -66,7 +67,7 @@ class DatabaseRoom(Protocol):
     async def ensure_indexes(self) -> None: ...
     def watch(
         self, collection: str, pipeline: list[dict[str, Any]], heartbeat: int, /
-    ) -> AsyncIterator[dict[str, Any] | None]: ...
+    ) -> AsyncGenerator[dict[str, Any] | None]: ...
 
 
 class Application(Dispatcher):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -82,7 +82,7 @@ async def ensure_indexes() -> None:
     await indexes.ensure_indexes(get_database())
 
 
-def watch(collection: str, pipeline: list[Document], heartbeat: int) -> AsyncIterator[Document | None]:
+def watch(collection: str, pipeline: list[Document], heartbeat: int) -> AsyncGenerator[Document | None]:
     """Yield the changes of a collection: see `indico.core.mongo.changes.watch`."""
     return changes.watch(get_database()[collection], pipeline, heartbeat)
 

@@ -5,7 +5,7 @@ Change streams.
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from typing import Any
 
@@ -15,7 +15,7 @@ from indico.core.mongo.helper import bounded, wait_for
 
 async def watch(
     collection: Collection, pipeline: list[dict[str, Any]], heartbeat: int
-) -> AsyncIterator[dict[str, Any] | None]:
+) -> AsyncGenerator[dict[str, Any] | None]:
     """
     Yield the changes of a collection as they are made. Yields None first, and whenever there was no change
     for `heartbeat` milliseconds. Ends when the collection is dropped. Raises Unavailable, and MongoError if

@@ -13,19 +13,21 @@ import asyncio
 import hashlib
 import math
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import Any
 
 from indico import config
 from indico.core.log import LOGGER
+from indico.core.startup import StartupTask
 from indico.error import MongoError, Unavailable
 
 Document = dict[str, Any]
-Watch = Callable[[str, list[Document], int], AsyncIterator[Document | None]]  # `indico.db.watch`
+Watch = Callable[[str, list[Document], int], AsyncGenerator[Document | None]]  # `indico.db.watch`
 
 MAX_KEYS = 100_000  # about 80 MB
 MAX_SILENCE = 1  # seconds without a change or a heartbeat from the stream
-RETRY_PAUSE = 1  # seconds before a stream that ended is reopened
+NO_STREAMS = 40573  # code: change streams need a replica set
 HEARTBEAT_MS = 250  # between heartbeats of the stream when there are no changes
 # Logouts are updates that set `secret`; logins don't set it. All other changes come from other programs, and
 # clear the whole cache.
@@ -92,25 +94,25 @@ def forget_all() -> None:
     _digests.clear()
 
 
-async def follow_logouts(watch: Watch) -> None:
+async def follow_logouts(watch: Watch, task: StartupTask) -> None:
     """Follow other processes' logouts until cancelled. Returns if MongoDB has no change streams."""
     global _trusted_until
-    followed = False
     while True:
         try:
-            async for change in watch("auth", [{"$match": LOGOUTS}], HEARTBEAT_MS):
-                if change is not None and change["operationType"] == "update":
-                    forget(change["documentKey"]["_id"])
-                elif change is not None:
-                    forget_all()
-                followed = True
-                _trusted_until = time.monotonic() + MAX_SILENCE
+            async with aclosing(watch("auth", [{"$match": LOGOUTS}], HEARTBEAT_MS)) as changes:
+                async for change in changes:
+                    if change is not None and change["operationType"] == "update":
+                        forget(change["documentKey"]["_id"])
+                    elif change is not None:
+                        forget_all()
+                    task.succeed()
+                    _trusted_until = time.monotonic() + MAX_SILENCE
         except (MongoError, Unavailable) as error:
-            if isinstance(error, MongoError) and not followed:
+            if getattr(error.__cause__, "code", None) == NO_STREAMS:
                 LOGGER.warning(
                     "KEY_CACHE: logouts in other processes can't be followed (%s)", error.__cause__
                 )
                 _trusted_until = math.inf
-                return
+                return task.succeed()
             forget_all()  # changes may have been missed
-            await asyncio.sleep(RETRY_PAUSE)
+            await asyncio.sleep(task.fail(error))

@@ -265,7 +265,7 @@ class AwayTest(OutageTest):
 class AtStartTest(OutageTest):
     """The server starts without MongoDB, which comes later."""
 
-    SENTENCE = "requests that need it answer 503 until it can"
+    SENTENCE = "This is tried again until it succeeds"
 
     def assert_starts_without_and_makes_the_indexes(self) -> None:
         server = self.launch_server().wait_ready()
