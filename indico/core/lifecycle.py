@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from indico import config
-from indico.core.development import get_secret
+from indico.core.development import get_secret, make_secrets
 from indico.core.hooks import Application
 from indico.core.log import LOGGER
 from indico.core.mongo import key_cache
@@ -71,5 +71,7 @@ async def check_settings(application: Application) -> None:
     config.check()
     for sentence in config.environment.find_misspelt():
         LOGGER.warning(sentence)
+    if not config.PRODUCTION:
+        make_secrets()
     application.database.connect()
     await application.database.close()

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from contextlib import suppress
 
 from indico import config
 from indico.core.hooks import Application
@@ -28,4 +29,5 @@ def print_welcome(application: Application, port: int) -> None:
         data = {"access_token": config.DEV_TOKEN, "oauth_id": "1", "user": {"name": "Ada"}}
         command = shlex.join(["curl", f"{address}/auth/login", "-d", json.dumps(data)])
         lines += ["Log in with", f"  {command}"]
-    print("\n".join(lines), flush=True)
+    with suppress(OSError):  # nobody reads it, or the disk is full
+        print("\n".join(lines), flush=True)

@@ -40,14 +40,14 @@ class StartupTaskTest(StrictTest, AsyncTestCase):
 
     @gen_test
     async def test_it_is_tried_until_it_succeeds_whatever_the_cause(self) -> None:
-        causes = [AWAY, MongoError("No index"), OSError(28, "No space left"), KeyError("kid"), TimeoutError()]
+        causes = [AWAY, MongoError("No index"), OSError(28, "full"), KeyError("kid"), TimeoutError()]
         with self.assertLogs("indico", "INFO") as logs:
             attempt = await self.run_task(*causes, None)
         self.assertEqual(attempt.call_count, 6)
         self.assertEqual(
             logs.output,
             [
-                "WARNING:indico:Indexes: The database can't be reached. This is tried again until it succeeds",
+                f"WARNING:indico:Indexes: {AWAY.message}. This is tried again until it succeeds",
                 "INFO:indico:Indexes: done",
             ],
         )
