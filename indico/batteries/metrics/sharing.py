@@ -28,7 +28,7 @@ def make_folder() -> str | None:
     if VARIABLE.lower() in os.environ:  # prometheus_client still reads the name that it once had
         os.environ.setdefault(VARIABLE, os.environ.pop(VARIABLE.lower()))
     given = os.environ.get(VARIABLE)
-    if config.WORKERS == 1 and (given is None or (os.path.isdir(given) and os.access(given, os.W_OK))):
+    if config.WORKERS == 1 and (given is None or can_write(given)):
         return None
     if given is None and "prometheus_client" in sys.modules:
         LOGGER.warning(
@@ -46,6 +46,15 @@ def make_folder() -> str | None:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)  # runs in the supervisor only
     os.environ[VARIABLE] = folder
     return folder
+
+
+def can_write(folder: str) -> bool:
+    """Whether files can be made in the folder. `os.access` is always true for root."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 def register_worker(folder: str, worker: int | None) -> None:

@@ -74,6 +74,7 @@ class Mongod:
         """Return when mongod listens. Raises MongodError if it does not start, or is not installed."""
         deadline = time.monotonic() + START_TIMEOUT
         attempts = 0
+        self._exit_code = None
         while not self._is_answering():
             is_gone = self._is_gone()
             has_failed = is_gone and (attempts == MAX_ATTEMPTS or self._exit_code in CAN_NOT_RUN)
