@@ -55,6 +55,7 @@ class ServerState:
 
     in_flight: set[RequestInFlight] = field(default_factory=set)  # requests without a response
     running: bool = False  # within the application's lifespan
+    missing: set[str] = field(default_factory=set)  # names of start-up work that is not done yet
     draining: bool = False  # the server is shutting down
     worker: int | None = None  # the number of this worker process, from 0
     mongod_folder: Path | None = None  # data folder of the mongod that this process started

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 from unittest import mock
 
@@ -16,6 +16,7 @@ from tornado.testing import AsyncTestCase, gen_test
 import indico.db.auth_db as AuthDB
 from indico import config, db
 from indico.core.mongo import key_cache
+from indico.core.startup import StartupTask
 from indico.db import current_time
 from indico.error import MongoError
 from indico.routes.auth import AuthRoute
@@ -155,7 +156,7 @@ class StreamTest(StrictTest, AsyncTestCase):
         opened = asyncio.Event()
         streams = 0
 
-        async def watch(*_: Any) -> AsyncIterator[None]:
+        async def watch(*_: Any) -> AsyncGenerator[None]:
             nonlocal streams
             streams += 1
             yield None
@@ -171,9 +172,9 @@ class StreamTest(StrictTest, AsyncTestCase):
         with (
             mock.patch.object(db, "watch", watch),
             mock.patch.object(config, "KEY_CACHE", 60),
-            mock.patch.object(key_cache, "RETRY_PAUSE", 0),
         ):
-            watching = asyncio.ensure_future(key_cache.follow_logouts(db.watch))
+            task = StartupTask("Key cache", set())
+            watching = asyncio.ensure_future(key_cache.follow_logouts(db.watch, task))
             await opened.wait()
             watching.cancel()
 
