@@ -171,8 +171,8 @@ class SizeTest(UserTest):
     def test_a_login_adds_nothing_beyond_the_limit(self) -> None:
         self.fill()
         self.assert_too_large(self.login(user={"x": 1}))
-        for user in ({}, LOGIN_DATA["user"]):
-            self.assertEqual(self.login(user=user)["status"], 200)
+        for user in (None, LOGIN_DATA["user"]):
+            self.assertEqual(self.login(user=user or {})["status"], 200)
 
     def test_a_first_login_that_is_too_large_stores_nothing(self) -> None:
         self.assert_too_large(self.login(oauth_id="2", user={"x": 4096 * "a"}))
@@ -181,8 +181,8 @@ class SizeTest(UserTest):
 
     def test_a_user_who_is_too_large_already_is_found_and_may_become_smaller(self) -> None:
         self.database.user.update_one({}, {"$set": {"filler": 9000 * "a"}})
-        for user in ({}, LOGIN_DATA["user"]):
-            self.assertEqual(self.login(user=user)["status"], 200)
+        for user in (None, LOGIN_DATA["user"]):
+            self.assertEqual(self.login(user=user or {})["status"], 200)
         self.assert_too_large(self.update({"x": 1}))
         self.assertEqual(self.update({"filler": 8000 * "a"})["status"], 200)
         self.assertEqual(len(self.post("user/find", {})["data"]["filler"]), 8000)
