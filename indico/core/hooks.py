@@ -19,7 +19,7 @@ from indico.core.mongo.key_cache import Source
 from indico.error import IndicoError
 
 
-class Request(Protocol):
+class RequestInFlight(Protocol):
     """The interface of a request in flight, implemented by its handler."""
 
     def abort_with(self, error: IndicoError) -> None: ...
@@ -53,7 +53,7 @@ class Hooks:
 class ServerState:
     """The state of a running server."""
 
-    in_flight: set[Request] = field(default_factory=set)  # requests without a response
+    in_flight: set[RequestInFlight] = field(default_factory=set)  # requests without a response
     draining: bool = False  # the server is shutting down
     worker: int | None = None  # the number of this worker process, from 0
     mongod_folder: Path | None = None  # data folder of the mongod that this process started

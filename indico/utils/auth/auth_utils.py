@@ -27,6 +27,7 @@ from indico.utils import Action
 
 USER_SALT = os.environ.get("USER_SALT")  # if None, `user_hash` sets it
 SCHEMES = {"indico_key": "", "authorization": "(?i:Bearer +)"}  # header: pattern before the key
+OTHER_SCHEME = re.compile(r"(?i)(?!(.*,)?\s*bearer\b)[a-z][\w-]* +\S")  # commas join repeated headers
 
 
 def user_hash(user_id: str, generation: int = 0) -> str:
@@ -51,12 +52,26 @@ def _hmac(salt: str, message: str) -> str:
     return hmac.new(key, message.encode(), hashlib.sha224).hexdigest()
 
 
+def is_dev_token(access_token: Any) -> bool:
+    """Whether this is DEV_TOKEN. Always False in production."""
+    token = "" if config.PRODUCTION else config.DEV_TOKEN
+    if not token or not isinstance(access_token, str):
+        return False
+    given, expected = (text.encode("utf-8", "surrogatepass") for text in (access_token, token))
+    return hmac.compare_digest(given, expected)
+
+
 def read_key(headers: Mapping[str, str]) -> str:
     """
     Return the key of a request, from the header `indico_key` or `Authorization: Bearer <key>`. Raises
-    AuthError unless there is exactly one such header, and it has the form of a key.
+    AuthError unless there is exactly one such header, and it has the form of a key. An Authorization of
+    another scheme, such as Basic for a proxy, does not count.
     """
-    found = [(name.lower(), value) for name, value in headers.items() if name.lower() in SCHEMES]
+    found = [
+        (name.lower(), value)
+        for name, value in headers.items()
+        if name.lower() in SCHEMES and not (name.lower() == "authorization" and OTHER_SCHEME.match(value))
+    ]
     if len(found) != 1:
         raise AuthError()
     name, value = found[0]  # for a repeated header, both values, separated by a comma

@@ -215,7 +215,18 @@ class RefusedAtOnceTest(AuthTest):
         self.assert_refused_in_a_request(bearer, ("authorization", "Basic eA=="))
 
     def test_both_headers_even_with_equal_keys(self) -> None:
-        for bearer in (f"Bearer {USER_KEY}", f"Bearer {UNKNOWN_KEY}", "Basic eA==", ""):
+        for bearer in (
+            f"Bearer {USER_KEY}",
+            f"Bearer {UNKNOWN_KEY}",
+            f"bearer  {USER_KEY}",
+            "Bearer",
+            "Bearer x",
+            f"Basic eA==,Bearer {USER_KEY}",
+            f"Basic eA==, bearer {USER_KEY}",
+            USER_KEY,
+            "Basic",
+            "",
+        ):
             self.assert_refused({**HEADERS, "Authorization": bearer})
         self.assert_refused({"indico_key": "", "Authorization": f"Bearer {USER_KEY}"})
         self.assert_refused_in_a_request(("indico_key", USER_KEY), ("Authorization", f"Bearer {USER_KEY}"))
@@ -350,6 +361,11 @@ class AuthenticatedTest(AuthTest):
             {"Authorization": f"Bearer {USER_KEY}"},
             {"authorization": f"bearer {USER_KEY}"},
             {"AUTHORIZATION": f"BEARER   {USER_KEY}"},
+            {"indico_key": USER_KEY, "Authorization": "Basic eA=="},
+            {"indico_key": USER_KEY, "authorization": "NEGOTIATE  eA=="},
+            {"indico_key": USER_KEY, "Authorization": 'Digest username="a", realm="b"'},
+            {"indico_key": USER_KEY, "Authorization": "Basic eA==,Basic eA=="},
+            {"indico_key": USER_KEY, "Authorization": "AWS4-HMAC-SHA256 Credential=bearer"},
         ):
             for given in (headers, HTTPHeaders(headers)):
                 self.assertEqual(await action(RequestHandler(headers=given), b""), USER_ID)
