@@ -58,9 +58,9 @@ class AuthDBTest(MongoTest):
     @gen_test
     async def test_the_next_key_works_once_it_is_saved(self) -> None:
         await AuthDB.save_key(USER_KEY, USER_ID)
-        self.assertEqual(await AuthDB.get_generation(USER_KEY), 0)
+        self.assertEqual((await AuthDB.find_document(USER_KEY) or {})["generation"], 0)
         await AuthDB.end_key(USER_KEY, NEXT_KEY)
-        self.assertEqual(await AuthDB.get_generation(USER_KEY), 1)
+        self.assertEqual((await AuthDB.find_document(USER_KEY) or {})["generation"], 1)
         self.assertIsNone(await AuthDB.get_user_id(NEXT_KEY))
         self.assertTrue(await AuthDB.save_key(NEXT_KEY, USER_ID))
         document = await AuthDB.get_user_id(NEXT_KEY)
@@ -68,8 +68,8 @@ class AuthDBTest(MongoTest):
         self.assertEqual((document["user_id"], document["generation"]), (USER_ID, 1))
 
     @gen_test
-    async def test_a_user_who_never_came_is_in_generation_0(self) -> None:
-        self.assertEqual(await AuthDB.get_generation(OTHER_KEY), 0)
+    async def test_a_user_who_never_came_has_no_document(self) -> None:
+        self.assertIsNone(await AuthDB.find_document(OTHER_KEY))
 
     @gen_test
     async def test_a_key_expires_and_another_login_renews_it(self) -> None:

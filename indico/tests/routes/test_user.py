@@ -23,7 +23,8 @@ from indico.tests.routes.test_auth import NOT_AUTHENTICATED, TRUE, AccountTest
 from indico.tests.testutils import slow
 from indico.tests.testutils.process import ProcessTest, wait_until
 from indico.tests.testutils.replica import ReplicaSet
-from indico.utils.auth.auth_utils import remove_user, user_hash
+from indico.utils.auth.auth_utils import user_hash
+from indico.utils.auth.key_utils import remove_user
 
 
 class UserTest(AccountTest):
@@ -275,6 +276,8 @@ class RemoveTest(DataTest):
         for failing in ("user", "note", "auth"):
             collection = type(db.mongodb[failing])
             for method in ("delete_one", "delete_many", "update_one"):
+                if not hasattr(collection, method):  # mongojet passes it on
+                    continue
                 with self.subTest(failing, method=method):
                     key = self.login()["data"]["indico_key"]
                     self.database.note.insert_one({"user_id": USER_ID})

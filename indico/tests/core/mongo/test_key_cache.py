@@ -33,8 +33,8 @@ from indico.tests.testutils.process import ProcessTest, ServerProcess, linux, wa
 from indico.tests.testutils.replica import ReplicaSet
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
-from indico.utils.auth import auth_utils
 from indico.utils.auth.auth_utils import auth, user_hash
+from indico.utils.auth.key_utils import end_key
 
 
 class SpeakHandler(IndicoHandler):
@@ -174,7 +174,7 @@ class CountTest(CacheTest):
         async def slow(key: str) -> Any:
             owner = await look_up(key)
             assert owner is not None
-            await auth_utils.end_key(key, owner)
+            await end_key(key, owner)
             return owner
 
         calls = iter([slow, look_up])
