@@ -15,6 +15,7 @@ from typing import Any
 from unittest import mock
 
 from bson.objectid import ObjectId
+from pymongo import WriteConcern
 from tornado.testing import AsyncTestCase, gen_test
 
 import indico.db.auth_db as AuthDB
@@ -480,5 +481,25 @@ class TwoProcessesTest(ProcessTest):
                         self.assertIn(self.check(server, key), (401, 503))
                     time.sleep(0.05)
                 wait_until(lambda: self.check(servers[1], key) == 401, "an answer")
+            finally:
+                replica.reconnect()
+
+    def test_with_linearizable_reads_a_primary_that_is_cut_off_answers_none(self) -> None:
+        with ReplicaSet(proxied=True) as replica:
+            linearizable = f"{replica.uri}&readConcernLevel=linearizable"
+            servers = self.start_servers(replica, MONGODB=linearizable, KEY_CACHE="")
+            key = servers[0].fetch("key/create", {"name": "backup"}).data["key"]
+            old = replica.wait_for_primary()
+            replica.isolate(old)
+            try:
+                new = replica.wait_for_primary(other_than=old)
+                majority = WriteConcern("majority")
+                database = new.client.get_database(config.MONGODB_DATABASE, write_concern=majority)
+                change = {"$pull": {"keys": {"name": "backup"}}}  # as a server does that reaches the new one
+                database.auth.update_one({"keys.name": "backup"}, change)
+                for _ in range(60):
+                    for server in servers:
+                        self.assertIn(self.check(server, key), (401, 503))
+                wait_until(lambda: self.check(servers[0], key) == 401, "an answer")
             finally:
                 replica.reconnect()

@@ -29,7 +29,7 @@ from indico.tests.testutils.mongo import MongoTest
 from indico.tests.testutils.strict import StrictTest
 from indico.utils import type_check, unpack
 from indico.utils.auth import auth_utils
-from indico.utils.auth.auth_utils import auth, user_hash
+from indico.utils.auth.auth_utils import allow, auth, user_hash
 from indico.utils.auth.key_utils import end_key, start_key
 
 UNKNOWN_KEY = user_hash("nobody")
@@ -378,6 +378,27 @@ class AuthenticatedTest(AuthTest):
         wrapped = auth(action)
         self.assertEqual((wrapped.__name__, wrapped.__doc__), ("action", "What it does."))
         self.assertIs(wrapped.__wrapped__, action)  # type: ignore[attr-defined]
+
+
+class AllowTest(StrictTest):
+    def test_a_use_that_makes_no_sense_fails_at_import(self) -> None:
+        def action(handler: Any, data: bytes) -> None: ...
+
+        wrong: Any
+        for wrong in ((), (7,), (["admin"],), (action,)):
+            with self.assertRaisesRegex(TypeError, '@allow\\("admin"\\)'):
+                allow(*wrong)
+        with self.assertRaises(TypeError):
+            allow("admin")(auth(action))
+        with self.assertRaises(TypeError):
+            allow("admin")(allow("admin")(action))
+
+    def test_an_action_keeps_its_name(self) -> None:
+        def action(handler: Any, data: bytes) -> None:
+            """What it does."""
+
+        wrapped = auth(allow("admin")(action))
+        self.assertEqual((wrapped.__name__, wrapped.__doc__), ("action", "What it does."))
 
 
 class GenerationTest(MongoTest):
