@@ -111,9 +111,9 @@ def longest(what: str, limit: int, files: list[Path]) -> Check:
 def check_sizes() -> Iterator[Check]:
     core = files_of("core")
     mongojet = files_of("core/mongo/mongojet")
-    yield count("the rooms", 1250, files_of(*ROOMS))
+    yield count("the rooms", 1400, files_of(*ROOMS))
     yield longest("a file of the rooms", 150, files_of(*ROOMS))
-    yield count("what an owner edits", 700, files_of(*OWNED))
+    yield count("what an owner edits", 800, files_of(*OWNED))
     yield longest("a file of a battery", 160, files_of("batteries"))
     folders = [path for path in (PACKAGE / "batteries").iterdir() if any(path.glob("*.py"))]
     sizes = {path.name: sum(map(count_lines, path.rglob("*.py"))) for path in folders}
