@@ -190,7 +190,7 @@ class MainTest(StrictTest):
     def test_alone_it_says_what_there_is(self) -> None:
         for words in ((), ("--help",)):
             text = self.run_main(*words)
-            for name in ("serve", "migrate", "shell", "new"):
+            for name in ("serve", "migrate", "shell", "openapi", "new"):
                 self.assertRegex(text, rf"(?m)^  {name} +\w")
 
     def test_a_command_that_there_is_not_is_a_sentence(self) -> None:
@@ -198,7 +198,7 @@ class MainTest(StrictTest):
             self.run_main("bake", "--hot")
 
     def test_a_command_gets_the_words_after_it(self) -> None:
-        for name in ("serve", "migrate", "shell", "new"):
+        for name in ("serve", "migrate", "shell", "openapi", "new"):
             with (
                 self.subTest(name),
                 mock.patch("argparse.ArgumentParser.parse_args", side_effect=SystemExit) as parse,
