@@ -98,6 +98,7 @@ stop() {
 check() {
   local compose="$1 -p containers -f deploy/compose.yaml" server=containers_indico_1
   export USER_SALT=0123456789abcdef
+  { podman pod rm --all --force && podman rm --all --force --volumes; } >/dev/null # what a run left that was ended
   $compose up -d --no-build
   wait_for 90 podman healthcheck run containers_mongo1_1 # it makes the replica set
   wait_for 60 podman healthcheck run $server
