@@ -18,7 +18,14 @@ from indico.tests.testutils.process import ProcessTest, make_environment
 PAGE = "clients.rst"
 EXAMPLE = "http://127.0.0.1:5000"
 # What package managers print when they can't reach their registry.
-UNREACHABLE = ("EAI_AGAIN", "ENOTFOUND", "ECONNREFUSED", "ETIMEDOUT", "No matching distribution", "not in this registry")
+UNREACHABLE = (
+    "EAI_AGAIN",
+    "ENOTFOUND",
+    "ECONNREFUSED",
+    "ETIMEDOUT",
+    "No matching distribution",
+    "not in this registry",
+)
 INSTALLING = ("npm install ", "pip install ")
 
 
