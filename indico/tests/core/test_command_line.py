@@ -206,6 +206,19 @@ class MainTest(StrictTest):
                 self.assertRaises(SystemExit, self.run_main, name, "--a", "b")
                 parse.assert_called_once_with(["--a", "b"])
 
+    def test_every_help_fits_80_columns_and_says_what_the_command_does(self) -> None:
+        for words in (*((name,) for name in __main__.COMMANDS), ("new", "project"), ("new", "route")):
+            with (
+                self.subTest(words),
+                mock.patch.dict(os.environ, COLUMNS="80"),
+                mock.patch.object(sys, "argv", ["indico", *words, "--help"]),
+                redirect_stdout(io.StringIO()) as output,
+            ):
+                self.assertRaises(SystemExit, __main__.main)
+                lines = output.getvalue().splitlines()
+                self.assertLessEqual(max(map(len, lines)), 80)
+                self.assertRegex("\n".join(lines), r"\n\n[A-Z][a-z]+ [^\n]+")  # a sentence below the usage
+
     def test_python_runs_it(self) -> None:
         command = [sys.executable, "-m", "indico", "serve", "--version"]
         text = subprocess.check_output(command, env=make_environment({}), text=True)
