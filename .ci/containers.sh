@@ -51,7 +51,7 @@ make_images() {
   buildah commit -q --rm "$container" "docker.io/library/$image"
 
   mkdir -p "$folder/mongo"
-  npm install --silent --prefix "$folder/mongo" mongosh
+  npm install --silent --ignore-scripts --prefix "$folder/mongo" mongosh
   cat >"$folder/mongo/Dockerfile" <<END
 FROM $image
 RUN apt-get update -qq -o Acquire::Check-Valid-Until=false && \
