@@ -358,7 +358,7 @@ class FilesTest(StrictTest):
 
     def test_the_compose_file_can_be_read_and_what_it_and_the_dockerfile_name_is_there(self) -> None:
         dockerfile = (DEPLOY / "Dockerfile").read_text()
-        for names in re.findall(r"^COPY (.*) \S+$", dockerfile, re.MULTILINE):
+        for names in re.findall(r"^COPY (?!--from)(.*) \S+$", dockerfile, re.MULTILINE):
             for name in names.split():
                 self.assertTrue((DEPLOY.parent / name).exists(), name)
         try:
@@ -391,6 +391,14 @@ class FilesTest(StrictTest):
         compose = (DEPLOY / "compose.yaml").read_text()
         trusted = re.findall(r"TRUSTED_PROXIES: ([0-9.]+)", compose)
         self.assertEqual(trusted, re.findall(r"gateway: ([0-9.]+)", compose))
+
+    def test_the_container_checks_the_path_that_the_health_battery_serves(self) -> None:
+        if "indico.batteries.health" not in BATTERIES:
+            self.skipTest("the battery was taken out")
+        [path] = re.findall(
+            rf"http://127\.0\.0\.1:{config.PORT}(/[\w/]+)", (DEPLOY / "Dockerfile").read_text()
+        )
+        self.assertIn(f'r"{path}"', (DEPLOY.parent / "indico/batteries/health.py").read_text())
 
     def test_every_variable_in_the_files_is_a_setting(self) -> None:
         named = re.findall(r"^([A-Z_]+)=", (DEPLOY / "server.env").read_text(), re.MULTILINE)
