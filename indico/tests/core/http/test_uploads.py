@@ -1,0 +1,303 @@
+"""
+Files in multipart bodies: stored as they arrive, within limits, and gone when the request ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from tornado.testing import gen_test
+
+from indico import config
+from indico.core.http import uploads
+from indico.core.http.uploads import MAX_PARTS, MEMORY, STORAGE
+from indico.routes.auth import AuthRoute
+from indico.routes.handler import IndicoHandler
+from indico.tests.core.http.test_hostile import PATIENCE, Client, read_answers
+from indico.tests.mocks import HEADERS, LOGIN_DATA
+from indico.tests.testutils.server import ServerTest
+from indico.utils import Upload, type_check, unpack
+from indico.utils.auth.auth_utils import auth
+
+BOUNDARY = "frontier"
+LIMIT = 5 * MEMORY  # bytes that a body may have here
+
+
+def describe(upload: Upload) -> list[Any]:
+    """Name, type, size, first bytes and whether the file is on the disk."""
+    on_disk = not hasattr(upload.file, "getvalue")
+    return [upload.name, upload.content_type, upload.size, upload.file.read(5).decode(), on_disk]
+
+
+class PictureHandler(IndicoHandler):
+    max_body_size = LIMIT
+    entered = 0
+
+    @unpack("title", "image")
+    @type_check(str, Upload)
+    def save(self, title: str, image: Upload) -> list[Any]:
+        return [title, *describe(image)]
+
+    @auth
+    @unpack("image")
+    @type_check(Upload)
+    async def keep(self, image: Upload) -> int:
+        return image.size
+
+    @unpack(image=None)
+    @type_check(Upload | None)
+    async def optional(self, image: Upload | None) -> Any:
+        return image and describe(image)
+
+    @unpack("images")
+    @type_check(list[Upload])
+    async def several(self, images: list[Upload]) -> list[Any]:
+        return [image.name for image in images]
+
+    @unpack("title")
+    @type_check(str)
+    def text(self, title: str) -> str:
+        return title
+
+
+class TaskHandler(PictureHandler):
+    """It overrides what Tornado calls, so it is dispatched as Tornado does it."""
+
+    ended: list[int] = []
+
+    def on_finish(self) -> None:
+        self.ended.append(STORAGE.size)
+
+
+def make_part(name: str, content: bytes, filename: str | None = None, *headers: str) -> bytes:
+    disposition = f'Content-Disposition: form-data; name="{name}"'
+    if filename is not None:
+        disposition += f'; filename="{filename}"'
+    lines = [f"--{BOUNDARY}", disposition, *headers, "", ""]
+    return "\r\n".join(lines).encode() + content + b"\r\n"
+
+
+END = f"--{BOUNDARY}--\r\n".encode()
+TITLE = make_part("title", b"Tea")
+
+
+def make_request(path: str, body: bytes, *headers: str, size: int | None = None) -> bytes:
+    lines = [
+        f"POST {path} HTTP/1.1",
+        "Host: a",
+        f"Content-Type: multipart/form-data; boundary={BOUNDARY}",
+        f"Content-Length: {len(body) if size is None else size}",
+        *headers,
+        "",
+        "",
+    ]
+    return "\r\n".join(lines).encode() + body
+
+
+def list_deleted_files() -> list[str]:
+    """The open files of this process that have no name any more."""
+    links = []
+    for link in Path("/proc/self/fd").iterdir():
+        try:
+            links.append(os.readlink(link))
+        except OSError:  # closed meanwhile
+            continue
+    return [link for link in links if link.endswith("(deleted)") and not link.startswith("/memfd")]
+
+
+class UploadTest(ServerTest):
+    routes = [AuthRoute, (r"/picture/(?P<action>[a-zA-Z]+)?", PictureHandler), (r"/task/(?P<action>[a-zA-Z]+)?", TaskHandler)]
+    stores = False
+
+    def upload(self, path: str, body: bytes, **headers: str) -> tuple[int, Any]:
+        """POST a multipart body. Returns the status and the data."""
+        response = self.fetch(
+            path,
+            method="POST",
+            body=body,
+            headers={"Content-Type": f"multipart/form-data; boundary={BOUNDARY}", **headers},
+        )
+        envelope = json.loads(response.body)
+        self.assertEqual(envelope["status"], response.code)
+        return response.code, envelope["data"]
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.before = set(list_deleted_files())
+
+    def list_new_files(self) -> set[str]:
+        return set(list_deleted_files()) - self.before
+
+    def tearDown(self) -> None:
+        self.assertEqual(STORAGE.size, 0)
+        super().tearDown()
+
+    def test_a_small_file_stays_in_memory(self) -> None:
+        body = TITLE + make_part("image", b"bytes", "tea.png", "Content-Type: image/png") + END
+        for route in ("picture", "task"):
+            with self.subTest(route):
+                status, data = self.upload(f"/{route}/save", body)
+                self.assertEqual((status, data), (200, ["Tea", "tea.png", "image/png", 5, "bytes", False]))
+
+    def test_a_large_file_goes_to_disk_and_is_gone_after_the_request(self) -> None:
+        content = b"large" + 2 * MEMORY * b"a"
+        for route in ("picture", "task"):
+            with self.subTest(route):
+                _, data = self.upload(f"/{route}/save", TITLE + make_part("image", content, "tea.png") + END)
+                expected = ["Tea", "tea.png", "application/octet-stream", len(content), "large", True]
+                self.assertEqual(data, expected)
+                gc.collect()
+                self.assertEqual(self.list_new_files(), set())
+
+    def test_names_lose_their_path_and_control_characters(self) -> None:
+        for name, expected in {
+            "../../etc/passwd": "passwd",
+            "C:\\\\temp\\\\tea.png": "tea.png",
+            "/": "",
+            "tea\x07.png": "tea.png",
+            300 * "a": 255 * "a",
+        }.items():
+            with self.subTest(name):
+                _, data = self.upload("/picture/save", TITLE + make_part("image", b"bytes", name) + END)
+                self.assertEqual(data[1], expected)
+
+    def test_an_optional_file_may_be_missing_or_not_chosen(self) -> None:
+        for part in (TITLE, make_part("image", b"", "")):
+            self.assertEqual(self.upload("/picture/optional", part + END), (200, None))
+        status, data = self.upload("/picture/optional", make_part("image", b"bytes", "a") + END)
+        self.assertEqual((status, data[:1]), (200, ["a"]))
+
+    def test_a_list_takes_all_files_of_its_name(self) -> None:
+        for names in (["a"], ["a", "b", "c"]):
+            parts = b"".join(make_part("images", b"bytes", name) for name in names)
+            self.assertEqual(self.upload("/picture/several", parts + END), (200, names))
+
+    def test_the_last_file_of_a_name_is_used(self) -> None:
+        parts = make_part("image", b"first", "a") + make_part("image", b"second", "b")
+        self.assertEqual(self.upload("/picture/optional", parts + END)[1][0], "b")
+
+    def test_what_is_no_file_is_named_with_its_type(self) -> None:
+        for body in (TITLE + make_part("image", b"bytes") + END,):
+            status, data = self.upload("/picture/save", body)
+            self.assertEqual((status, data), (400, "Field image - bytes is type str but should be Upload"))
+        answer = self.post("picture/save", {"title": "Tea", "image": 7})
+        self.assertEqual(answer["data"], "Field image - 7 is type int but should be Upload")
+        self.assertEqual(self.upload("/picture/save", TITLE + END), (400, "image field was not provided"))
+
+    def test_a_file_where_a_text_is_expected_is_a_text(self) -> None:
+        body = make_part("title", b"Tea", "tea.txt") + make_part("image", b"bytes", "a") + END
+        self.assertEqual(self.upload("/picture/save", body)[1][0], "Tea")
+
+    def test_an_action_without_files_takes_no_multipart_body(self) -> None:
+        self.assertEqual(self.upload("/picture/text", TITLE + END)[0], 400)
+
+    def test_an_invalid_multipart_body_is_400(self) -> None:
+        file = make_part("image", b"bytes", "a")
+        for body in (
+            b"",
+            b"bytes",
+            TITLE + file,  # it does not end
+            TITLE[:-5],
+            TITLE.replace(b"\r\n", b"\n") + END,
+            (MAX_PARTS + 1) * make_part("title", b"") + END,
+            make_part("title", b"Tea", None, *(f"X-{number}: 1" for number in range(20))) + file + END,
+            make_part("title", b"Tea", None, "X: " + 10_000 * "a") + file + END,
+            make_part("title", b"\xff") + file + END,
+        ):
+            for route in ("picture", "task"):
+                with self.subTest(body[:200], route=route):
+                    self.assertEqual(self.upload(f"/{route}/save", body)[0], 400)
+
+    def test_a_body_without_a_boundary_is_400(self) -> None:
+        for content_type in ("multipart/form-data", "multipart/form-data; boundary=", 'Multipart/Form-Data; boundary="'):
+            status, data = self.upload("/picture/save", TITLE + END, **{"Content-Type": content_type})
+            self.assertEqual((status, data[:31]), (400, "The multipart body is not valid"))
+
+    def test_the_body_may_have_max_body_size_of_its_handler(self) -> None:
+        file = make_part("image", LIMIT * b"a", "a")
+        for route in ("picture", "task"):
+            self.assertEqual(self.upload(f"/{route}/save", TITLE + file + END)[0], 413)
+
+    def test_other_bodies_and_texts_may_have_max_body_size_of_the_settings(self) -> None:
+        with mock.patch.object(config, "MAX_BODY_SIZE", 1000):
+            self.assertEqual(self.post("picture/save", {"title": 1000 * "a"})["status"], 413)
+            body = make_part("title", 1001 * b"a") + make_part("image", b"bytes", "a") + END
+            self.assertEqual(self.upload("/picture/save", body)[0], 413)
+
+    def test_all_uploads_together_may_have_max_uploads(self) -> None:
+        body = TITLE + make_part("image", 2000 * b"a", "a") + END
+        with mock.patch.object(config, "MAX_UPLOADS", 1999):
+            self.assertEqual(self.upload("/picture/save", body)[0], 503)
+        with mock.patch.object(config, "MAX_UPLOADS", 2000):
+            self.assertEqual(self.upload("/picture/save", body)[0], 200)
+
+    def test_files_go_to_disk_while_uploads_take_much_memory(self) -> None:
+        with mock.patch.object(config, "MAX_UNREAD", 10):
+            _, data = self.upload("/picture/save", TITLE + make_part("image", b"bytes of tea", "a") + END)
+        self.assertTrue(data[-1])
+
+    def test_a_disk_that_is_full_is_503(self) -> None:
+        def refuse() -> Any:
+            raise OSError(28, "No space left on device")
+
+        with mock.patch.object(uploads.tempfile, "TemporaryFile", refuse), self.assertLogs("indico", "WARNING"):
+            body = TITLE + make_part("image", 2 * MEMORY * b"a", "a") + END
+            self.assertEqual(self.upload("/picture/save", body)[0], 503)
+
+    @gen_test(timeout=PATIENCE)
+    async def test_a_client_that_leaves_in_the_middle_leaves_no_file(self) -> None:
+        part = TITLE + make_part("image", 2 * MEMORY * b"a", "a")
+        for route in ("picture", "task"):
+            client = await Client(self.get_http_port()).connect()
+            await client.send(make_request(f"/{route}/save", part, size=LIMIT))
+            while not self.list_new_files():
+                await asyncio.sleep(0.01)
+            client.socket.close()
+            while STORAGE.size or self.list_new_files():
+                await asyncio.sleep(0.01)
+
+    @gen_test(timeout=PATIENCE)
+    async def test_without_a_key_nothing_is_asked_for(self) -> None:
+        client = await Client(self.get_http_port()).connect()
+        await client.send(make_request("/picture/keep", b"", "Expect: 100-continue", size=LIMIT))
+        [answer] = read_answers(await client.receive())  # no 100 either
+        client.socket.close()
+        self.assertEqual((answer.status, answer.headers["Connection"]), (401, "close"))
+
+    @gen_test(timeout=PATIENCE)
+    async def test_without_a_key_nothing_is_stored(self) -> None:
+        client = await Client(self.get_http_port()).connect()
+        with mock.patch.object(uploads.Storage, "reserve") as reserve:
+            body = make_part("image", MEMORY * b"a", "a") + END
+            await client.send(make_request("/picture/keep", body))
+            [answer] = read_answers(await client.receive())
+        client.socket.close()
+        self.assertEqual(answer.status, 401)
+        reserve.assert_not_called()
+
+
+class KeyTest(ServerTest):
+    routes = UploadTest.routes
+
+    def test_with_a_key_it_is_stored(self) -> None:
+        self.post("auth/login", LOGIN_DATA)
+        body = make_part("image", b"bytes", "a") + END
+        response = self.fetch(
+            "/picture/keep",
+            method="POST",
+            body=body,
+            headers={**HEADERS, "Content-Type": f"multipart/form-data; boundary={BOUNDARY}"},
+        )
+        self.assertEqual(response.code, 200)
+
+
+class TornadoServerUploadTest(UploadTest):
+    def setUp(self) -> None:
+        self.enterContext(mock.patch.object(config, "HTTP_SERVER", "tornado"))
+        super().setUp()
