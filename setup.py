@@ -46,7 +46,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["indico", "indico.*"]),
     include_package_data=True,  # what MANIFEST.in names, below the package
-    install_requires=(HERE / "req.txt").read_text(encoding="utf-8").split(),
+    install_requires=(HERE / "req.txt").read_text(encoding="utf-8-sig"),
     extras_require={
         **OPTIONAL,
         "dev": [

@@ -41,7 +41,7 @@ async def lifespan(application: Application) -> AsyncIterator[None]:
         indexes = spawn(make_indexes(database))
         background = [indexes]
         if config.KEY_CACHE:
-            background.append(spawn(key_cache.follow_logouts(database.watch)))
+            background.append(spawn(key_cache.follow_logouts(database)))
         try:
             await asyncio.wait([indexes], timeout=config.MONGODB_TIMEOUT)
             yield

@@ -27,6 +27,7 @@ MEANINGS = {
     200: "The result",
     400: "The body can't be used; `data` says why",
     401: "There is no key, or it is not valid",
+    403: "The key does not have the role that this needs",
     413: "The body is too large",
     429: "Too many requests",
     500: "An unexpected error; the log has more",
@@ -79,6 +80,8 @@ class OpenAPIDocument:
         if "auth" in info.decorators:
             operation["security"] = [{name: []} for name in SECURITY]
             occurring.add(401)
+        if "allow" in info.decorators:
+            occurring.add(403)
         if info.fields is not None:
             kinds = info.types or len(info.fields) * (Any,)
             properties = {field: self.refer(kind) for field, kind in zip(info.fields, kinds)}

@@ -16,7 +16,7 @@ from indico.db.user_db import LoginUser, User
 from indico.error import InvalidValue
 from indico.routes.handler import IndicoHandler
 from indico.utils import smart_parse, type_check, unpack
-from indico.utils.auth.auth_utils import auth, end_key, start_key, user_hash
+from indico.utils.auth.auth_utils import auth, end_key, is_dev_token, start_key, user_hash
 from indico.utils.auth.facebook_utils import check_access_token
 
 CONTROL = r"\u0000-\u001f\u007f-\u009f"
@@ -52,9 +52,13 @@ async def log_in(user_id: str, user: LoginUser) -> Login:
 
 class AuthHandler(IndicoHandler):
     @property
-    def subject(self) -> str:
-        """The account that a login names, before it is verified. LOGIN_RATE counts logins per account."""
-        return f"oauth_id {smart_parse(self.request.body).get('oauth_id')}"
+    def subject(self) -> str | None:
+        """
+        The account that a login names, before it is verified. LOGIN_RATE counts logins per account. None if
+        the login has the token of development: it is not counted.
+        """
+        fields = smart_parse(self.request.body)
+        return None if is_dev_token(fields.get("access_token")) else f"oauth_id {fields.get('oauth_id')}"
 
     @unpack("access_token", "oauth_id", "user")
     @type_check(str, OauthId, LoginUser)
@@ -74,8 +78,8 @@ class AuthHandler(IndicoHandler):
 
     @auth
     async def logout(self, data: bytes) -> bool:
-        """End the key for good."""
-        await end_key(self.key)
+        """End the key for good. Other keys of the user stay valid."""
+        await end_key(self.key, self.key_owner)
         return True
 
 

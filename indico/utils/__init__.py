@@ -11,10 +11,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from indico.core.decorators import add_decorator, check_order, get_info, set_info
-from indico.core.http.answers import to_answer
+from indico.core.decorators import (
+    add_decorator,
+    check_fields,
+    check_order,
+    check_types,
+    get_info,
+    set_info,
+)
 from indico.core.http.bodies import form_urlencoded_parse as form_urlencoded_parse
 from indico.core.http.bodies import smart_parse as smart_parse
+from indico.core.http.errors import to_error
 from indico.core.log import LOGGER as LOGGER
 from indico.core.types import TypeMismatch, compile_type
 from indico.error import MissingField
@@ -49,7 +56,7 @@ def mongo_callback(handler: Any) -> Callable[[Callable[[Any], Any]], Callable[..
                     raise error
                 function(result)
             except Exception as problem:
-                response = to_answer(problem)
+                response = to_error(problem)
                 handler.respond(response.message, response.code)
 
         return callback
@@ -73,7 +80,7 @@ def unpack(*names: str, **defaults: Any) -> Callable[[Action], Action]:
 
     def decorator(function: Action) -> Action:
         check_order("unpack", function)
-        inspect.signature(function).bind(None, *fields)  # a TypeError at import, not at the first request
+        check_fields(function, fields)
         info = get_info(function)
         for kind, name in zip(info.types or (), fields):
             if name in defaults:
@@ -107,22 +114,21 @@ def _check_default(name: str, default: Any, kind: Any) -> None:
 
 def type_check(*types: Any) -> Callable[[Action], Action]:
     """
-    Check the type of each argument of an action. `indico.core.types.compile_type` describes the types.
+    Check the type of each argument of an action: `@type_check(str, int)`. Without types, `@type_check()`
+    takes the annotations of the function. `indico.core.types.compile_type` describes the types.
 
     Raises WrongFieldType, MissingField or InvalidValue for the first wrong value, with the path to it:
     `order.items[3].count`. Fields have the names that `@unpack` above gives them, or else those of the
     function's parameters.
     """
-    checks = [compile_type(required) for required in types]
+    for required in types:
+        compile_type(required)  # a TypeError where it is written
 
     def decorator(function: Action) -> Action:
         check_order("type_check", function)
         parameters = tuple(inspect.signature(function).parameters)[1:]
-        if len(parameters) != len(types):
-            raise TypeError(
-                f"@type_check has {len(types)} types for the {len(parameters)} arguments of"
-                f" {function.__qualname__}"
-            )
+        required = check_types(function, parameters, types)
+        checks = [compile_type(kind) for kind in required]
 
         @functools.wraps(function)
         def checked(self: Any, *values: Any) -> Any:
@@ -135,7 +141,7 @@ def type_check(*types: Any) -> Callable[[Action], Action]:
                 raise mismatch.to_error(names[len(passed)]) from None
             return function(self, *passed)
 
-        add_decorator("type_check", checked, replace(get_info(function), types=types))
+        add_decorator("type_check", checked, replace(get_info(function), types=required))
         return checked
 
     return decorator

@@ -18,12 +18,12 @@ from tornado.httputil import (
     RequestStartLine,
     ResponseStartLine,
 )
-from tornado.iostream import StreamClosedError
 from tornado.web import Application
 
 from indico import config
 from indico.core.http.asgi_messages import Message, Receive, Scope, Send, read_scope, write_start
-from indico.core.http.refusals import refuse
+from indico.core.http.errors import send_error_response
+from indico.core.http.responses import fail_future
 from indico.error import IndicoError
 
 
@@ -31,13 +31,15 @@ def serve_request(
     application: Application, scope: Scope, receive: Receive, send: Send
 ) -> Coroutine[Any, Any, None]:
     """Serve one request of an ASGI server, from its headers to the end of its response."""
-    return Request(scope, receive, send).serve(application)
+    return ASGIConnection(scope, receive, send).serve(application)
 
 
-class Request(HTTPConnection):
-    """A request and its response. Handlers use it as their `Connection` (see `limits`)."""
+class ASGIConnection(HTTPConnection):
+    """A request of an ASGI server, and its response."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.remote_ip = (scope.get("client") or (None,))[0]
+        self.protocol = str(scope.get("scheme", "http"))
         self._scope = scope
         self._receive = receive
         self._send = send
@@ -53,20 +55,10 @@ class Request(HTTPConnection):
         self._body_read = False
         self._sender: asyncio.Task[None] | None = None
 
-    # Properties of the request
-
     @property
-    def context(self) -> Request:
+    def context(self) -> ASGIConnection:
         """Tornado reads `remote_ip` and `protocol` from this object."""
         return self
-
-    @property
-    def remote_ip(self) -> str | None:
-        return (self._scope.get("client") or (None,))[0]
-
-    @property
-    def protocol(self) -> str:
-        return str(self._scope.get("scheme", "http"))
 
     async def serve(self, application: Application) -> None:
         watcher = None
@@ -97,7 +89,7 @@ class Request(HTTPConnection):
         try:
             prepared = delegate.headers_received(*read_scope(self._scope))
         except HTTPInputError:
-            refuse(self, IndicoError("Bad Request", 400))
+            send_error_response(self, IndicoError("Bad Request", 400))
             return
         if prepared is not None:
             await prepared
@@ -143,10 +135,12 @@ class Request(HTTPConnection):
         self._body = self._body + chunk if self._body else chunk
         if self._sent is None:
             self._sent = asyncio.get_running_loop().create_future()
+        sent = self._sent
         if self._closed:
-            return self._fail_sending(self._sent)
-        self._notify_sender()
-        return self._sent
+            fail_future(sent)
+        else:
+            self._notify_sender()
+        return sent
 
     def finish(self) -> None:
         self._finished = True
@@ -154,7 +148,7 @@ class Request(HTTPConnection):
 
     def _reject_late_body(self) -> None:
         if not self._begun:
-            refuse(self, IndicoError("The body took too long", 408))
+            send_error_response(self, IndicoError("The body took too long", 408))
 
     def _notify_sender(self) -> None:
         # The sender runs in a later turn of the loop, so that one message can carry several writes.
@@ -184,29 +178,11 @@ class Request(HTTPConnection):
                 sent.set_result(None)
         self._sender = None
 
-    # The interface `Connection`, for handlers
-
-    def is_closed(self) -> bool:
-        """Whether the server has reported a disconnect of the client."""
-        return self._closed
-
-    def close_writing(self) -> None:
-        """Does nothing: ASGI has no message for it."""
-
-    def close(self) -> None:
-        """Does nothing: the server closes after a response with the header "Connection: close"."""
-
     def _on_disconnect(self) -> None:
         self._closed = True
         callback, self._close_callback = self._close_callback, None
         if callback is not None:
             callback()
         if self._sent is not None:
-            self._fail_sending(self._sent)
+            fail_future(self._sent)
         self._notify_sender()
-
-    def _fail_sending(self, sent: Future[None]) -> Future[None]:
-        if not sent.done():
-            sent.set_exception(StreamClosedError())
-            sent.exception()  # asyncio logs exceptions that are never retrieved
-        return sent

@@ -5,7 +5,6 @@ The parser of request lines and headers.
 from __future__ import annotations
 
 import re
-from contextlib import suppress
 from functools import lru_cache
 
 import httptools
@@ -28,18 +27,41 @@ class BadRequest(Exception):
 
 
 class Head:
-    """The request line and the headers of a request, and the size of its body according to them."""
+    """The request line and the headers of a request, and what they mean for the connection."""
 
-    __slots__ = ("line", "headers", "body_size", "keep_alive")
+    __slots__ = ("line", "headers", "is_http_1_0", "keep_alive", "expects_continue", "body_size")
 
-    def __init__(self, line: RequestStartLine, fields: bytes) -> None:
+    def __init__(self, line: RequestStartLine, headers: HTTPHeaders) -> None:
         self.line = line
+        self.headers = headers
+        self.is_http_1_0 = line.version != "HTTP/1.1"
+        self.keep_alive = not self.is_http_1_0
+        if "Connection" in headers:
+            options = [option.strip() for option in headers["Connection"].lower().split(",")]
+            self.keep_alive = "close" not in options and (not self.is_http_1_0 or "keep-alive" in options)
+        self.expects_continue = (  # the client waits for "100 Continue"
+            "Expect" in headers and headers["Expect"].lower() == "100-continue" and not self.is_http_1_0
+        )
+        self.body_size = 0  # bytes, or CHUNKED
+        if "Transfer-Encoding" in headers:
+            # A proxy may read HTTP/1.0 with chunks as a request without a body, and the body as another
+            # request.
+            if headers["Transfer-Encoding"].lower() != "chunked" or self.is_http_1_0:
+                raise BadRequest
+            self.body_size = CHUNKED
+        elif "Content-Length" in headers:
+            self.body_size = int(headers["Content-Length"].lstrip("0") or "0")
+        if self.body_size and line.method == "CONNECT":
+            raise BadRequest
+
+
+class HeaderCollector:
+    """The protocol that httptools calls with each header."""
+
+    __slots__ = ("headers",)
+
+    def __init__(self) -> None:
         self.headers = HTTPHeaders()
-        self.body_size = 0  # or CHUNKED
-        self.keep_alive = False
-        # The parser stops at an upgrade. The handler decides whether to accept it.
-        with suppress(httptools.HttpParserUpgrade):
-            httptools.HttpRequestParser(self).feed_data(b"POST / HTTP/1.1\r\n" + fields)
 
     def on_header(self, raw_name: bytes, raw_value: bytes) -> None:
         name, value = _decode_name(raw_name), raw_value.decode("latin-1").rstrip(" \t")
@@ -59,20 +81,27 @@ def parse_head(data: bytes) -> Head:
     match = REQUEST_LINE.match(data)
     if match is None:
         raise BadRequest
-    line = RequestStartLine(match[1].decode(), match[2].decode("latin-1"), match[3].decode())
+    method, target, version = match[1].decode(), match[2].decode("latin-1"), match[3].decode()
     fields = data[match.end() :]
     try:
-        head = Head(line, fields)
+        headers = _parse_fields(fields)
     except httptools.HttpParserError:
         try:
-            head = Head(line, _write_length_once(fields))
+            headers = _parse_fields(_write_length_once(fields))
         except httptools.HttpParserError as error:
             raise BadRequest from error
-    if line.path[0] != "/":
-        _take_absolute_target(head)
-    _set_body_size(head)
-    head.keep_alive = _is_kept_alive(head)
-    return head
+    if target[0] != "/":
+        target = _take_absolute_target(target, headers)
+    return Head(RequestStartLine(method, target, version), headers)
+
+
+def _parse_fields(fields: bytes) -> HTTPHeaders:
+    collector = HeaderCollector()
+    try:
+        httptools.HttpRequestParser(collector).feed_data(b"POST / HTTP/1.1\r\n" + fields)
+    except httptools.HttpParserUpgrade:  # the handler decides whether to accept it
+        pass
+    return collector.headers
 
 
 def _write_length_once(fields: bytes) -> bytes:
@@ -87,37 +116,16 @@ def _write_length_once(fields: bytes) -> bytes:
     return b"Content-Length: %b\r\n%b" % (length, LENGTH.sub(b"", fields))
 
 
-def _take_absolute_target(head: Head) -> None:
-    """Replace the target `http://host/path` by `/path`, and the header Host by `host`."""
-    match = ABSOLUTE.fullmatch(head.line.path)
-    if match is not None and "Host" in head.headers:
-        head.headers["Host"] = match[1]
-        path = match[2] if match[2].startswith("/") else f"/{match[2]}"
-        head.line = RequestStartLine(head.line.method, path, head.line.version)
+def _take_absolute_target(target: str, headers: HTTPHeaders) -> str:
+    """Return `/path` for the target `http://host/path`, and replace the header Host by `host`."""
+    match = ABSOLUTE.fullmatch(target)
+    if match is None or "Host" not in headers:
+        return target
+    headers["Host"] = match[1]
+    return match[2] if match[2].startswith("/") else f"/{match[2]}"
 
 
-def _is_kept_alive(head: Head) -> bool:
-    is_http_1_0 = head.line.version != "HTTP/1.1"
-    if "Connection" not in head.headers:
-        return not is_http_1_0
-    options = [option.strip() for option in head.headers["Connection"].lower().split(",")]
-    return "close" not in options and (not is_http_1_0 or "keep-alive" in options)
-
-
-def _set_body_size(head: Head) -> None:
-    headers = head.headers
-    if "Transfer-Encoding" in headers:
-        # A proxy may read HTTP/1.0 with chunks as a request without a body, and the body as another request.
-        if headers["Transfer-Encoding"].lower() != "chunked" or head.line.version != "HTTP/1.1":
-            raise BadRequest
-        head.body_size = CHUNKED
-    elif "Content-Length" in headers:
-        head.body_size = int(headers["Content-Length"].lstrip("0") or "0")
-    if head.body_size and head.line.method == "CONNECT":
-        raise BadRequest
-
-
-def is_malformed(data: bytes) -> bool:
+def is_malformed(data: bytearray) -> bool:
     """Whether `data` can't be the beginning of a valid request."""
     return (
         len(data) > LARGEST_HEAD

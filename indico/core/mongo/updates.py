@@ -11,10 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
+from bson import encode
 from bson.errors import InvalidId
 from bson.objectid import ObjectId
+from pymongo import ReturnDocument
 
+from indico import config
 from indico.core.http.bodies import check_levels
+from indico.core.mongo.drivers import Collection
 from indico.core.mongo.helper import mongo
 from indico.core.types import Description, check_type, compile_type, make_empty
 from indico.error import InvalidValue, shorten
@@ -122,3 +126,33 @@ def refuse_changes(update_dic: Document, fields: tuple[str, ...]) -> None:
         for field in fields:
             if field in changes:
                 raise InvalidValue(f"Field {field} can't be changed")
+
+
+def check_size(document: Document) -> None:
+    """Raise InvalidValue if a document that is about to be inserted is larger than MAX_USER_SIZE."""
+    if len(encode(document)) > config.MAX_USER_SIZE:
+        raise _make_size_error()
+
+
+def _make_size_error() -> InvalidValue:
+    return InvalidValue(f"The document can't be stored: it is too large, above {config.MAX_USER_SIZE} bytes")
+
+
+async def update_document(collection: Collection, query: Document, update_dic: Document) -> Document | None:
+    """
+    Apply operators to a document, and return it as stored now, or None if there is none. Raises InvalidValue
+    if the update would make it larger than MAX_USER_SIZE.
+    """
+    size = {"$bsonSize": "$$ROOT"}
+    # A new value replaces the old one. Of other operators that add something, the whole size counts.
+    result = {"$bsonSize": {"$mergeObjects": ["$$ROOT", {"$literal": update_dic.get("$set", {})}]}}
+    other = {name: value for name, value in update_dic.items() if name not in ("$set", "$unset", "$pull")}
+    growth = len(encode(other)) if other else 0
+    fits = {"$lte": [{"$add": [result, growth]}, {"$max": [config.MAX_USER_SIZE, size]}]}
+    document: Document | None = await collection.find_one_and_update(
+        {**query, "$expr": fits}, update_dic, return_document=ReturnDocument.AFTER
+    )
+    too_large = {**query, "$expr": {"$not": [fits]}}
+    if document is None and await collection.find_one(too_large, projection={"_id": 1}) is not None:
+        raise _make_size_error()
+    return document

@@ -75,11 +75,14 @@ class WritingTest(MongoTest):
         self.assertEqual(self.wait(), ([], None))
 
     def test_a_callback_gets_none_and_the_error_for_what_can_not_be_encoded(self) -> None:
-        for value in (object(), {1, 2}, 2**64, "\ud800", {"a": {1: "no string"}}):
-            insert({"a": value}, lambda *arguments: self.stop(arguments))
-            result, error = self.wait()
-            self.assertIsNone(result)
-            self.assertIsInstance(error, InvalidValue)
+        of_a_client = (2**64, "\ud800", {"\0": 1})
+        of_the_program = (object(), {1, 2}, {"a": {1: "no string"}})
+        for values, kind in ((of_a_client, InvalidValue), (of_the_program, MongoError)):
+            for value in values:
+                insert({"a": value}, lambda *arguments: self.stop(arguments))
+                result, error = self.wait()
+                self.assertIsNone(result)
+                self.assertIsInstance(error, kind)
         self.assertEqual(list(self.database.things.find()), [])
 
     def test_a_callback_gets_any_other_error_as_it_is(self) -> None:

@@ -212,7 +212,7 @@ class KeyTest(AccountTest):
         self.post("auth/logout", {})
         self.assertIsNotNone(self.stored_user())
         [document] = self.database.auth.find()
-        self.assertEqual(set(document), {"_id", "key", "secret", "generation"})
+        self.assertEqual(set(document), {"_id", "key", "secret", "generation", "user_id"})
         self.assertEqual(document["generation"], 1)
 
     def test_a_key_expires_after_its_lifetime_since_the_last_login(self) -> None:

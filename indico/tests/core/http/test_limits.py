@@ -19,7 +19,7 @@ from tornado.testing import gen_test
 
 from indico import config
 from indico.core.http import limits
-from indico.core.http.limits import count_connections
+from indico.core.http.limits import ConnectionLimits, count_connections
 from indico.core.http.sockets import raise_file_limit
 from indico.routes.handler import IndicoHandler
 from indico.tests.core.http.test_hostile import LAST_REQUEST, Client, make_post, make_request
@@ -358,6 +358,26 @@ class MostConnectionsPerAddressTest(LimitTest):
             self.assertTrue(await self.is_served(SECOND))
             clients[0].socket.close()
             await self.wait_until_served(FIRST)
+
+
+class NetworkTest(StrictTest):
+    def test_addresses_of_an_ipv6_network_share_their_connections(self) -> None:
+        async def admit(*addresses: str) -> list[bool]:
+            connections = ConnectionLimits()
+            try:
+                found = [(mock.Mock(), address) for address in addresses]
+                admitted = [connections.admit(connection, address) for connection, address in found]
+                connections.remove(found[0][0])
+                return [*admitted, connections.admit(mock.Mock(), addresses[1])]
+            finally:
+                connections.stop()
+
+        with mock.patch.object(config, "MAX_CONNECTIONS_PER_ADDRESS", 2):
+            for addresses in (
+                ("2001:db8::1", "2001:db8::2", "2001:db8:0:0:f::", "2001:db8:0:1::1"),
+                ("192.0.2.1", "::ffff:192.0.2.1", "192.0.2.1", "192.0.2.2"),
+            ):
+                self.assertEqual(asyncio.run(admit(*addresses)), [True, True, False, True, True])
 
 
 class CountTest(StrictTest):
