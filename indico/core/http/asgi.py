@@ -53,6 +53,7 @@ class ASGIConnection(HTTPConnection):
         self._closed = False  # the client has disconnected
         self._waiting: Future[None] | None = None  # done when there is data to send, or after a disconnect
         self._body_read = False
+        self._body_timeout = config.BODY_TIMEOUT  # seconds
         self._sender: asyncio.Task[None] | None = None
 
     @property
@@ -93,7 +94,7 @@ class ASGIConnection(HTTPConnection):
             return
         if prepared is not None:
             await prepared
-        timer = asyncio.get_running_loop().call_later(config.BODY_TIMEOUT, self._reject_late_body)
+        timer = asyncio.get_running_loop().call_later(self._body_timeout, self._reject_late_body)
         more = True
         while more and not self._complete:
             message = await self._receive()
@@ -119,6 +120,10 @@ class ASGIConnection(HTTPConnection):
     def set_close_callback(self, callback: Callable[[], object] | None) -> None:
         """Set a function to call if the client disconnects before the response is complete."""
         self._close_callback = callback
+
+    def set_body_timeout(self, seconds: float) -> None:
+        """Set the time that this request's body may take. Call it in `prepare`."""
+        self._body_timeout = seconds
 
     def write_headers(
         self,

@@ -8,7 +8,7 @@ import asyncio
 import io
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, BinaryIO, get_args, get_origin
 
 from multipart import (
@@ -20,6 +20,8 @@ from multipart import (
 
 from indico import config
 from indico.core.decorators import get_info
+from indico.core.http.bodies import smart_parse
+from indico.core.tasks import await_outcome
 from indico.error import BodyTooLarge, IndicoError, InvalidValue, Unavailable
 
 MEMORY = 1024 * 1024  # bytes of a file that are kept in memory; larger files go to disk
@@ -59,15 +61,25 @@ def make_form(handler: Any) -> Form | None:
     if request.method != "POST" or not content_type.lower().startswith("multipart/form-data"):
         return None
     info = get_info(handler.get_action(str(handler.path_kwargs.get("action"))))
-    files = {
-        name: kind for name, kind in zip(info.fields or (), info.types or ()) if takes_uploads(kind)
-    }
+    files = {name: kind for name, kind in zip(info.fields or (), info.types or ()) if takes_uploads(kind)}
     return Form(content_type, files, handler.max_body_size or config.MAX_BODY_SIZE) if files else None
 
 
 def takes_uploads(kind: Any) -> bool:
     """Whether the type is `Upload`, or contains it: `Upload | None`, `list[Upload]`."""
     return kind is Upload or any(map(takes_uploads, get_args(kind)))
+
+
+def read_body(pass_fields: Callable[[Any, dict[str, Any]], Any], types: Iterable[Any]) -> Callable[..., Any]:
+    """Return an action that passes the fields of its body on. It waits for the body if one may have files."""
+
+    def parse(self: Any, data: str | bytes) -> Any:
+        return pass_fields(self, smart_parse(data))
+
+    async def receive(self: Any, data: bytes) -> Any:
+        return await await_outcome(pass_fields(self, await self.read_fields(data)))
+
+    return receive if any(map(takes_uploads, types)) else parse
 
 
 class Storage:
@@ -114,7 +126,7 @@ class Form:
         """Store the body and return its fields. Raises InvalidValue, BodyTooLarge and Unavailable."""
         boundary = parse_options_header(self._content_type)[1].get("boundary", "")
         try:
-            self._parser = PushMultipartParser(boundary, max_segment_count=MAX_PARTS, strict=True)
+            self._parser = PushMultipartParser(boundary, max_segment_count=MAX_PARTS)
         except MultipartError as error:
             raise _to_error(error) from error
         if not self.wanted.done():

@@ -8,6 +8,11 @@ import asyncio
 import gc
 import json
 import os
+import re
+import select
+import socket
+from collections import Counter
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -15,13 +20,20 @@ from unittest import mock
 from tornado.testing import gen_test
 
 from indico import config
+from indico.asgi import ASGIApplication
+from indico.batteries.openapi import describe_application
 from indico.core.http import uploads
 from indico.core.http.uploads import MAX_PARTS, MEMORY, STORAGE
 from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler
+from indico.server import make_app
+from indico.tests.core.http.test_asgi import Exchange
 from indico.tests.core.http.test_hostile import PATIENCE, Client, read_answers
 from indico.tests.mocks import HEADERS, LOGIN_DATA
+from indico.tests.testutils import slow
+from indico.tests.testutils.process import ServerProcess
 from indico.tests.testutils.server import ServerTest
+from indico.tests.testutils.strict import StrictTest
 from indico.utils import Upload, type_check, unpack
 from indico.utils.auth.auth_utils import auth
 
@@ -100,10 +112,10 @@ def make_request(path: str, body: bytes, *headers: str, size: int | None = None)
     return "\r\n".join(lines).encode() + body
 
 
-def list_deleted_files() -> list[str]:
-    """The open files of this process that have no name any more."""
+def list_deleted_files(process: int | str = "self") -> list[str]:
+    """The open files of a process that have no name any more."""
     links = []
-    for link in Path("/proc/self/fd").iterdir():
+    for link in Path(f"/proc/{process}/fd").iterdir():
         try:
             links.append(os.readlink(link))
         except OSError:  # closed meanwhile
@@ -112,7 +124,11 @@ def list_deleted_files() -> list[str]:
 
 
 class UploadTest(ServerTest):
-    routes = [AuthRoute, (r"/picture/(?P<action>[a-zA-Z]+)?", PictureHandler), (r"/task/(?P<action>[a-zA-Z]+)?", TaskHandler)]
+    routes = [
+        AuthRoute,
+        (r"/picture/(?P<action>[a-zA-Z]+)?", PictureHandler),
+        (r"/task/(?P<action>[a-zA-Z]+)?", TaskHandler),
+    ]
     stores = False
 
     def upload(self, path: str, body: bytes, **headers: str) -> tuple[int, Any]:
@@ -215,7 +231,11 @@ class UploadTest(ServerTest):
                     self.assertEqual(self.upload(f"/{route}/save", body)[0], 400)
 
     def test_a_body_without_a_boundary_is_400(self) -> None:
-        for content_type in ("multipart/form-data", "multipart/form-data; boundary=", 'Multipart/Form-Data; boundary="'):
+        for content_type in (
+            "multipart/form-data",
+            "multipart/form-data; boundary=",
+            'Multipart/Form-Data; boundary="',
+        ):
             status, data = self.upload("/picture/save", TITLE + END, **{"Content-Type": content_type})
             self.assertEqual((status, data[:31]), (400, "The multipart body is not valid"))
 
@@ -238,15 +258,19 @@ class UploadTest(ServerTest):
             self.assertEqual(self.upload("/picture/save", body)[0], 200)
 
     def test_files_go_to_disk_while_uploads_take_much_memory(self) -> None:
-        with mock.patch.object(config, "MAX_UNREAD", 10):
-            _, data = self.upload("/picture/save", TITLE + make_part("image", b"bytes of tea", "a") + END)
-        self.assertTrue(data[-1])
+        content = b"bytes" + MEMORY * 9 // 10 * b"a"
+        with mock.patch.object(config, "MAX_UNREAD", MEMORY * 6 // 10):
+            _, data = self.upload("/picture/save", TITLE + make_part("image", content, "a") + END)
+        self.assertEqual(data[3:], [len(content), "bytes", True])
 
     def test_a_disk_that_is_full_is_503(self) -> None:
         def refuse() -> Any:
             raise OSError(28, "No space left on device")
 
-        with mock.patch.object(uploads.tempfile, "TemporaryFile", refuse), self.assertLogs("indico", "WARNING"):
+        with (
+            mock.patch.object(uploads.tempfile, "TemporaryFile", refuse),
+            self.assertLogs("indico", "WARNING"),
+        ):
             body = TITLE + make_part("image", 2 * MEMORY * b"a", "a") + END
             self.assertEqual(self.upload("/picture/save", body)[0], 503)
 
@@ -269,6 +293,29 @@ class UploadTest(ServerTest):
         [answer] = read_answers(await client.receive())  # no 100 either
         client.socket.close()
         self.assertEqual((answer.status, answer.headers["Connection"]), (401, "close"))
+
+    @gen_test(timeout=PATIENCE)
+    async def test_receiving_the_body_is_no_part_of_the_request_timeout(self) -> None:
+        body = TITLE + make_part("image", b"bytes", "a") + END
+        with mock.patch.object(config, "REQUEST_TIMEOUT", 0.2):
+            client = await Client(self.get_http_port()).connect()
+            await client.send(make_request("/picture/save", body)[:-1])
+            await asyncio.sleep(0.5)
+            await client.send(body[-1:])
+            [answer] = read_answers(await client.receive())
+        client.socket.close()
+        self.assertEqual(answer.status, 200)
+
+    @slow
+    @gen_test(timeout=PATIENCE)
+    async def test_a_body_may_take_the_body_timeout_of_its_handler(self) -> None:
+        if config.HTTP_SERVER == "tornado":
+            self.skipTest("Tornado's server closes the connection without a response")
+        client = await Client(self.get_http_port()).connect()
+        with mock.patch.object(PictureHandler, "body_timeout", 0.1):
+            await client.send(make_request("/picture/save", TITLE, size=LIMIT))
+            self.assertEqual(await client.receive_all(), b"")
+        client.socket.close()
 
     @gen_test(timeout=PATIENCE)
     async def test_without_a_key_nothing_is_stored(self) -> None:
@@ -295,6 +342,109 @@ class KeyTest(ServerTest):
             headers={**HEADERS, "Content-Type": f"multipart/form-data; boundary={BOUNDARY}"},
         )
         self.assertEqual(response.code, 200)
+
+
+SCRIPT = """
+from indico import server
+from indico.routes.handler import IndicoHandler
+from indico.utils import Upload, type_check, unpack
+
+class FileHandler(IndicoHandler):
+    max_body_size = 2 * 1024**3
+    body_timeout = 600
+
+    @unpack("file")
+    @type_check(Upload)
+    def measure(self, file: Upload) -> int:
+        return file.size
+
+server.ROUTES.append((r"/file/(?P<action>[a-zA-Z]+)?", FileHandler))
+server.main(debug=False)
+"""
+
+
+@slow
+class LargeUploadTest(StrictTest):
+    def test_a_file_of_one_gib_takes_little_memory_and_is_gone_from_the_disk(self) -> None:
+        piece, pieces = b"a" * 1024**2, 1024
+        head, tail = make_part("file", b"", "large")[:-2], b"\r\n" + END
+        with (
+            ServerProcess(script=SCRIPT) as server,
+            socket.create_connection(("127.0.0.1", server.port)) as client,
+        ):
+            files = list_deleted_files(server.pid)
+            client.sendall(
+                make_request("/file/measure", head, size=len(head) + pieces * len(piece) + len(tail))
+            )
+            for _ in range(pieces):
+                client.sendall(piece)
+            client.sendall(tail)
+            received = client.recv(10_000)
+            self.assertIn(b'"data":%d' % (pieces * len(piece)), received)
+            status = Path(f"/proc/{server.pid}/status").read_text()
+            [peak] = re.findall(r"VmHWM:\s+(\d+) kB", status)
+            self.assertLess(int(peak), 100 * 1024)
+            self.assertEqual(list_deleted_files(server.pid), files)
+
+    def test_a_thousand_uploads_at_once_stay_within_max_uploads(self) -> None:
+        part = make_part("file", b"", "one")[:-2] + 100_000 * b"a"
+        statuses = Counter[bytes]()
+        with ServerProcess(script=SCRIPT, MAX_UPLOADS="50000000") as server, ExitStack() as stack:
+            clients = []
+            for _ in range(1000):
+                client = stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+                client.sendall(make_request("/file/measure", part, size=len(part) + len(END) + 2))
+                clients.append(client)
+            rejected = 0
+            while rejected < 500:  # of the others all bytes are stored
+                ready, _, _ = select.select(clients, [], [], PATIENCE)
+                rejected = len(ready)
+            for client in clients:
+                with suppress(ConnectionError):
+                    client.sendall(b"\r\n" + END)
+            for client in clients:
+                statuses[client.recv(10_000)[9:12]] += 1
+        self.assertEqual(statuses, {b"200": 500, b"503": 500})
+
+
+class ASGIUploadTest(ServerTest):
+    routes = UploadTest.routes
+    stores = False
+
+    @gen_test
+    async def test_a_file_may_come_in_pieces(self) -> None:
+        body = TITLE + make_part("image", b"bytes", "a") + END
+        for path in ("picture", "task"):
+            exchange = self.ask(f"POST /{path}/save")
+            for index in range(len(body)):
+                exchange.give(body[index : index + 1], more=True)
+            self.assertEqual((await exchange.give().finish())[1][1:4], ["a", "application/octet-stream", 5])
+
+    @gen_test
+    async def test_without_a_key_nothing_is_asked_for(self) -> None:
+        exchange = self.ask("POST /picture/keep").give(END, more=True)
+        self.assertEqual((await exchange.finish())[0], 401)
+
+    @gen_test
+    async def test_a_client_that_leaves_leaves_nothing(self) -> None:
+        exchange = self.ask("POST /picture/save").give(make_part("image", b"bytes", "a"), more=True)
+        while not STORAGE.size:
+            await asyncio.sleep(0)
+        await exchange.leave().task
+        self.assertEqual(STORAGE.size, 0)
+
+    def ask(self, line: str) -> Exchange:
+        content_type = (b"content-type", f"multipart/form-data; boundary={BOUNDARY}".encode())
+        return Exchange(ASGIApplication(self._app), line, content_type)
+
+
+class DescriptionTest(StrictTest):
+    def test_an_action_with_files_takes_a_multipart_body(self) -> None:
+        paths = describe_application(make_app(routes=UploadTest.routes))["paths"]
+        [(media, content)] = paths["/picture/save"]["post"]["requestBody"]["content"].items()
+        self.assertEqual(media, "multipart/form-data")
+        self.assertEqual(content["schema"]["properties"]["image"], {"type": "string", "format": "binary"})
+        self.assertEqual(list(paths["/picture/text"]["post"]["requestBody"]["content"]), ["application/json"])
 
 
 class TornadoServerUploadTest(UploadTest):
