@@ -194,7 +194,7 @@ class LimitedHandler(EnvelopeHandler):
             self.application.log_request(self)  # Tornado does it for other handlers
 
     def fail(self, error: BaseException) -> None:
-        if self._form is not None and not self._form.complete.done():
+        if self._form is not None and not self._form.received:
             self.set_header("Connection", "close")  # the rest of the body is not read
         super().fail(error)
 

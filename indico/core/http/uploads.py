@@ -9,6 +9,7 @@ import io
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, BinaryIO, get_args, get_origin
 
 from multipart import (
@@ -108,6 +109,7 @@ class Form:
 
     def __init__(self, content_type: str, files: Mapping[str, Any], limit: int) -> None:
         loop = asyncio.get_running_loop()
+        self.received = False  # True when the whole body has been received
         self.wanted: asyncio.Future[None] = loop.create_future()
         self.complete: asyncio.Future[None] = loop.create_future()
         self._content_type = content_type
@@ -116,7 +118,7 @@ class Form:
         self._received = 0  # bytes
         self._reserved = 0  # bytes in STORAGE
         self._text_size = 0  # bytes
-        self._part: Upload | bytearray | None = None
+        self._part: Upload | bytearray = bytearray()
         self._part_name = ""
         self._fields: dict[str, Any] = {}
         self._parser: PushMultipartParser | None = None
@@ -129,15 +131,15 @@ class Form:
             self._parser = PushMultipartParser(boundary, max_segment_count=MAX_PARTS)
         except MultipartError as error:
             raise _to_error(error) from error
-        if not self.wanted.done():
-            self.wanted.set_result(None)
+        self.wanted.set_result(None)
         await self.complete
         return self._fields
 
     async def feed(self, chunk: bytes) -> None:
         """Store a part of the body. An error of it is raised by `read`."""
-        if self.complete.done() or self._parser is None:
-            return  # the request has its response
+        if self.complete.done():  # the body can't be used
+            return
+        assert self._parser is not None
         try:
             self._received += len(chunk)
             if self._received > self.limit:
@@ -154,13 +156,14 @@ class Form:
 
     def end(self) -> None:
         """The whole body has been received."""
-        if not self.complete.done() and self._parser is not None:
-            try:
-                self._parser.close()
-            except MultipartError as error:
-                self._fail(_to_error(error))
-            else:
-                self.complete.set_result(None)
+        assert self._parser is not None
+        self.received = True
+        try:
+            self._parser.close()
+        except MultipartError as error:
+            self._fail(_to_error(error))
+        with suppress(asyncio.InvalidStateError):  # the body can't be used
+            self.complete.set_result(None)
 
     def close(self) -> None:
         """Delete the files."""
@@ -171,7 +174,7 @@ class Form:
             upload.file.close()
 
     def _fail(self, error: IndicoError) -> None:
-        if not self.complete.done():
+        with suppress(asyncio.InvalidStateError):  # the request has ended
             self.complete.set_exception(error)
 
     def _begin_part(self, segment: MultipartSegment) -> None:
@@ -189,7 +192,7 @@ class Form:
             if self._text_size > config.MAX_BODY_SIZE:
                 raise BodyTooLarge(config.MAX_BODY_SIZE)
             part += data
-        elif part is not None:
+        else:
             STORAGE.reserve(len(data))
             self._reserved += len(data)
             part.size += len(data)
@@ -208,7 +211,7 @@ class Form:
                 self._fields[name] = part.decode()
             except UnicodeDecodeError as error:
                 raise InvalidValue("The body is not valid UTF-8") from error
-        elif part is not None and (part.size or part.name):  # else the person has chosen no file
+        elif part.size or part.name:  # else the person has chosen no file
             part.file.seek(0)
             if get_origin(self._files[name]) is list:
                 self._fields.setdefault(name, []).append(part)

@@ -11,6 +11,7 @@ import os
 import re
 import select
 import socket
+import tempfile
 from collections import Counter
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -250,6 +251,23 @@ class UploadTest(ServerTest):
             body = make_part("title", 1001 * b"a") + make_part("image", b"bytes", "a") + END
             self.assertEqual(self.upload("/picture/save", body)[0], 413)
 
+    @gen_test(timeout=PATIENCE)
+    async def test_the_rest_of_a_body_that_is_too_large_is_dropped(self) -> None:
+        client = await Client(self.get_http_port()).connect()
+        with mock.patch.object(PictureHandler, "max_body_size", 10):
+            for piece in (
+                b"Transfer-Encoding: chunked\r\n\r\n",
+                b"20\r\n" + 32 * b"a" + b"\r\n",
+                b"1\r\na\r\n",
+                b"0\r\n\r\n",
+            ):
+                head = make_request("/picture/save", b"").partition(b"Content-Length")[0]
+                await client.send(head + piece if piece.startswith(b"T") else piece)
+                await asyncio.sleep(0.05)
+            [answer] = read_answers(await client.receive())
+        client.socket.close()
+        self.assertEqual((answer.status, answer.headers["Connection"]), (413, "close"))
+
     def test_all_uploads_together_may_have_max_uploads(self) -> None:
         body = TITLE + make_part("image", 2000 * b"a", "a") + END
         with mock.patch.object(config, "MAX_UPLOADS", 1999):
@@ -268,7 +286,7 @@ class UploadTest(ServerTest):
             raise OSError(28, "No space left on device")
 
         with (
-            mock.patch.object(uploads.tempfile, "TemporaryFile", refuse),
+            mock.patch.object(tempfile, "TemporaryFile", refuse),
             self.assertLogs("indico", "WARNING"),
         ):
             body = TITLE + make_part("image", 2 * MEMORY * b"a", "a") + END
