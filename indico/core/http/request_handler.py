@@ -143,7 +143,7 @@ class LimitedHandler(EnvelopeHandler):
         await asyncio.wait((action, form.wanted), return_when=asyncio.FIRST_COMPLETED)
 
     async def read_fields(self, data: bytes) -> dict[str, Any]:
-        """Return the fields of a body that may have files. `request_timeout` does not limit receiving them."""
+        """Return the fields of a body that may have files. No timeout of the action runs meanwhile."""
         if self._form is None:
             return smart_parse(data)
         self._stop_timer()
