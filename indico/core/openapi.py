@@ -18,6 +18,7 @@ from indico.core.adapters import make_adapter
 from indico.core.decorators import get_info
 from indico.core.http.envelope import name_route
 from indico.core.http.pages import PageHandler
+from indico.core.http.uploads import takes_uploads
 from indico.core.json_schema import TEXT, Generator
 
 Schema = dict[str, Any]  # a JSON Schema
@@ -90,7 +91,8 @@ class OpenAPIDocument:
                 properties[field]["default"] = to_jsonable_python(default)
             required = [field for field in info.fields if field not in info.defaults]
             body = {"type": "object", "properties": properties, "required": required, **self.others}
-            operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
+            media = "multipart/form-data" if any(map(takes_uploads, kinds)) else "application/json"
+            operation["requestBody"] = {"required": True, "content": {media: {"schema": body}}}
             occurring |= {400, 415}
         result = self.refer(read_result(function), "serialization")
         operation["responses"] = {

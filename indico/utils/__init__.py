@@ -19,10 +19,11 @@ from indico.core.decorators import (
     get_info,
     set_info,
 )
-from indico.core.http.bodies import check_encoding
 from indico.core.http.bodies import form_urlencoded_parse as form_urlencoded_parse
 from indico.core.http.bodies import smart_parse as smart_parse
 from indico.core.http.errors import to_error
+from indico.core.http.uploads import Upload as Upload
+from indico.core.http.uploads import read_body
 from indico.core.log import LOGGER as LOGGER
 from indico.core.types import TypeMismatch, compile_type
 from indico.error import MissingField
@@ -87,11 +88,7 @@ def unpack(*names: str, **defaults: Any) -> Callable[[Action], Action]:
             if name in defaults:
                 _check_default(name, defaults[name], kind)
 
-        @functools.wraps(function)
-        def action(self: Any, data: str | bytes) -> Any:
-            if hasattr(self, "request"):  # not if it is called without a handler
-                check_encoding(self.request.headers)
-            parsed = smart_parse(data)
+        def pass_fields(self: Any, parsed: dict[str, Any]) -> Any:
             for name in names:
                 if name not in parsed:
                     raise MissingField(name)
@@ -100,6 +97,7 @@ def unpack(*names: str, **defaults: Any) -> Callable[[Action], Action]:
                 values.append(parsed[name] if name in parsed else copy.deepcopy(default))
             return function(self, *values)
 
+        action = functools.wraps(function)(read_body(pass_fields, info.types or ()))
         if info.types is not None:  # @type_check then uses these names in its errors
             set_info(function, replace(info, fields=fields))
         add_decorator("unpack", action, replace(info, fields=fields, defaults=defaults))

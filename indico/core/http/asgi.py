@@ -68,6 +68,7 @@ class ASGIConnection(HTTPConnection):
         self._complete = False  # the whole response is sent
         self._closed = False  # the client has disconnected
         self._changed = asyncio.Event()  # there is data to send, or the client has disconnected
+        self._body_timeout = config.BODY_TIMEOUT  # seconds
 
     @property
     def context(self) -> ASGIConnection:
@@ -100,7 +101,7 @@ class ASGIConnection(HTTPConnection):
             return
         if prepared is not None:
             await prepared
-        timer = asyncio.get_running_loop().call_later(config.BODY_TIMEOUT, self._reject_late_body)
+        timer = asyncio.get_running_loop().call_later(self._body_timeout, self._reject_late_body)
         more = True
         try:
             while more:
@@ -128,6 +129,10 @@ class ASGIConnection(HTTPConnection):
     def set_close_callback(self, callback: Callable[[], object] | None) -> None:
         """Set a function to call if the client disconnects before the response is complete."""
         self._close_callback = callback
+
+    def set_body_timeout(self, seconds: float) -> None:
+        """Set the time that this request's body may take. Call it in `prepare`."""
+        self._body_timeout = seconds
 
     def write_headers(
         self,
