@@ -25,7 +25,7 @@ from tornado.testing import gen_test
 import indico
 from indico import config, db
 from indico.batteries import metrics
-from indico.batteries.metrics.sharing import register_worker
+from indico.batteries.metrics import sharing
 from indico.core.hooks import Application
 from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler
@@ -34,6 +34,7 @@ from indico.tests.mocks import HEADERS, LOGIN_DATA
 from indico.tests.testutils.process import ProcessTest, linux, wait_until
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
+from indico.utils import LOGGER
 
 Series = dict[tuple[str, ...], float]
 
@@ -83,6 +84,28 @@ class MetricsTest(ServerTest):
         for accept in ("application/openmetrics-text; version=new", "text/plain; version=1.x"):
             response = self.fetch("/metrics", headers={"Accept": accept})
             self.assertEqual((response.code, response.headers["Content-Type"][:10]), (200, "text/plain"))
+
+    def test_with_a_token_only_who_sends_it_reads_the_page(self) -> None:
+        token = "of metrics, ä"
+        with mock.patch.object(config, "METRICS_TOKEN", token):
+            for given in ("", token, f"Basic {token}", "Bearer", "Bearer of", f"Bearer {token} ,", "\xff"):
+                with self.subTest(given):
+                    response = self.fetch("/metrics", headers={"Authorization": given})
+                    self.assertEqual((response.code, json.loads(response.body)["status"]), (401, 401))
+            sent = f"Bearer {token}".encode().decode("latin-1")
+            self.assertEqual(self.fetch("/metrics", headers={"Authorization": sent}).code, 200)
+            self.assertEqual(self.fetch("/metrics", method="HEAD", headers={"Authorization": sent}).code, 200)
+
+    def test_one_process_shows_its_own_memory_time_and_files(self) -> None:
+        series = self.scrape()
+        for name in (
+            "resident_memory_bytes",
+            "virtual_memory_bytes",
+            "cpu_seconds_total",
+            "open_fds",
+            "max_fds",
+        ):
+            self.assertGreater(series[f"process_{name}",], 0)
 
     def test_only_get_is_allowed(self) -> None:
         self.assertEqual(self.post("metrics", {})["status"], 405)
@@ -184,6 +207,20 @@ class MissingTest(StrictTest):
         )
 
 
+class ProductionTest(StrictTest):
+    def test_production_says_when_everybody_may_read_the_page(self) -> None:
+        sentence = "GET /metrics needs no token: set METRICS_TOKEN unless a proxy keeps it private"
+        for production, token in ((True, ""), (True, "secret"), (False, "")):
+            with (
+                mock.patch.object(config, "PRODUCTION", production),
+                mock.patch.object(config, "METRICS_TOKEN", token),
+                mock.patch.object(LOGGER, "warning") as warning,
+            ):
+                make_app()
+            says = mock.call(sentence) in warning.mock_calls
+            self.assertEqual(says, production and not token)
+
+
 class NotSharedTest(StrictTest):
     """Several workers that can't be added up."""
 
@@ -224,13 +261,36 @@ class FolderTest(StrictTest):
             folder = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
             (folder / "worker-1.pid").write_text("1")  # of a worker that died
             for worker in (0, 1):
-                register_worker(str(folder), worker)
+                sharing.register_worker(str(folder), worker)
             asyncio.run(self.live(application, folder))
         self.assertFalse(folder.exists())
 
     async def live(self, application: Application, folder: Path) -> None:
         async with metrics.lifespan(mock.Mock(), str(folder), application):
             self.assertEqual((folder / "worker-0.pid").read_text(), str(os.getpid()))
+
+
+class GivenFolderTest(StrictTest):
+    """One process, in an environment that names a folder."""
+
+    def make_folder(self, name: str, value: str) -> str | None:
+        with mock.patch.dict(os.environ, {name: value}):
+            made = sharing.make_folder()
+            self.assertNotIn("prometheus_multiproc_dir", os.environ)
+            self.assertEqual(os.environ["PROMETHEUS_MULTIPROC_DIR"], made or value)
+        return made
+
+    def test_one_that_can_not_hold_files_is_replaced_by_its_other_name_too(self) -> None:
+        for name in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"):
+            for value in ("/nonexistent", __file__, "/proc"):
+                with self.subTest(name=name, value=value):
+                    made = self.make_folder(name, value)
+                    assert made is not None
+                    os.rmdir(made)
+
+    def test_one_that_can_hold_files_is_kept(self) -> None:
+        with tempfile.TemporaryDirectory(prefix="indico-test-") as folder:
+            self.assertIsNone(self.make_folder("prometheus_multiproc_dir", folder))
 
 
 class OneProcessTest(ProcessTest):
@@ -310,7 +370,7 @@ server.main(debug=False, port=0)
         wait_until(lambda: self.ask() != first, "an answer from the other worker")
         self.assert_counted()
         with socket.create_connection(("127.0.0.1", self.server.port), timeout=30) as left:
-            left.sendall(b"POST /worker/stay HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+            left.sendall(b"POST /worker/stay HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
             self.server.wait_for("staying in ")
             self.assertEqual(self.scrape()["http_requests_in_progress",], 2)
             killed = int(re.findall(r"staying in (\d+)\.", self.server.output)[0])

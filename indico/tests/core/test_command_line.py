@@ -7,19 +7,20 @@ from __future__ import annotations
 import hmac
 import io
 import os
+import subprocess
 import sys
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest import mock
 
 from tornado import autoreload
 
-from indico import config
+from indico import __main__, config
 from indico.core import command_line
 from indico.tests.mocks import LOGIN_DATA, USER_ID
 from indico.tests.testutils import slow
-from indico.tests.testutils.process import ProcessTest, wait_until
+from indico.tests.testutils.process import ProcessTest, make_environment, wait_until
 from indico.tests.testutils.strict import StrictTest
 
 SHOW = "print(config.MAX_BODY_SIZE, config.MONGODB_TIMEOUT, config.INDICO_ENV)\n"
@@ -178,3 +179,26 @@ class SecretFileTest(ProcessTest):
             MONGODB="",
             MONGODB_FILE="nowhere",
         )
+
+
+class HelpTest(StrictTest):
+    def test_every_help_fits_80_columns_and_says_what_the_command_does(self) -> None:
+        for words in (
+            *((name,) for name in __main__.COMMANDS),
+            *(("new", word) for word in ("project", "route", "add", "remove", "update")),
+        ):
+            with (
+                self.subTest(words),
+                mock.patch.dict(os.environ, COLUMNS="80"),
+                mock.patch.object(sys, "argv", ["indico", *words, "--help"]),
+                redirect_stdout(io.StringIO()) as output,
+            ):
+                self.assertRaises(SystemExit, __main__.main)
+                lines = output.getvalue().splitlines()
+                self.assertLessEqual(max(map(len, lines)), 80)
+                self.assertRegex("\n".join(lines), r"\n\n[A-Z][a-z]+ [^\n]+")  # a sentence below the usage
+
+    def test_python_runs_it(self) -> None:
+        command = [sys.executable, "-m", "indico", "serve", "--version"]
+        text = subprocess.check_output(command, env=make_environment({}), text=True)
+        self.assertRegex(text, "^indico [0-9.]+, Tornado ")

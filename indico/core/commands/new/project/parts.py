@@ -21,6 +21,7 @@ class Part(NamedTuple):
     files: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()  # in config.py, docs/settings.rst and deploy/
     definitions: dict[str, list[str]] = {}  # by file: functions, classes and `Class.method`
+    lines: list[tuple[str, str]] = []  # path, and a pattern of whole lines
     tests: dict[str, list[str]] = {}  # by file: the tests that are in copies nonetheless
     replacements: list[tuple[str, str, str]] = []  # path, text, and the text in its place
     signs: tuple[str, ...] = ()  # files that say that a copy of a version that recorded nothing has it

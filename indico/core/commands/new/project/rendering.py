@@ -71,10 +71,12 @@ def remove_parts(files: Files, wanted: Collection[str]) -> None:
     def is_of(path: str, names: Collection[str]) -> bool:
         return any(fnmatchcase(path, own) for name in names for own in PARTS[name].own_files)
 
+    ci_run = files[f"{OLD}/core/commands/new/project/templates/ci_run.txt"]
     for path in [path for path in files if is_of(path, [*PARTS]) and not is_of(path, wanted)]:
         del files[path]
         page = re.sub(r"^docs/|\.rst$", "", path)
         replace_in(files, "docs/*.rst", rf"^ +/?{page}\n", "")  # in a table of contents
+    files[".ci/run"] = ci_run
     keep_regions(files, wanted)
     for part in absent:
         remove_mentions(files, part, sorted({*part.settings} - kept))
@@ -110,6 +112,8 @@ def remove_mentions(files: Files, part: Part, settings: Collection[str]) -> None
             files[path] = keep_tests(files[path], names)
     replace_in(files, config, r"\n{3,}(?=# )", r"\n\n")
     replace_in(files, f"{OLD}/__init__.py", "^__version__ = .*", '__version__ = "0.1.0"')
+    for path, line in part.lines:
+        replace_in(files, path, f"^(?:{line})\n", "")
     for path, old, new in part.replacements:
         replace_in(files, path, re.escape(old), new.replace("\\", r"\\"))
 
