@@ -172,7 +172,8 @@ class KeyTest(AccountTest):
         self.assert_not_authenticated(HEADERS)
 
     def test_a_key_that_is_remembered_opens_the_server_at_once(self) -> None:
-        with mock.patch.object(key_cache, "find", return_value={"user_id": USER_ID}):
+        owner: dict[str, Any] = {"user_id": USER_ID, "roles": [], "name": None}
+        with mock.patch.object(key_cache, "find", return_value=owner):
             self.assertEqual(self.post("auth/check", {}), TRUE)
 
     def test_the_body_of_a_check_is_never_parsed(self) -> None:

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import unittest
 from collections.abc import Collection
+from fnmatch import fnmatchcase
 from pathlib import Path
 from unittest import mock
 
@@ -73,6 +74,7 @@ class DefaultCopyTest(StrictTest):
     """What is in a default copy."""
 
     place: tempfile.TemporaryDirectory[str]
+    copy: Path
 
     @classmethod
     def setUpClass(cls) -> None:
@@ -209,16 +211,17 @@ class ReadingTest(ProjectTest):
             for path, old, _ in part.replacements:
                 texts = [text for file, text in files.items() if path in (file, "*")]
                 changed = [
-                    text.replace(*words) for text in texts for file, *words in others(part) if file == path
+                    text.replace(before, after)
+                    for text in texts
+                    for file, before, after in others(part)
+                    if file == path
                 ]
                 self.assertTrue(any(old in text for text in [*texts, *changed]), (path, old))
             for path, names in [*part.definitions.items(), *part.tests.items()]:
                 for name in names:
                     self.assertIn(name.rpartition(".")[2], files[path])
             for path in [*part.files, *part.signs]:
-                self.assertTrue(
-                    any(rendering.fnmatchcase(file, path) for file in files) or path in OLDER, path
-                )
+                self.assertTrue(any(fnmatchcase(file, path) for file in files) or path in OLDER, path)
 
     def test_every_page_that_is_linked_is_there(self) -> None:
         for wanted in ([], DEFAULT, NAMES):
