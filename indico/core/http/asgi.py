@@ -36,14 +36,6 @@ def serve_request(
     return Request(scope, receive, send).serve(guard_hosts(application, address))
 
 
-async def reject_request(scope: Scope, receive: Receive, send: Send, error: IndicoError) -> None:
-    """Respond with `error`, without an application."""
-    request = Request(scope, receive, send)
-    request._body_read = True
-    refuse(request, error)
-    await request._send_written()
-
-
 class Request(HTTPConnection):
     """A request and its response. Handlers use it as their `Connection` (see `limits`)."""
 
