@@ -54,6 +54,8 @@ class ServerState:
     """The state of a running server."""
 
     in_flight: set[RequestInFlight] = field(default_factory=set)  # requests without a response
+    running: bool = False  # within the application's lifespan
+    missing: set[str] = field(default_factory=set)  # names of start-up work that is not done yet
     draining: bool = False  # the server is shutting down
     worker: int | None = None  # the number of this worker process, from 0
     mongod_folder: Path | None = None  # data folder of the mongod that this process started

@@ -51,10 +51,10 @@ class Generator(GenerateJsonSchema):
             self.values[self.stored] = reference
             self.definitions[name] = {
                 "description": "Whatever JSON holds" + (", as MongoDB takes it" if self.stored else ""),
-                "type": ["string", "number", "boolean", "null", "array", "object"],
                 **INT64,
                 "items": reference,
-                "additionalProperties": reference,
+                "if": {"type": "object"},  # generators of clients would take all values for objects
+                "then": {"additionalProperties": reference},
                 "examples": ["anything"],
                 **({"propertyNames": FIELD_NAMES} if self.stored else {}),
             }

@@ -9,6 +9,7 @@ import errno
 import gc
 import importlib.util
 import logging
+import os
 import signal
 import socket
 import sys
@@ -19,19 +20,21 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from tornado import autoreload
+from tornado.httputil import HTTPServerConnectionDelegate
 from tornado.ioloop import PeriodicCallback
 
 from indico import config
 from indico.core import reloading, supervisor
 from indico.core.development import make_folder
 from indico.core.hooks import Application
+from indico.core.http.filters import guard_hosts
 from indico.core.http.limits import HTTPServer
 from indico.core.http.server import Server
 from indico.core.http.sockets import listen
 from indico.core.http.tornado_server import make_tornado_server
 from indico.core.lifecycle import check_settings, drain, lifespan
 from indico.core.log import LOGGER
-from indico.core.mongo.mongod import Mongod, MongodError
+from indico.core.mongo.mongod import Mongod, MongodError, is_answering
 from indico.core.welcome import print_welcome
 
 DEFAULT_MONGODB_PORT = 27017
@@ -45,6 +48,7 @@ def run_server(make_app: Callable[[], Application], debug: bool, port: int) -> N
     Serve until stopped. In development, start a mongod first if none runs at the default MONGODB. With
     `debug`, restart when the source changes. If the start fails, print one sentence and exit with status 1.
     """
+    open_standard_streams()
     configure_logging()
     mongod = None
     try:
@@ -66,6 +70,13 @@ def run_server(make_app: Callable[[], Application], debug: bool, port: int) -> N
     finally:
         if mongod is not None:
             mongod.stop()
+
+
+def open_standard_streams() -> None:
+    """Open the null device for each closed standard stream. A socket could get its number, and the log."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - it stays open
 
 
 def configure_logging() -> None:
@@ -91,7 +102,12 @@ def make_mongod() -> Mongod | None:
     """Return the mongod to start if none runs yet: in development, with the default MONGODB."""
     if config.PRODUCTION or config.MONGODB != config.DEFAULT_MONGODB:
         return None
-    return Mongod(make_folder("mongodb"), DEFAULT_MONGODB_PORT)
+    try:
+        return Mongod(make_folder("mongodb"), DEFAULT_MONGODB_PORT)
+    except config.SettingError:
+        if is_answering(DEFAULT_MONGODB_PORT):
+            return None
+        raise
 
 
 def run_workers(application: Application, sockets: list[socket.socket], mongod: Mongod | None) -> None:
@@ -131,7 +147,7 @@ async def serve(
     # A large body creates many objects. With the default thresholds the collector would scan them repeatedly.
     gc.freeze()
     gc.set_threshold(100_000, 10, 10)
-    server = make_http_server(application)
+    server = make_http_server(guard_hosts(application, config.ADDRESS))
     async with lifespan(application):
         server.add_sockets(sockets)
         if mongod is not None:
@@ -193,6 +209,6 @@ def report_blocking_calls(ended: threading.Event) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def make_http_server(application: Application) -> HTTPServer:
+def make_http_server(application: HTTPServerConnectionDelegate) -> HTTPServer:
     """Return the HTTP server that HTTP_SERVER selects."""
     return make_tornado_server(application) if config.HTTP_SERVER == "tornado" else Server(application)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from indico import config
@@ -38,7 +39,8 @@ def print_welcome(application: Application, port: int) -> None:
         "Log in with",
         "  " + shlex.join(["curl", f"{address}/auth/login", "-d", json.dumps(data)]),
     ]
-    print("\n".join(lines), flush=True)
+    with suppress(OSError):  # nobody reads it, or the disk is full
+        print("\n".join(lines), flush=True)
 
 
 def list_open_actions(routes: Iterable[Any]) -> list[str]:

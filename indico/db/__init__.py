@@ -105,27 +105,22 @@ def current_time() -> int:
 
 
 def on_remove(helper: UserHelper) -> None:
-    """
-    Register a helper that deletes a user's data from a collection. It takes the user_id. If it fails, it is
-    called again when the client repeats its request.
-    """
+    """Register a helper that deletes a user's data. After a failure it is called again."""
     _removers.append(helper)
 
 
 def on_export(helper: UserHelper) -> None:
-    """Register a helper that returns a user's data, such as `{"order": [...]}`. It takes the user_id."""
+    """Register a helper that returns a user's data by collection, such as `{"order": [...]}`."""
     _exporters.append(helper)
 
 
 async def remove_data(user_id: str) -> None:
-    """Delete what all collections hold of a user. The keys stay: `auth_utils.remove_user` ends them, too."""
+    """Delete a user's data. The keys stay: see `indico.utils.auth.key_utils.remove_user`."""
     for remove in _removers:
         await remove(user_id)
 
 
 async def export_data(user_id: str) -> Document:
-    """Return what all collections hold of a user, in one document."""
-    exported: Document = {}
-    for export in _exporters:
-        exported.update(await export(user_id))
-    return exported
+    """Return a user's data by collection."""
+    parts = [await export(user_id) for export in _exporters]
+    return {name: data for part in parts for name, data in part.items()}

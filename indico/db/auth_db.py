@@ -103,13 +103,6 @@ async def find_document(key: str) -> Document | None:
 
 
 @mongo
-async def get_generation(key: str) -> int:
-    """Return the current generation of a user. `key` is any key of that user."""
-    document = await db.mongodb.auth.find_one(query_user(key))
-    return int(document["generation"]) if document else 0
-
-
-@mongo
 async def end_key(key: str, next_key: str, also: Iterable[str] = ()) -> bool:
     """
     End a login's key permanently, and remove the fields `also`. The next key is `next_key`. Returns False if
@@ -142,24 +135,10 @@ async def set_roles(user_id: str, roles: Iterable[str]) -> None:
 
 
 def check_roles(roles: Iterable[str]) -> list[str]:
-    """Return the roles, each once. Raises TypeError for a string, and InvalidValue for invalid roles."""
+    """Return the roles, each once. Raises InvalidValue, and TypeError for a string."""
     if isinstance(roles, str):
         raise TypeError("roles are a list")
     unique = sorted(set(roles))
     if len(unique) > MAX_ROLES or not all(map(ROLE.fullmatch, unique)):
         raise InvalidValue(f"roles should be at most {MAX_ROLES} names of letters, digits and ._:-")
     return unique
-
-
-@mongo
-async def export(user_id: str) -> Document:
-    """Return when a user logged in last, and the user's roles and API keys. Digests are left out."""
-    from indico.utils.auth.auth_utils import user_hash
-
-    fields = dict.fromkeys(("login", "roles", "keys.name", "keys.roles"), 1)
-    fields |= dict.fromkeys(("keys.created", "keys.expires", "keys.used"), 1)
-    query = query_user(user_hash(user_id))
-    return {"auth": await db.mongodb.auth.find_one(query, projection={**fields, "_id": 0})}
-
-
-db.on_export(export)

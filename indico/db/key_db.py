@@ -1,6 +1,5 @@
 """
-API keys: users make them for programs, and each can be ended by itself. They are a list in the user's
-document of the collection `auth`: see `indico.db.auth_db`.
+API keys: a list in the user's document of the collection `auth`. See `indico.db.auth_db`.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from indico.error import AuthError, InvalidValue, NotFound, shorten
 
 MAX_KEYS = 100  # of a user
 MAX_LIFETIME = 100 * 365 * 24 * 3600  # seconds
-HOUR = 3_600_000  # milliseconds
 
 
 class NewKey(TypedDict):
@@ -75,9 +73,8 @@ async def list_keys(key: str) -> list[ListedKey]:
 @mongo
 async def remove_key(key: str, name: str) -> None:
     """End the API key of this name, of the user who has `key`. Raises NotFound if there is none."""
-    result = await by_majority(db.mongodb.auth).update_one(
-        {**query_user(key), "keys.name": name}, {"$pull": {"keys": {"name": name}}}
-    )
+    query = {**query_user(key), "keys.name": name}
+    result = await by_majority(db.mongodb.auth).update_one(query, {"$pull": {"keys": {"name": name}}})
     if not result.matched_count:
         raise NotFound("key")
 
@@ -85,22 +82,23 @@ async def remove_key(key: str, name: str) -> None:
 @mongo
 async def end_key(key: str) -> None:
     """End this API key. Does nothing if it has ended."""
-    await by_majority(db.mongodb.auth).update_one(
-        query_user(key), {"$pull": {"keys": {"secret": digest(key)}}}
-    )
-
-
-def is_use_due(owner: Document) -> bool:
-    """Whether to call `record_use`: it was not called in this hour. `owner` is then changed."""
-    hour = current_time() // HOUR * HOUR
-    is_due: bool = owner["used"] != hour
-    owner["used"] = hour
-    return is_due
+    change = {"$pull": {"keys": {"secret": digest(key)}}}
+    await by_majority(db.mongodb.auth).update_one(query_user(key), change)
 
 
 @mongo
-async def record_use(key: str) -> None:
-    """Store that this API key is used in this hour."""
-    hour = current_time() // HOUR * HOUR
+async def record_use(key: str, hour: int) -> None:
+    """Store that this API key was used in this hour."""
     unused = {"$elemMatch": {"secret": digest(key), "used": {"$ne": hour}}}
     await db.mongodb.auth.update_one({**query_user(key), "keys": unused}, {"$set": {"keys.$.used": hour}})
+
+
+@mongo
+async def export(user_id: str) -> Document:
+    from indico.utils.auth.auth_utils import user_hash  # which imports this module
+
+    hidden = dict.fromkeys(("_id", "key", "secret", "generation", "user_id", "keys.secret"), 0)
+    return {"auth": await db.mongodb.auth.find_one(query_user(user_hash(user_id)), projection=hidden)}
+
+
+db.on_export(export)

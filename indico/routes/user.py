@@ -12,7 +12,8 @@ from indico.db.user_db import UpdateUser, User
 from indico.error import AuthError
 from indico.routes.handler import IndicoHandler
 from indico.utils import type_check, unpack
-from indico.utils.auth.auth_utils import allow, auth, remove_user
+from indico.utils.auth.auth_utils import allow, auth
+from indico.utils.auth.key_utils import remove_user
 
 
 class UserHandler(IndicoHandler):

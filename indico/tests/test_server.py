@@ -34,7 +34,6 @@ from indico.core import lifecycle, serving
 from indico.core.hooks import Application
 from indico.core.mongo.mongod import Mongod
 from indico.core.welcome import print_welcome
-from indico.error import Unavailable
 from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler
 from indico.routes.user import UserHandler
@@ -439,21 +438,6 @@ class LifespanTest(DatabaseTest, AsyncTestCase):
                 "WARNING:indico:FACEBOOK_APP_ID or FACEBOOK_APP_SECRET is not set:"
                 " logins with Facebook answer 503"
             ],
-        )
-
-    @gen_test
-    async def test_without_mongodb_it_says_so_once_and_makes_the_indexes_when_it_comes(self) -> None:
-        away = Unavailable("The database can't be reached")
-        database = mock.Mock(ensure_indexes=mock.AsyncMock(side_effect=[away, away, None]))
-        with (
-            mock.patch.object(lifecycle, "RETRY_PAUSE", 0),
-            self.assertLogs("indico", logging.WARNING) as logged,
-        ):
-            await lifecycle.make_indexes(database)
-        self.assertEqual(database.ensure_indexes.call_count, 3)
-        self.assertEqual(
-            logged.output,
-            ["WARNING:indico:The database can't be reached: requests that need it answer 503 until it can"],
         )
 
 

@@ -10,10 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from unittest import mock
 
+from pymongo.errors import PyMongoError
+
 import indico.db.auth_db as AuthDB
 import indico.db.key_db as KeyDB
+from indico import config, db
 from indico.db import current_time
-from indico.error import Unavailable
 from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler
 from indico.routes.key import KeyRoute
@@ -23,7 +25,7 @@ from indico.tests.routes.test_auth import NOT_AUTHENTICATED, TRUE, AccountTest
 from indico.tests.testutils import slow
 from indico.tests.testutils.process import ProcessTest
 from indico.utils import type_check, unpack
-from indico.utils.auth.auth_utils import allow, auth
+from indico.utils.auth.auth_utils import HOUR, allow, auth
 
 FORBIDDEN = {"status": 403, "data": "Not allowed"}
 NOT_FOUND = {"status": 404, "data": "key could not be found"}
@@ -147,21 +149,27 @@ class ListTest(KeyTest):
     def test_the_hour_of_the_last_use_is_written_once_an_hour(self) -> None:
         headers = self.make()
         self.database.command("profile", 2)
-        before = current_time() // KeyDB.HOUR * KeyDB.HOUR
+        before = current_time() // HOUR * HOUR
         for _ in range(3):
             self.post("auth/check", {}, headers)
             while self.list()[0]["used"] is None:
                 time.sleep(0.01)
         self.database.command("profile", 0)
         writes = self.database["system.profile"].count_documents({"op": "update"})
-        self.assertIn(self.list()[0]["used"], (before, before + KeyDB.HOUR))
+        self.assertIn(self.list()[0]["used"], (before, before + HOUR))
         self.assertEqual(writes, 1)
 
     def test_a_use_that_can_not_be_written_changes_no_answer(self) -> None:
         headers = self.make()
-        with mock.patch.object(KeyDB, "record_use", side_effect=Unavailable("on purpose")) as record:
+        with (
+            mock.patch.object(config, "MONGODB_TIMEOUT", 0.2),
+            mock.patch.object(
+                type(db.mongodb.auth), "update_one", side_effect=PyMongoError("on purpose")
+            ) as update,
+        ):
             self.assertEqual(self.post("auth/check", {}, headers), TRUE)
-        record.assert_called_once()
+        update.assert_called_once()
+        self.assertIsNone(self.list()[0]["used"])
 
 
 class EndTest(KeyTest):

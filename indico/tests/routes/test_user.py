@@ -23,7 +23,8 @@ from indico.tests.routes.test_auth import NOT_AUTHENTICATED, TRUE, AccountTest
 from indico.tests.testutils import slow
 from indico.tests.testutils.process import ProcessTest, wait_until
 from indico.tests.testutils.replica import ReplicaSet
-from indico.utils.auth.auth_utils import remove_user, user_hash
+from indico.utils.auth.auth_utils import user_hash
+from indico.utils.auth.key_utils import remove_user
 
 
 class UserTest(AccountTest):
@@ -171,8 +172,8 @@ class SizeTest(UserTest):
     def test_a_login_adds_nothing_beyond_the_limit(self) -> None:
         self.fill()
         self.assert_too_large(self.login(user={"x": 1}))
-        for user in ({}, LOGIN_DATA["user"]):
-            self.assertEqual(self.login(user=user)["status"], 200)
+        for user in (None, LOGIN_DATA["user"]):
+            self.assertEqual(self.login(user=user or {})["status"], 200)
 
     def test_a_first_login_that_is_too_large_stores_nothing(self) -> None:
         self.assert_too_large(self.login(oauth_id="2", user={"x": 4096 * "a"}))
@@ -181,8 +182,8 @@ class SizeTest(UserTest):
 
     def test_a_user_who_is_too_large_already_is_found_and_may_become_smaller(self) -> None:
         self.database.user.update_one({}, {"$set": {"filler": 9000 * "a"}})
-        for user in ({}, LOGIN_DATA["user"]):
-            self.assertEqual(self.login(user=user)["status"], 200)
+        for user in (None, LOGIN_DATA["user"]):
+            self.assertEqual(self.login(user=user or {})["status"], 200)
         self.assert_too_large(self.update({"x": 1}))
         self.assertEqual(self.update({"filler": 8000 * "a"})["status"], 200)
         self.assertEqual(len(self.post("user/find", {})["data"]["filler"]), 8000)
@@ -275,6 +276,8 @@ class RemoveTest(DataTest):
         for failing in ("user", "note", "auth"):
             collection = type(db.mongodb[failing])
             for method in ("delete_one", "delete_many", "update_one"):
+                if not hasattr(collection, method):  # mongojet passes it on
+                    continue
                 with self.subTest(failing, method=method):
                     key = self.login()["data"]["indico_key"]
                     self.database.note.insert_one({"user_id": USER_ID})

@@ -11,21 +11,21 @@ import inspect
 import os
 import re
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any
 
 import indico.db.auth_db as AuthDB
 import indico.db.key_db as KeyDB
-from indico import config, db
+from indico import config
 from indico.core.decorators import add_decorator, check_order, get_info
 from indico.core.development import get_secret
 from indico.core.mongo import key_cache
-from indico.core.tasks import Prompt, await_outcome, spawn
-from indico.db import Document
-from indico.error import AuthError, Forbidden, IndicoError
+from indico.core.tasks import Prompt, await_outcome
+from indico.db import Document, current_time
+from indico.error import AuthError, Forbidden
 from indico.utils import Action
 
 USER_SALT = os.environ.get("USER_SALT")  # if None, `user_hash` sets it
+HOUR = 3_600_000  # milliseconds
 SCHEMES = {"indico_key": "", "authorization": "(?i:Bearer +)"}  # header: pattern before the key
 OTHER_SCHEME = re.compile(r"(?i)(?!(.*,)?\s*bearer\b)[a-z][\w-]* +\S")  # commas join repeated headers
 
@@ -81,48 +81,6 @@ def read_key(headers: Mapping[str, str]) -> str:
     return match[1]
 
 
-async def start_key(user_id: str, generation: int) -> str | None:
-    """Make the generation's key valid and return it. Returns None if the generation has ended."""
-    key = user_hash(user_id, generation)
-    return key if await AuthDB.save_key(key, user_id) else None
-
-
-async def end_key(key: str, owner: Document) -> None:
-    """End a valid key permanently. `owner` is what `AuthDB.get_user_id` returned for it."""
-    try:
-        if owner["name"] is not None:
-            await KeyDB.end_key(key)
-        else:
-            await AuthDB.end_key(key, user_hash(owner["user_id"], owner["generation"] + 1))
-    finally:
-        key_cache.forget(owner["_id"])
-
-
-async def end_all_keys(user_id: str, also: tuple[str, ...] = ()) -> None:
-    """End the user's key and API keys permanently. Removes the fields `also` of the user's document."""
-    first_key = user_hash(user_id)
-    document = await AuthDB.find_document(first_key)
-    while document is not None:
-        key, next_key = (user_hash(user_id, document["generation"] + number) for number in (0, 1))
-        try:
-            if await AuthDB.end_key(key, next_key, ("keys", *also)):
-                return
-        finally:
-            key_cache.forget(document["_id"])
-        document = await AuthDB.find_document(first_key)  # the user has logged out meanwhile
-
-
-async def remove_user(user_id: str) -> None:
-    """
-    Delete what all collections hold of a user, and end the user's keys. Of the user only the number of the
-    generation stays. If MongoDB fails meanwhile, the key is still valid, and the request can be repeated.
-    """
-    # In this order, a login that runs in between either creates a new user, or starts again, because its
-    # generation has ended.
-    await db.remove_data(user_id)
-    await end_all_keys(user_id, ("user_id", "roles"))
-
-
 def auth(action: Action) -> Action:
     """
     Run an action only if the request has a valid key. The action can use `self.user_id`, `self.roles` and
@@ -160,13 +118,11 @@ async def _run(action: Action, handler: Any, key: str, args: tuple[Any, ...]) ->
 def _authenticate(handler: Any, key: str, owner: Document) -> None:
     handler.key, handler.key_owner = key, owner
     handler.user_id, handler.roles = owner["user_id"], owner["roles"]
-    if owner["name"] is not None and KeyDB.is_use_due(owner):
-        spawn(_record_use(key))
-
-
-async def _record_use(key: str) -> None:
-    with suppress(IndicoError):  # the next hour is recorded again
-        await KeyDB.record_use(key)
+    if owner["name"] is not None:
+        hour = current_time() // HOUR * HOUR
+        if owner["used"] != hour:
+            owner["used"] = hour  # the key cache may have this document
+            KeyDB.record_use(key, hour, lambda *_: None)  # nobody waits for it
 
 
 def allow(*roles: str, api_keys: bool = True) -> Callable[[Action], Action]:
@@ -182,9 +138,8 @@ def allow(*roles: str, api_keys: bool = True) -> Callable[[Action], Action]:
 
         @functools.wraps(action)
         def wrapper(self: Any, *args: Any) -> Any:
-            if roles and not any(role in roles for role in self.roles):
-                raise Forbidden()
-            if not api_keys and self.key_owner["name"] is not None:
+            lacks_role = roles and not any(role in roles for role in self.roles)
+            if lacks_role or (not api_keys and self.key_owner["name"] is not None):
                 raise Forbidden()
             return action(self, *args)
 

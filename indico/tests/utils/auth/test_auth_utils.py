@@ -29,7 +29,8 @@ from indico.tests.testutils.mongo import MongoTest
 from indico.tests.testutils.strict import StrictTest
 from indico.utils import type_check, unpack
 from indico.utils.auth import auth_utils
-from indico.utils.auth.auth_utils import auth, end_key, start_key, user_hash
+from indico.utils.auth.auth_utils import allow, auth, user_hash
+from indico.utils.auth.key_utils import end_key, start_key
 
 UNKNOWN_KEY = user_hash("nobody")
 
@@ -379,6 +380,27 @@ class AuthenticatedTest(AuthTest):
         self.assertIs(wrapped.__wrapped__, action)  # type: ignore[attr-defined]
 
 
+class AllowTest(StrictTest):
+    def test_a_use_that_makes_no_sense_fails_at_import(self) -> None:
+        def action(handler: Any, data: bytes) -> None: ...
+
+        wrong: Any
+        for wrong in ((), (7,), (["admin"],), (action,)):
+            with self.assertRaisesRegex(TypeError, '@allow\\("admin"\\)'):
+                allow(*wrong)
+        with self.assertRaises(TypeError):
+            allow("admin")(auth(action))
+        with self.assertRaises(TypeError):
+            allow("admin")(allow("admin")(action))
+
+    def test_an_action_keeps_its_name(self) -> None:
+        def action(handler: Any, data: bytes) -> None:
+            """What it does."""
+
+        wrapped = auth(allow("admin")(action))
+        self.assertEqual((wrapped.__name__, wrapped.__doc__), ("action", "What it does."))
+
+
 class GenerationTest(MongoTest):
     async def is_valid(self, key: str) -> bool:
         return await AuthDB.get_user_id(key) is not None
@@ -399,7 +421,7 @@ class GenerationTest(MongoTest):
             ended.append(key)
             for old in ended:
                 self.assertFalse(await self.is_valid(old))
-            self.assertEqual(await AuthDB.get_generation(key), generation + 1)
+            self.assertEqual((await AuthDB.find_document(key) or {})["generation"], generation + 1)
 
     @gen_test
     async def test_a_generation_that_has_ended_does_not_start_again(self) -> None:
@@ -429,7 +451,7 @@ class GenerationTest(MongoTest):
     async def test_a_key_that_is_ended_twice_at_once_ends_one_generation(self) -> None:
         await start_key(USER_ID, 0)
         await asyncio.gather(*[self.end(USER_KEY) for _ in range(10)])
-        self.assertEqual(await AuthDB.get_generation(USER_KEY), 1)
+        self.assertEqual((await AuthDB.find_document(USER_KEY) or {})["generation"], 1)
 
     @gen_test
     async def test_no_clear_key_is_stored(self) -> None:

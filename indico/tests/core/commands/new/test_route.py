@@ -134,7 +134,7 @@ class AddedTest(RouteTest):
 
     def test_without_ruff_it_says_how_to_get_it(self) -> None:
         with mock.patch.object(importlib.util, "find_spec", return_value=None):
-            self.assertIn("pip install -e '.[check]'", self.add("tea_party"))
+            self.assertIn("pip install -e '.[dev]'", self.add("tea_party"))
 
     @slow
     def test_names_of_any_usual_length_leave_the_code_as_clean(self) -> None:
