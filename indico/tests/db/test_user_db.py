@@ -10,7 +10,7 @@ from typing import Any
 from tornado.testing import gen_test
 
 import indico.db.user_db as UserDB
-from indico.error import AuthError, InvalidValue, WrongFieldType
+from indico.error import AuthError, InvalidValue, MongoError, WrongFieldType
 from indico.tests.mocks import USER, USER_ID
 from indico.tests.testutils.mongo import MongoTest
 
@@ -32,7 +32,7 @@ class UserDBTest(MongoTest):
         UserDB.update({"$set": {"name": 7}}, USER_ID, self.callback)
         self.assertIsInstance(self.wait()[1], WrongFieldType)
         UserDB.update({"$set": {"extra": object()}}, USER_ID, self.callback)
-        self.assertIsInstance(self.wait()[1], InvalidValue)
+        self.assertIsInstance(self.wait()[1], MongoError)
 
     @gen_test
     async def test_an_update_takes_other_operators(self) -> None:
