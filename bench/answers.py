@@ -58,14 +58,14 @@ def measure() -> list[Finding]:
         "the standard library's": encode_standard,
         "FastAPI's": encode_fastapi,
     }
-    answers = {name: json.loads(encode()) for name, encode in ways.items()}
+    answers = {name: json.loads(run()) for name, run in ways.items()}
     if any(answer != answers["ours"] for answer in answers.values()):
         raise AssertionError("they encode differently")
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(ROUNDS):
-        for name, encode in ways.items():
+        for name, run in ways.items():
             begin = time.process_time()
-            encode()
+            run()
             times[name].append(time.process_time() - begin)
     middle = {name: statistics.median(taken) * 1000 for name, taken in times.items()}
     spent = ", ".join(f"{name} {taken:.2f} ms" for name, taken in middle.items())

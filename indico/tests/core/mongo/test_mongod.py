@@ -172,7 +172,7 @@ class MongodTest(StrictTest):
             self.mongod.start()
         self.assertEqual(str(raised.exception), f"mongod does not start: see {self.folder / 'mongod.log'}.")
 
-    def fail_to_start(self, program: str, **limits: float) -> str:
+    def fail_to_start(self, program: str, **limits: Any) -> str:
         """Why a mongod of this source does not start."""
         path = self.folder / "mongod"
         path.write_text(program)
