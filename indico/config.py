@@ -30,6 +30,7 @@ SHUTDOWN_TIMEOUT = environment.number("SHUTDOWN_TIMEOUT", 10, 0, 3600)  # second
 # Requests
 REQUEST_TIMEOUT = environment.number("REQUEST_TIMEOUT", 60, 0.01, YEAR)  # seconds
 MAX_BODY_SIZE = environment.whole("MAX_BODY_SIZE", 1024 * 1024, 1, 2**31)  # bytes
+MAX_UPLOADS = environment.whole("MAX_UPLOADS", 4 * 1024**3, 1, 2**63)  # bytes of files in requests
 
 # Connections
 HEADER_TIMEOUT = environment.number("HEADER_TIMEOUT", 10, 0.01, YEAR)  # seconds, for the first headers
@@ -49,6 +50,7 @@ MONGODB_DRIVER = environment.choice("MONGODB_DRIVER", "motor", "pymongo", "mongo
 MONGODB_TIMEOUT = environment.number("MONGODB_TIMEOUT", 5, 0.01, 3600)  # seconds
 
 # Users and keys
+MAX_USER_SIZE = environment.whole("MAX_USER_SIZE", 256 * 1024, 1024, 16 * 1024 * 1024)  # bytes of a document
 USER_SALT = environment.secret("USER_SALT")
 KEY_LIFETIME = environment.number("KEY_LIFETIME", 30 * 24 * 3600, 1, 100 * YEAR)  # seconds
 KEY_CACHE = environment.number("KEY_CACHE", 0, 0, 3600)  # seconds that a key is cached; 0: no cache
@@ -57,18 +59,20 @@ DEV_TOKEN = environment.secret("DEV_TOKEN")
 # Facebook
 FACEBOOK_APP_ID = environment.text("FACEBOOK_APP_ID")
 FACEBOOK_APP_SECRET = environment.secret("FACEBOOK_APP_SECRET")
-FACEBOOK_GRAPH_URL = environment.address(
-    "FACEBOOK_GRAPH_URL", "https://graph.facebook.com", "https://", "http://"
-)
+FACEBOOK_GRAPH_URL = environment.address("FACEBOOK_GRAPH_URL", "https://graph.facebook.com")
 
 # The battery limit
 LOGIN_RATE = environment.rate("LOGIN_RATE", "10/minute")  # logins per address and per oauth_id
 
 # The battery cors
 CORS_ORIGINS = environment.origins("CORS_ORIGINS")  # their pages may call the server
+CORS_HEADERS = environment.headers("CORS_HEADERS")  # that these pages may send, besides the usual ones
 
 # The batteries openapi and docs_page
 DOCS = environment.flag("DOCS", not PRODUCTION)  # whether to serve them
+
+# The battery metrics
+METRICS_TOKEN = environment.secret("METRICS_TOKEN")  # required to read /metrics, if it is set
 
 # The battery openid
 OPENID_PROVIDERS = environment.providers("OPENID_PROVIDERS")  # name: issuer and client ids
@@ -82,7 +86,10 @@ SENTRY_DSN = environment.secret("SENTRY_DSN")
 SENTRY_TRACES_SAMPLE_RATE = environment.number("SENTRY_TRACES_SAMPLE_RATE", 0, 0, 1)  # share of requests
 
 # The battery opentelemetry
-OTEL_EXPORTER_OTLP_ENDPOINT = environment.address("OTEL_EXPORTER_OTLP_ENDPOINT", "", "https://", "http://")
+OTEL_EXPORTER_OTLP_ENDPOINT = environment.address("OTEL_EXPORTER_OTLP_ENDPOINT")
+OTEL_EXPORTER_OTLP_TRACES_ENDPOINT = environment.address("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+OTEL_SDK_DISABLED = environment.text("OTEL_SDK_DISABLED")  # true: no traces
+OTEL_TRACES_EXPORTER = environment.text("OTEL_TRACES_EXPORTER")  # none: no traces
 
 # Secrets in files are not loaded here: `read_secret` reads each when it is first used.
 environment.load(globals())

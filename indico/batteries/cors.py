@@ -19,13 +19,22 @@ from indico import config
 from indico.core.hooks import Application
 from indico.core.http.request_handler import LimitedHandler
 
-EXPOSED = "Retry-After, X-Request-Id"  # headers that a page may read, besides the safelisted ones
+# Headers that a page may send: those that actions and batteries read, and those that browsers' tracing adds.
+ALLOWED = (
+    "Authorization",
+    "Content-Type",
+    "Idempotency-Key",
+    "indico_key",
+    "X-Request-Id",
+    "baggage",
+    "sentry-trace",
+    "traceparent",
+    "tracestate",
+    "Webhook-URL",
+)
+# Headers that a page may read, besides the safelisted ones.
+EXPOSED = "Idempotent-Replayed, RateLimit, RateLimit-Policy, Retry-After, X-Request-Id"
 MAX_AGE = 2 * 3600  # seconds that a browser may cache a preflight; the maximum of some browsers
-PREFLIGHT = {
-    "Access-Control-Allow-Methods": "GET, POST",
-    "Access-Control-Allow-Headers": "Authorization, Content-Type, indico_key, X-Request-Id",
-    "Access-Control-Max-Age": str(MAX_AGE),
-}
 
 
 def install(application: Application) -> None:
@@ -67,6 +76,7 @@ class PreflightHandler(LimitedHandler):
     allowed_methods = "OPTIONS"
 
     def options(self) -> None:
-        for name, value in PREFLIGHT.items():
-            self.set_header(name, value)
+        self.set_header("Access-Control-Allow-Methods", "GET, POST")
+        self.set_header("Access-Control-Allow-Headers", ", ".join((*ALLOWED, *config.CORS_HEADERS)))
+        self.set_header("Access-Control-Max-Age", MAX_AGE)
         self.respond(True)

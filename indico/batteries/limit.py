@@ -2,8 +2,9 @@
 Limit: allows LOGIN_RATE logins per address and per account. Further logins are 429 until the window ends.
 
 A login is the action `login` of any handler. Its account is the handler's property `subject`, if there is
-one. Logins are counted in MongoDB, in windows of a fixed length, so all workers and machines share the count.
-Addresses and accounts are stored as digests, until their window ends.
+one. A login whose `subject` is None is not counted. Logins are counted in MongoDB, in windows of a fixed
+length, so all workers and machines share the count. Addresses and accounts are stored as digests, until their
+window ends.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pymongo import ReturnDocument
 
 from indico import config, db
 from indico.core.hooks import Application
-from indico.core.http.proxies import client_address
+from indico.core.http.proxies import client_address, group_address
 from indico.db import mongo
 from indico.error import IndicoError
 from indico.routes.handler import IndicoHandler
@@ -47,9 +48,12 @@ async def check_login_rate(handler: IndicoHandler) -> None:
     most, length = config.LOGIN_RATE
     window, spent = divmod(int(time.time()), length)
     end = (window + 1) * length
-    subjects = [f"address {client_address(handler.request)}"]
+    subjects = [f"address {group_address(client_address(handler.request))}"]
     try:
-        subjects.append(handler.subject)  # type: ignore[attr-defined]
+        account = handler.subject  # type: ignore[attr-defined]
+        if account is None:
+            return
+        subjects.append(f"account {account}")
     except (AttributeError, IndicoError):
         pass  # no such property, or an invalid body, which the action will reject
     for subject in subjects:

@@ -60,6 +60,7 @@ def describe_application(application: Application) -> dict[str, Any]:
     description = INTRODUCTION + ("" if config.PRODUCTION else DEVELOPMENT)
     return {
         "openapi": "3.1.0",
+        "servers": [{"url": "."}],  # relative to this document, so that it holds below a proxy's prefix
         "info": {"title": __name__.partition(".")[0], "version": __version__, "description": description},
         "tags": [{"name": name, "description": text} for name, text in document.tags.items()],
         "paths": dict(sorted(document.paths.items(), key=lambda path: "get" in path[1])),  # pages come last
@@ -88,8 +89,6 @@ def find_operations(router: Any, more_statuses: dict[str, list[int]]) -> Iterato
             yield path, handler.get, handler, ()
         elif issubclass(handler, IndicoHandler) and action is not None:
             timeout = () if handler.request_timeout is None else (504,)
-            # In the order in which they are written.
-            for name in dict.fromkeys(name for kind in reversed(handler.__mro__) for name in vars(kind)):
-                function = handler.get_action(name)
-                if function is not None and re.fullmatch(action[1], name):
+            for name, function in handler.list_actions().items():
+                if re.fullmatch(action[1], name):
                     yield path + name, function, handler, (*timeout, *more_statuses.get(name, ()))

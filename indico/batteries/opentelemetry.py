@@ -1,7 +1,7 @@
 """
 OpenTelemetry: makes a span for each request, named after its action, and a child span for each MongoDB
-command. They are sent by OTLP over HTTP to OTEL_EXPORTER_OTLP_ENDPOINT. If a request has the header
-`traceparent`, that is the parent of its span.
+command. They are sent by OTLP over HTTP to OTEL_EXPORTER_OTLP_ENDPOINT. If a request from a trusted proxy has
+the header `traceparent`, that is the parent of its span.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStart
 from indico import config
 from indico.core.hooks import Application
 from indico.core.http.envelope import EnvelopeHandler, name_request
+from indico.core.http.proxies import is_from_proxy
 from indico.utils import LOGGER
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ FLUSH_SECONDS = 2  # at shutdown, for sending the remaining spans
 
 
 def install(application: Application) -> None:
-    """Trace while the server runs, if OTEL_EXPORTER_OTLP_ENDPOINT is set."""
-    if not config.OTEL_EXPORTER_OTLP_ENDPOINT:
+    """Trace while the server runs, if there is an endpoint and OpenTelemetry's variables don't disable it."""
+    if not find_endpoint():
         return
     try:
         import opentelemetry.exporter.otlp.proto.http.trace_exporter  # noqa: F401
@@ -37,6 +38,14 @@ def install(application: Application) -> None:
         LOGGER.warning("OTEL_EXPORTER_OTLP_ENDPOINT needs an exporter: pip install -e '.[opentelemetry]'")
         return
     application.hooks.lifespans.append(lifespan)
+
+
+def find_endpoint() -> str:
+    """Return the URL to send spans to, or an empty string, as OpenTelemetry's specification defines it."""
+    if config.OTEL_SDK_DISABLED.lower() == "true" or config.OTEL_TRACES_EXPORTER.lower() == "none":
+        return ""
+    common = config.OTEL_EXPORTER_OTLP_ENDPOINT
+    return config.OTEL_EXPORTER_OTLP_TRACES_ENDPOINT or (common and f"{common.rstrip('/')}/v1/traces")
 
 
 @asynccontextmanager
@@ -72,8 +81,7 @@ def make_provider() -> TracerProvider:
     if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):
         resource = resource.merge(Resource({SERVICE_NAME: "indico"}))
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    endpoint = f"{config.OTEL_EXPORTER_OTLP_ENDPOINT.rstrip('/')}/v1/traces"
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint)))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=find_endpoint())))
     return provider
 
 
@@ -88,8 +96,10 @@ class Tracing(CommandListener):
         from opentelemetry import context, trace
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+        # Others could have all their requests sampled, or add them to the traces of strangers.
+        given = handler.request.headers.get("traceparent", "") if is_from_proxy(handler.request) else ""
         # The context is empty, because the connection's context still has the span of its last request.
-        parent = TraceContextTextMapPropagator().extract(handler.request.headers, context.Context())
+        parent = TraceContextTextMapPropagator().extract({"traceparent": given}, context.Context())
         span = self._tracer.start_span("request", parent, trace.SpanKind.SERVER)
         span.set_attribute("http.request.method", str(handler.request.method))
         context.attach(trace.set_span_in_context(span, parent))

@@ -21,6 +21,7 @@ from indico import config
 from indico.core.hooks import Application
 from indico.core.http.bodies import iter_levels
 from indico.core.http.envelope import EnvelopeHandler, name_request
+from indico.core.http.proxies import is_from_proxy
 from indico.error import IndicoError
 from indico.utils import LOGGER, smart_parse
 
@@ -87,8 +88,10 @@ def watch(handler: EnvelopeHandler) -> Callable[[], object]:
     _handler.set(weakref.ref(handler))
     if not config.SENTRY_TRACES_SAMPLE_RATE:
         return lambda: None
-    headers = {name.lower(): value for name, value in handler.request.headers.items()}
-    transaction: Any = sentry_sdk.start_transaction(sentry_sdk.continue_trace(headers, op="http.server"))
+    # Others could have all their requests sampled, or add them to the traces of strangers.
+    given = handler.request.headers.get("sentry-trace", "") if is_from_proxy(handler.request) else ""
+    trace = {"sentry-trace": given} if given else {}
+    transaction: Any = sentry_sdk.start_transaction(sentry_sdk.continue_trace(trace, op="http.server"))
     _transaction.set(transaction)
 
     def end() -> None:

@@ -1,19 +1,37 @@
 """
-Requests for JSON to other servers.
+Requests for JSON to other servers. HTTPS goes through the proxy that HTTPS_PROXY names, except to hosts that
+NO_PROXY names.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
+import re
 from typing import Any
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
-from tornado.httpclient import AsyncHTTPClient, HTTPError
+from tornado.httpclient import HTTPError
+from tornado.iostream import IOStream, UnsatisfiableReadError
+from tornado.simple_httpclient import SimpleAsyncHTTPClient
+from tornado.tcpclient import TCPClient
 
+LARGEST_HEAD = 16 * 1024  # bytes, of the headers of a response
 LARGEST_RESPONSE = 64 * 1024  # bytes
 
 # Exceptions that `fetch_json`, or reading its result, may raise if the other server is slow or broken.
-FAILURES = (HTTPError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+FAILURES = (
+    HTTPError,
+    UnsatisfiableReadError,
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+)
 
 
 async def fetch_json(url: str, seconds: float) -> Any:
@@ -21,8 +39,13 @@ async def fetch_json(url: str, seconds: float) -> Any:
     Return the parsed JSON of this URL. Does not follow redirects. Raises one of FAILURES if the request fails
     or takes longer than `seconds`.
     """
+    proxy = find_proxy(url)
     # A separate client: the shared one runs ten requests at a time, and all others wait.
-    client = AsyncHTTPClient(force_instance=True, max_body_size=LARGEST_RESPONSE)
+    client = SimpleAsyncHTTPClient(
+        force_instance=True, max_header_size=LARGEST_HEAD, max_body_size=LARGEST_RESPONSE
+    )
+    if proxy:
+        client.tcp_client = ProxyClient(proxy)
     fetching = client.fetch(url, connect_timeout=seconds, request_timeout=seconds, follow_redirects=False)
     fetching.add_done_callback(lambda future: future.exception())
     try:
@@ -31,3 +54,46 @@ async def fetch_json(url: str, seconds: float) -> Any:
         return json.loads(response.body.decode("utf-8", "replace"))
     finally:
         client.close()
+
+
+def find_proxy(url: str) -> str:
+    """Return the URL of the proxy for this URL, or an empty string. Raises ValueError if it is not HTTP."""
+    target = urlsplit(url)
+    proxies = getproxies()
+    proxy = proxies.get("https", "") or proxies.get("all", "")
+    if target.scheme != "https" or not proxy or proxy_bypass(target.netloc.rpartition("@")[2]):
+        return ""
+    if "://" not in proxy:
+        proxy = f"http://{proxy}"
+    if not proxy.startswith("http://"):  # the message has no password
+        raise ValueError("HTTPS_PROXY should begin with http://")
+    return proxy
+
+
+class ProxyClient(TCPClient):
+    """Connects to HTTPS servers by the method CONNECT of an HTTP proxy (RFC 9110, 9.3.6)."""
+
+    def __init__(self, proxy: str) -> None:
+        super().__init__()
+        self._proxy = urlsplit(proxy)
+
+    async def connect(self, host: str, port: int, *args: Any, **options: Any) -> IOStream:
+        tls = options.pop("ssl_options")
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        head = f"CONNECT {address} HTTP/1.1\r\nHost: {address}\r\n"
+        if self._proxy.username is not None:
+            user = f"{unquote(self._proxy.username)}:{unquote(self._proxy.password or '')}"
+            head += f"Proxy-Authorization: Basic {base64.b64encode(user.encode()).decode()}\r\n"
+        async with asyncio.timeout(options["timeout"]):
+            stream = await super().connect(
+                self._proxy.hostname or "", self._proxy.port or 80, *args, **options
+            )
+            try:
+                await stream.write(f"{head}\r\n".encode())
+                answer = await stream.read_until(b"\r\n\r\n", LARGEST_HEAD)
+                if not re.match(rb"HTTP/1\.[01] 2", answer):
+                    raise OSError(f"The proxy responded with {answer[:20]!r}")
+                return await stream.start_tls(False, tls, host)
+            except BaseException:
+                stream.close()
+                raise

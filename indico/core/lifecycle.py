@@ -29,6 +29,9 @@ async def lifespan(application: Application) -> AsyncIterator[None]:
     that attempt fails, whatever the cause, it is repeated while the server runs. Raises SettingError.
     """
     config.check()
+    if not application.state.worker:  # of several workers, only the first
+        for sentence in config.environment.find_misspelt():
+            LOGGER.warning(sentence)
     if config.PRODUCTION and not (config.FACEBOOK_APP_ID and config.FACEBOOK_APP_SECRET):
         LOGGER.warning("FACEBOOK_APP_ID or FACEBOOK_APP_SECRET is not set: logins with Facebook answer 503")
     if not config.PRODUCTION and not config.DEV_TOKEN:
@@ -42,14 +45,16 @@ async def lifespan(application: Application) -> AsyncIterator[None]:
         work = [indexes.run(database.ensure_indexes)]
         if config.KEY_CACHE:
             stream = StartupTask("Key cache", application.state.missing)
-            work.append(key_cache.follow_logouts(database.watch, stream))
+            work.append(key_cache.follow_logouts(database, stream))
         try:
             async with run_in_background(work):
                 with suppress(TimeoutError):
                     await asyncio.wait_for(indexes.tried.wait(), config.MONGODB_TIMEOUT)
+                application.state.running = True
                 try:
                     yield
                 finally:
+                    application.state.running = False
                     await drain(application)
         finally:
             key_cache.forget_all()
@@ -69,8 +74,6 @@ async def drain(application: Application) -> None:
 async def check_settings(application: Application) -> None:
     """Raise SettingError if the server can't start with these settings. Runs once, before the workers."""
     config.check()
-    for sentence in config.environment.find_misspelt():
-        LOGGER.warning(sentence)
     if not config.PRODUCTION:
         make_secrets()
     application.database.connect()

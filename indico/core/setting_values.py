@@ -16,6 +16,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 ORIGIN = re.compile(
     r"(?!http://.*:80$|https://.*:443$)[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?"
 )
+HEADER = re.compile("[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 LOOPBACK = r"(localhost|127\.0\.0\.1|\[::1\])"
 ISSUER = re.compile(rf"(https://|http://{LOOPBACK}[:/])\S+")
 PROVIDER = re.compile(rf"(?!facebook)[a-zA-Z]+ {ISSUER.pattern}( \S+)+")
@@ -58,9 +59,17 @@ def parse_whole(text: str, low: int, high: int) -> int:
 
 def parse_networks(text: str) -> list[Network]:
     try:
-        return [ipaddress.ip_network(part) for part in split(text)]
+        return [_read_network(part) for part in split(text)]
     except ValueError as error:
         raise ValueError(f"should be addresses or networks, with commas between: {error}") from None
+
+
+def _read_network(text: str) -> Network:
+    network = ipaddress.ip_network(text)
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    if mapped is None or network.prefixlen < 96:
+        return network
+    return ipaddress.ip_network((mapped, network.prefixlen - 96))
 
 
 def parse_origins(text: str) -> list[str]:
@@ -69,6 +78,13 @@ def parse_origins(text: str) -> list[str]:
         like = "* or origins like https://app.example.com, with commas between"
         raise ValueError(f"should be {like}, but is {text!r}")
     return origins
+
+
+def parse_headers(text: str) -> list[str]:
+    names = split(text)
+    if not all(map(HEADER.fullmatch, names)):
+        raise ValueError(f"should be names of headers, with commas between, but is {text!r}")
+    return names
 
 
 def parse_providers(text: str) -> dict[str, list[str]]:

@@ -14,6 +14,7 @@ from urllib.parse import unquote_plus
 from indico.core import setting_values
 
 T = TypeVar("T")
+FOREIGN = ("OTEL_", "SENTRY_")  # prefixes of variables that other packages read
 DATABASE_IN_URI = re.compile(r"mongodb(?:\+srv)?://[^/?]*/([^?.]+)")
 
 
@@ -69,8 +70,12 @@ class Environment:
         """A whole number from `low` to `high`, both included."""
         return self._add(name, default, lambda text: setting_values.parse_whole(text, low, high))
 
-    def address(self, name: str, default: str, *schemes: str) -> str:
-        """A URL that begins with one of `schemes`. It may contain a password, so no message shows it."""
+    def address(self, name: str, default: str = "", *schemes: str) -> str:
+        """
+        A URL that begins with one of `schemes`, by default of HTTP. It may contain a password, so no message
+        shows it.
+        """
+        schemes = schemes or ("https://", "http://")
         return self._add(name, default, lambda text: setting_values.check_scheme(text, schemes))
 
     def database(self, name: str, uri: str) -> str:
@@ -84,6 +89,10 @@ class Environment:
     def origins(self, name: str) -> list[str]:
         """Origins as browsers send them, separated by commas: `https://a.com, http://b.com:3000`; or `*`."""
         return self._add(name, [], setting_values.parse_origins)
+
+    def headers(self, name: str) -> list[str]:
+        """Names of headers, separated by commas: `X-App-Version, X-Device`."""
+        return self._add(name, [], setting_values.parse_headers)
 
     def providers(self, name: str) -> dict[str, list[str]]:
         """
@@ -153,6 +162,8 @@ class Environment:
         ]
         sentences = []
         for name in sorted(set(self.environ) - set(known)):
+            if name.startswith(FOREIGN):
+                continue
             meant = difflib.get_close_matches(name, known, 1, 0.85)
             if re.fullmatch("MONGO(DB)?_?UR[IL]", name):
                 meant = ["MONGODB"]

@@ -6,6 +6,7 @@ event loop's lag. With several WORKERS, each counts in files in a shared folder,
 from __future__ import annotations
 
 import asyncio
+import hmac
 import importlib.util
 import os
 import shutil
@@ -14,10 +15,12 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
+from indico import config
 from indico.batteries.metrics.measures import CommandMetrics, RequestMetrics, make_lag, measure_lag
 from indico.batteries.metrics.sharing import make_folder, register_worker
 from indico.core.hooks import Application
 from indico.core.http.pages import PageHandler
+from indico.error import AuthError
 from indico.utils import LOGGER
 
 if TYPE_CHECKING:
@@ -30,7 +33,7 @@ def install(application: Application) -> None:
         LOGGER.warning("GET /metrics needs prometheus-client: pip install -e '.[metrics]'")
         return
     folder = make_folder()  # before the import: prometheus_client then chooses how to store values
-    from prometheus_client import CollectorRegistry, disable_created_metrics
+    from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics
     from prometheus_client.multiprocess import MultiProcessCollector
 
     disable_created_metrics()  # type: ignore[no-untyped-call] # twice as many series, rarely used
@@ -39,6 +42,10 @@ def install(application: Application) -> None:
     own = registry if folder is None else CollectorRegistry()
     if folder is not None:
         MultiProcessCollector(registry, folder)  # type: ignore[no-untyped-call]
+    else:
+        ProcessCollector(registry=registry)  # of one process: sums over workers would mean nothing
+    if config.PRODUCTION and not config.METRICS_TOKEN:
+        LOGGER.warning("GET /metrics needs no token: set METRICS_TOKEN unless a proxy keeps it private")
     application.hooks.around_request.append(RequestMetrics(own, application.state.in_flight).watch)
     application.hooks.mongo_listeners.append(CommandMetrics(own))
     application.hooks.lifespans.append(partial(lifespan, make_lag(own), folder))
@@ -70,7 +77,14 @@ class MetricsHandler(PageHandler):
         self._registry = registry
 
     def get(self) -> None:
-        """All metrics, in the Prometheus format that the client requests."""
+        """
+        All metrics, in the Prometheus format that the client requests.
+
+        401: METRICS_TOKEN is set, and is not sent as `Authorization: Bearer <token>`
+        """
+        given = self.request.headers.get("Authorization", "").encode("latin-1")
+        if config.METRICS_TOKEN and not hmac.compare_digest(given, f"Bearer {config.METRICS_TOKEN}".encode()):
+            raise AuthError()
         from prometheus_client.exposition import choose_encoder
 
         try:

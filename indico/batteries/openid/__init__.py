@@ -52,7 +52,9 @@ class OpenIDHandler(IndicoHandler):
     def subject(self) -> str:
         """The account that a login names, before it is verified. LOGIN_RATE counts logins per account."""
         fields = smart_parse(self.request.body)
-        return f"{fields.get('provider')}:{read_subject(str(fields.get('id_token')))}"
+        provider = str(fields.get("provider"))
+        self._check_name(provider)
+        return f"{provider}:{read_subject(str(fields.get('id_token')))}"
 
     @unpack("provider", "id_token", "user")
     @type_check(str, str, LoginUser)
@@ -62,11 +64,14 @@ class OpenIDHandler(IndicoHandler):
 
         401: The provider did not sign the token for our app, or it has expired.
         """
-        if provider not in self._providers:
-            raise InvalidValue(f"provider should be {' or '.join(self._providers)}")
+        self._check_name(provider)
         subject = await self._providers[provider].check(id_token)
         # Names of providers contain no colon and don't begin with "facebook", so ids are unique.
         return await log_in(f"{provider}:{subject}", user)
+
+    def _check_name(self, provider: str) -> None:
+        if provider not in self._providers:
+            raise InvalidValue(f"provider should be {' or '.join(self._providers)}")
 
 
 OpenIDRoute = (r"/openid/(?P<action>[a-zA-Z]+)?", OpenIDHandler)

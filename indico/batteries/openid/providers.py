@@ -14,11 +14,13 @@ import time
 from typing import Any
 
 from indico import config
+from indico.batteries.openid.keys import ALGORITHMS, is_internal, read_keys
 from indico.core.fetch import FAILURES, fetch_json
 from indico.core.setting_values import ISSUER
 from indico.core.tasks import spawn
 from indico.error import IndicoError, Unavailable
 from indico.routes.auth import is_oauth_id
+from indico.utils import LOGGER
 
 TIMEOUT = 5  # seconds, for each of the two addresses of a provider
 KEYS_LIFETIME = 3600  # seconds
@@ -26,9 +28,6 @@ PAUSE = 60  # seconds between two fetches because of an unknown key
 PAUSE_AFTER_FAILURE = 1  # seconds
 MAX_TOKEN_LENGTH = 16 * 1024  # characters
 LEEWAY = 60  # seconds by which the provider's clock and ours may differ
-
-# Only signatures with a private key. `none` means no signature, and both sides know the key of an HMAC.
-ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 
 
 class OpenIDTokenError(IndicoError):
@@ -51,7 +50,7 @@ class Provider:
         self.name = name
         self.issuer = issuer
         self.client_ids = client_ids
-        self._keys: dict[str | None, Any] = {}  # by key id
+        self._keys: list[Any] = []
         self._stale_at = 0.0  # time.monotonic
         self._next_fetch_at = 0.0  # time.monotonic
         self._fetching: asyncio.Task[None] | None = None
@@ -69,7 +68,7 @@ class Provider:
             header = jwt.get_unverified_header(id_token)
             if header.get("alg") not in ALGORITHMS:
                 raise OpenIDTokenError()
-            key = await self._find_key(header.get("kid"))
+            key = await self._find_key(header.get("kid"), header["alg"])
             claims = jwt.decode(
                 id_token,
                 key,
@@ -79,6 +78,10 @@ class Provider:
                 leeway=LEEWAY,
                 options={"require": ["iss", "sub", "aud", "exp", "iat"], "enforce_minimum_key_length": True},
             )
+        except jwt.InvalidIssuerError as error:  # the signature is valid, so the provider wrote this
+            issuer = jwt.decode(id_token, options={"verify_signature": False})["iss"]
+            LOGGER.warning("%s signs tokens of the issuer %r, not %r", self.name, issuer, self.issuer)
+            raise OpenIDTokenError() from error
         except (jwt.PyJWTError, RecursionError) as error:
             raise OpenIDTokenError() from error
         audience = claims["aud"] if isinstance(claims["aud"], list) else [claims["aud"]]
@@ -89,16 +92,26 @@ class Provider:
             raise OpenIDTokenError()
         return str(claims["sub"])
 
-    async def _find_key(self, key_id: str | None) -> Any:
+    async def _find_key(self, key_id: str | None, algorithm: str) -> Any:
         is_stale = time.monotonic() >= self._stale_at
-        if is_stale or key_id not in self._keys:
+        if is_stale or self._pick_key(key_id, algorithm) is None:
             if self._fetching is not None or time.monotonic() >= self._next_fetch_at:
                 await self.fetch_keys()
             elif is_stale:
                 raise self._unavailable()
-        if key_id not in self._keys:
+        key = self._pick_key(key_id, algorithm)
+        if key is None:
             raise OpenIDTokenError()
-        return self._keys[key_id]
+        return key
+
+    def _pick_key(self, key_id: str | None, algorithm: str) -> Any:
+        """Return the key for this algorithm and of this id. A token without an id needs a single such key."""
+        found = [
+            key
+            for key in self._keys
+            if key.algorithm_name == algorithm and (key_id is None or key.key_id == key_id)
+        ]
+        return found[0] if len(found) == 1 or (found and key_id is not None) else None
 
     async def fetch_keys(self) -> None:
         """Fetch the provider's keys. All callers wait for the same fetch. Raises Unavailable if it fails."""
@@ -112,9 +125,14 @@ class Provider:
         try:
             address = self.issuer.rstrip("/") + "/.well-known/openid-configuration"
             about = await fetch_json(address, TIMEOUT)
-            if about["issuer"] != self.issuer or not ISSUER.fullmatch(about["jwks_uri"]):
-                raise ValueError("another issuer, or an address of keys that is not https")
-            keys = read_keys(await fetch_json(about["jwks_uri"], TIMEOUT))
+            if about["issuer"] != self.issuer:
+                raise ValueError(
+                    f"its issuer is {about['issuer']!r}, but OPENID_PROVIDERS has {self.issuer!r}"
+                )
+            address = about["jwks_uri"]
+            if not ISSUER.fullmatch(address) or (is_internal(address) and not is_internal(self.issuer)):
+                raise ValueError(f"its keys are at {address!r}, which is not https or is an internal address")
+            keys = read_keys(await fetch_json(address, TIMEOUT))
             if not keys:
                 raise ValueError("no usable keys")
             self._keys, self._stale_at = keys, time.monotonic() + KEYS_LIFETIME
@@ -141,20 +159,3 @@ def read_subject(id_token: str) -> str:
     if not isinstance(subject, str) or not is_oauth_id(subject):
         raise OpenIDTokenError()
     return subject
-
-
-def read_keys(key_set: dict[str, Any]) -> dict[str | None, Any]:
-    """Return the keys of a JWK set (RFC 7517) that can sign tokens, by key id. Skips all others."""
-    import jwt
-
-    keys: dict[str | None, Any] = {}
-    for data in key_set["keys"]:
-        if data.get("use", "sig") != "sig":
-            continue
-        try:
-            key = jwt.PyJWK(data)
-        except (jwt.PyJWTError, *FAILURES, NotImplementedError):
-            continue
-        if key.algorithm_name in ALGORITHMS:
-            keys[key.key_id] = key
-    return keys

@@ -7,21 +7,20 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Awaitable
-from contextlib import suppress
 from contextvars import copy_context
 from typing import Any
 
-from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, stream_request_body
 
 from indico import config
 from indico.core.hooks import get_hooks
+from indico.core.http.bodies import smart_parse
 from indico.core.http.envelope import EnvelopeHandler, name_request
-from indico.core.http.limits import Connection, get_connection
+from indico.core.http.uploads import Form, make_form
 from indico.core.log import LOGGER
 from indico.core.mongo.helper import begin_request
 from indico.core.timers import Timer, call_after
-from indico.error import BodyTooLarge, IndicoError, RequestTimeout
+from indico.error import BodyTooLarge, IndicoError, MethodNotAllowed, RequestTimeout
 
 CALLED_BY_TORNADO = (
     "__init__",
@@ -42,7 +41,6 @@ CALLED_BY_TORNADO = (
     "write",
     "write_error",
 )
-DISCARD_SECONDS = 2  # for reading and dropping the rest of a body that is too large
 
 
 @stream_request_body  # without it Tornado closes on a body that is too large, without a response
@@ -52,24 +50,20 @@ class LimitedHandler(EnvelopeHandler):
     task is cancelled after `request_timeout` seconds or when the client disconnects.
     """
 
-    __slots__ = ("_body_size", "_chunks", "_context", "_discard_timer", "_is_lazy", "_task", "_timer")
-    SUPPORTED_METHODS = (*EnvelopeHandler.SUPPORTED_METHODS, "REFUSED")
+    __slots__ = ("_body_size", "_chunks", "_context", "_form", "_task", "_timer")
+    max_body_size: int | None = None  # bytes of a body with files; None: MAX_BODY_SIZE
+    body_timeout: float | None = None  # seconds for receiving such a body; None: BODY_TIMEOUT
 
     def _set_up(self, application: Any) -> None:
         super()._set_up(application)
-        self._is_lazy = not self._has_tornado
         self._chunks: list[bytes] = []
         self._body_size = 0  # bytes received so far
-        self._discard_timer: asyncio.TimerHandle | None = None  # set while the rest of a body is dropped
+        self._form: Form | None = None  # the body, if it may have files
         self._task: asyncio.Task[Any] | None = None  # runs the action
         self._timer: Timer | None = None
-        self._context = copy_context()
 
     def _begin(self) -> None:
         super()._begin()
-        self._method = str(self.request.method)
-        if self._method not in self.SUPPORTED_METHODS:  # otherwise Tornado responds before the body
-            self.request.method = "REFUSED"
         self._context = copy_context()  # an abort runs in it, so that its log records name the request
 
     @classmethod
@@ -84,104 +78,121 @@ class LimitedHandler(EnvelopeHandler):
 
     def start(self) -> None:
         """Run the action of a lazy handler. For other handlers, Tornado calls `post`."""
-        post: Any = self.post
-        task = asyncio.get_running_loop().create_task(post(**self.path_kwargs))
-        task.add_done_callback(self._on_end)
+        self._task = asyncio.get_running_loop().create_task(self._run())
 
-    def _on_end(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and task.exception() is not None:  # `post` could not send an error response
-            LOGGER.error("%s can't be answered", name_request(self), exc_info=task.exception())
-            self._finish()
-            self._connection.close()
+    async def _run(self) -> None:
+        post: Any = self.post
+        try:
+            await post(**self.path_kwargs)
+        except Exception:  # `post` could not send an error response
+            LOGGER.exception("%s can't be answered", name_request(self))
+            self._end()
+            self.request.connection.close()  # type: ignore[union-attr] # of our own server
 
     @property
     def request_timeout(self) -> float | None:
         """Seconds that an action may take. A handler can override it: `request_timeout = 300`, or None."""
         return config.REQUEST_TIMEOUT
 
-    @property
-    def _connection(self) -> Connection:
-        return get_connection(self.request)
-
     # The body
 
     def prepare(self) -> Awaitable[None] | None:
-        # Tornado accepts a repeated length: "7, 7".
-        length = self.request.headers.get("Content-Length", "").partition(",")[0]
-        if length.isdecimal() and float(length) > config.MAX_BODY_SIZE:
-            return self._reject_body()
+        self._form = make_form(self)
+        if self._declares_too_much():
+            self._reject_body()
+        elif self._form is not None:
+            return self._start_upload(self._form)
         return None
 
+    @property
+    def _max_body(self) -> int:
+        return config.MAX_BODY_SIZE if self._form is None else self._form.limit
+
+    def _declares_too_much(self) -> bool:
+        head = getattr(self.request.connection, "head", None)
+        if head is not None:  # the connection is one of our own server
+            return bool(head.body_size > config.MAX_BODY_SIZE)
+        # Tornado accepts a repeated length: "7, 7".
+        length = self.request.headers.get("Content-Length", "").partition(",")[0]
+        return length.isdecimal() and float(length) > self._max_body
+
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        if self._form is not None:
+            return self._form.feed(chunk)
         self._body_size += len(chunk)
         if self._body_size <= config.MAX_BODY_SIZE:
             self._chunks.append(chunk)
-        elif not self._answered:
-            return self._reject_body()
+        elif not self._has_response:
+            self._reject_body()
         return None
 
-    async def _reject_body(self) -> None:
-        # Closing while the client sends would reset the connection before the client reads the response. So
-        # the response is sent now, and the rest of the body is read and dropped.
+    def _reject_body(self) -> None:
         self._chunks.clear()
-        error = BodyTooLarge(config.MAX_BODY_SIZE)
         self.set_header("Connection", "close")
-        body = self._write_envelope({"status": error.code, "data": error.message}, error.code)
-        self.set_header("Content-Length", len(body))
-        if not self._body_size and "Expect" in self.request.headers:  # the client has not sent the body yet
-            self.finish()
-            return
-        self._discard_timer = asyncio.get_running_loop().call_later(DISCARD_SECONDS, self._finish_and_close)
-        with suppress(StreamClosedError):  # the client has disconnected
-            await self.flush()
-            self._connection.close_writing()
-        self.request.method = "REFUSED"  # Tornado then does not call `post`
+        self.fail(BodyTooLarge(self._max_body))
 
-    def _finish_and_close(self) -> None:
-        self.finish()
-        self._connection.close()
+    async def _start_upload(self, form: Form) -> None:
+        """Run the action before the body is received. Return when it wants the body or has ended."""
+        connection: Any = self.request.connection
+        connection.set_body_timeout(self.body_timeout or config.BODY_TIMEOUT)
+        post: Any = self.post
+        action = asyncio.ensure_future(post(**self.path_kwargs))
 
-    def _end(self) -> None:
-        if self._discard_timer is not None:
-            self._discard_timer.cancel()
-        super()._end()
+        async def end_upload(**kwargs: Any) -> None:
+            form.end()
+            await action
 
-    def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
-        if self._discard_timer is not None:
-            self._finish_and_close()
-        else:
-            super().send_error(status_code, **kwargs)
+        setattr(self, "post", end_upload)  # noqa: B010 - Tornado calls it after the body
+        await asyncio.wait((action, form.wanted), return_when=asyncio.FIRST_COMPLETED)
+
+    async def read_fields(self, data: bytes) -> dict[str, Any]:
+        """Return the fields of a body that may have files. No timeout of the action runs meanwhile."""
+        if self._form is None:
+            return smart_parse(data)
+        self._stop_timer()
+        try:
+            return await self._form.read()
+        finally:
+            self._start_timer()
 
     # The action
 
     def begin_action(self) -> bool:
         """
-        Set `self.request.body` and start the timeout. Return False if the request needs no response: the body
-        was rejected, or the client has disconnected.
+        Set `self.request.body` and start the timeout. Return False if the client has disconnected: the
+        request then needs no response.
         """
-        if self._discard_timer is not None or self._connection.is_closed():
-            self._finish_and_close()
+        if self._aborted:
             return False
         self.request.body = b"".join(self._chunks)
         self._chunks.clear()
         begin_request()
-        self._task = asyncio.current_task()
+        self._task = self._task or asyncio.current_task()
+        self._start_timer()
+        return True
+
+    def _start_timer(self) -> None:
         timeout = self.request_timeout
         self._timer = None if timeout is None else call_after(timeout, self._on_timeout)
-        return True
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None  # avoids a reference cycle
 
     def end_action(self) -> None:
         """Stop the timeout: the action has ended."""
         self._task = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None  # avoids a reference cycle
-        if self._is_lazy and self._aborted and not self._has_finished:
+        self._stop_timer()
+        if self._form is not None:
+            self._form.close()
+        if self._is_lazy and self._aborted and not self._has_response:
             self.application.log_request(self)  # Tornado does it for other handlers
 
-    def refused(self, *args: Any, **kwargs: Any) -> None:
-        """The response to all methods that Tornado does not know."""
-        raise HTTPError(405)
+    def fail(self, error: BaseException) -> None:
+        if self._form is not None and not self._form.received:
+            self.set_header("Connection", "close")  # the rest of the body is not read
+        super().fail(error)
 
     async def run_hooks(self) -> None:
         """Run the hooks in `before_action`. Their exceptions are not caught."""
@@ -190,7 +201,7 @@ class LimitedHandler(EnvelopeHandler):
 
     async def wait_for_response(self) -> None:
         """Wait until `respond` has been called."""
-        if not self._answered:
+        if not self._has_response:
             self._response_sent = asyncio.get_running_loop().create_future()
             await self._response_sent
 
@@ -205,12 +216,12 @@ class LimitedHandler(EnvelopeHandler):
     def on_connection_close(self) -> None:
         if not self._is_lazy:
             super().on_connection_close()
-        if not self._answered and self._has_tornado:
+        if not self._has_response and self._has_tornado:
             self.set_status(499, "Client Closed Request")
-        elif not self._answered:
+        elif not self._has_response:
             self._status = 499  # the status that nginx logs; only hooks see it
         self._chunks.clear()  # frees memory now: Tornado leaves the handler in a reference cycle
-        self._end()
+        self._call_end_callbacks()
         self._cancel_action()
 
     def _cancel_action(self) -> None:
@@ -218,3 +229,27 @@ class LimitedHandler(EnvelopeHandler):
         if self._task is not None:
             self._task.cancel()
             self._task = None
+
+    # Errors that Tornado reports
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        error = kwargs["exc_info"][1] if "exc_info" in kwargs else HTTPError(status_code)
+        self.fail(self._find_method_error() if status_code == 405 else error)
+
+    def _find_method_error(self) -> IndicoError:
+        if self._declares_too_much():  # Tornado finds some wrong methods before it calls `prepare`
+            self.set_header("Connection", "close")
+            return BodyTooLarge(config.MAX_BODY_SIZE)
+        try:
+            self.check_path()
+        except IndicoError as error:
+            return error
+        self.set_header("Allow", self.allowed_methods)
+        return MethodNotAllowed(str(self.request.method), self.allowed_methods)
+
+    def check_path(self) -> None:
+        """Raise RouteNotFound if no method exists at this path."""
+
+    def log_exception(self, *exc_info: Any) -> None:
+        if self._has_response:  # `to_error` logs all other exceptions
+            LOGGER.error("%s failed after its response", name_request(self), exc_info=exc_info)

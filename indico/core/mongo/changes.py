@@ -9,6 +9,8 @@ from collections.abc import AsyncGenerator
 from contextlib import suppress
 from typing import Any
 
+from pymongo.read_concern import ReadConcern
+
 from indico.core.mongo.drivers import Collection
 from indico.core.mongo.helper import bounded, wait_for
 
@@ -21,7 +23,8 @@ async def watch(
     for `heartbeat` milliseconds. Ends when the collection is dropped. Raises Unavailable, and MongoError if
     MongoDB has no change streams because it is a standalone server.
     """
-    opening = collection.watch(pipeline, max_await_time_ms=heartbeat)
+    majority = collection.with_options(read_concern=ReadConcern("majority"))  # whatever the URI says
+    opening = majority.watch(pipeline, max_await_time_ms=heartbeat)
     stream = await bounded(opening) if inspect.isawaitable(opening) else opening
     try:
         await bounded(stream.__aenter__())  # Motor opens the stream here

@@ -84,11 +84,17 @@ class ListTest(CorsTest):
         self.assertEqual(response.headers["Access-Control-Allow-Methods"], "GET, POST")
         self.assertEqual(
             response.headers["Access-Control-Allow-Headers"],
-            "Authorization, Content-Type, indico_key, X-Request-Id",
+            "Authorization, Content-Type, Idempotency-Key, indico_key, X-Request-Id, baggage, sentry-trace,"
+            " traceparent, tracestate, Webhook-URL",
         )
         self.assertEqual(response.headers["Access-Control-Max-Age"], "7200")
         self.assertEqual(response.headers[CREDENTIALS], "true")
         self.assertEqual(response.headers["Vary"], "Origin")
+
+    def test_cors_headers_may_be_sent_as_well(self) -> None:
+        with mock.patch.object(config, "CORS_HEADERS", ["X-App-Version", "X-Device"]):
+            allowed = self.preflight().headers["Access-Control-Allow-Headers"].split(", ")
+        self.assertEqual(allowed[-3:], ["Webhook-URL", "X-App-Version", "X-Device"])
 
     def test_a_preflight_is_answered_whatever_its_path(self) -> None:
         for path in ("/", "/health", "/auth/nope", "/nowhere"):
@@ -105,7 +111,8 @@ class ListTest(CorsTest):
                 self.assertEqual(response.headers.get_list("Vary"), ["Origin"])
                 self.assertEqual(response.headers[CREDENTIALS], "true")
                 self.assertEqual(
-                    response.headers["Access-Control-Expose-Headers"], "Retry-After, X-Request-Id"
+                    response.headers["Access-Control-Expose-Headers"],
+                    "Idempotent-Replayed, RateLimit, RateLimit-Policy, Retry-After, X-Request-Id",
                 )
 
     def test_errors_carry_the_headers_once(self) -> None:
@@ -204,9 +211,14 @@ class BrowserTest(ProcessTest):
 
     def test_a_page_of_ours_is_let_in_and_all_others_are_kept_out(self) -> None:
         with ServerProcess() as page, ServerProcess() as stranger, Browser() as browser:
-            server = self.start(CORS_ORIGINS=f"{page.url}, https://app.example.com", LOGIN_RATE="1/day")
+            server = self.start(
+                CORS_ORIGINS=f"{page.url}, https://app.example.com",
+                LOGIN_RATE="1/day",
+                CORS_HEADERS="X-App-Version",
+            )
             browser.open(page.url)
             data = json.dumps(LOGIN_DATA)
+            guess = json.dumps({**LOGIN_DATA, "access_token": "guess"})
             status, answer, _ = browser.run(ASK, f"{server.url}/auth/login", "POST", {}, data)
             self.assertEqual(status, 200)
             key = {"indico_key": answer["data"]["indico_key"], "Content-Type": "application/json"}
@@ -216,6 +228,9 @@ class BrowserTest(ProcessTest):
             )
             bearer = {"Authorization": f"Bearer {key['indico_key']}", "X-Request-Id": "1"}
             self.assertEqual(browser.run(ASK, check, "POST", bearer, "")[0], 200)
+            traced = {**key, "traceparent": "1", "sentry-trace": "1", "baggage": "a=1", "X-App-Version": "7"}
+            self.assertEqual(browser.run(ASK, check, "POST", traced, "")[0], 200)
+            self.assertEqual(browser.run(ASK, check, "POST", {**key, "X-Other": "1"}, ""), "TypeError")
             for path, expected in (("auth/check", 401), ("auth/nope", 404), ("nowhere", 404)):
                 wrong = {"indico_key": "0" * 56}
                 self.assertEqual(browser.run(ASK, f"{server.url}/{path}", "POST", wrong, "")[0], expected)
@@ -223,7 +238,8 @@ class BrowserTest(ProcessTest):
             too_large = "x" * (config.MAX_BODY_SIZE + 1)
             self.assertEqual(browser.run(ASK, check, "POST", key, too_large)[0], 413)
             if "indico.batteries.limit" in BATTERIES:
-                status, _, wait = browser.run(ASK, f"{server.url}/auth/login", "POST", {}, data)
+                browser.run(ASK, f"{server.url}/auth/login", "POST", {}, guess)
+                status, _, wait = browser.run(ASK, f"{server.url}/auth/login", "POST", {}, guess)
                 self.assertEqual(status, 429)
                 self.assertGreater(int(wait), 0)
             self.assertEqual(browser.run(ASK, check, "DELETE", key, None), "TypeError")

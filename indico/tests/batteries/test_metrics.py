@@ -32,6 +32,7 @@ from indico.tests.mocks import HEADERS, LOGIN_DATA
 from indico.tests.testutils.process import ProcessTest, linux, wait_until
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
+from indico.utils import LOGGER
 
 Series = dict[tuple[str, ...], float]
 
@@ -81,6 +82,28 @@ class MetricsTest(ServerTest):
         for accept in ("application/openmetrics-text; version=new", "text/plain; version=1.x"):
             response = self.fetch("/metrics", headers={"Accept": accept})
             self.assertEqual((response.code, response.headers["Content-Type"][:10]), (200, "text/plain"))
+
+    def test_with_a_token_only_who_sends_it_reads_the_page(self) -> None:
+        token = "of metrics, ä"
+        with mock.patch.object(config, "METRICS_TOKEN", token):
+            for given in ("", token, f"Basic {token}", "Bearer", "Bearer of", f"Bearer {token} ,", "\xff"):
+                with self.subTest(given):
+                    response = self.fetch("/metrics", headers={"Authorization": given})
+                    self.assertEqual((response.code, json.loads(response.body)["status"]), (401, 401))
+            sent = f"Bearer {token}".encode().decode("latin-1")
+            self.assertEqual(self.fetch("/metrics", headers={"Authorization": sent}).code, 200)
+            self.assertEqual(self.fetch("/metrics", method="HEAD", headers={"Authorization": sent}).code, 200)
+
+    def test_one_process_shows_its_own_memory_time_and_files(self) -> None:
+        series = self.scrape()
+        for name in (
+            "resident_memory_bytes",
+            "virtual_memory_bytes",
+            "cpu_seconds_total",
+            "open_fds",
+            "max_fds",
+        ):
+            self.assertGreater(series[f"process_{name}",], 0)
 
     def test_only_get_is_allowed(self) -> None:
         self.assertEqual(self.post("metrics", {})["status"], 405)
@@ -180,6 +203,20 @@ class MissingTest(StrictTest):
             logged.output,
             ["WARNING:indico:GET /metrics needs prometheus-client: pip install -e '.[metrics]'"],
         )
+
+
+class ProductionTest(StrictTest):
+    def test_production_says_when_everybody_may_read_the_page(self) -> None:
+        sentence = "GET /metrics needs no token: set METRICS_TOKEN unless a proxy keeps it private"
+        for production, token in ((True, ""), (True, "secret"), (False, "")):
+            with (
+                mock.patch.object(config, "PRODUCTION", production),
+                mock.patch.object(config, "METRICS_TOKEN", token),
+                mock.patch.object(LOGGER, "warning") as warning,
+            ):
+                make_app()
+            says = mock.call(sentence) in warning.mock_calls
+            self.assertEqual(says, production and not token)
 
 
 class NotSharedTest(StrictTest):
@@ -307,7 +344,7 @@ server.main(debug=False, port=0)
         wait_until(lambda: self.ask() != first, "an answer from the other worker")
         self.assert_counted()
         with socket.create_connection(("127.0.0.1", self.server.port), timeout=30) as left:
-            left.sendall(b"POST /worker/stay HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+            left.sendall(b"POST /worker/stay HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
             self.server.wait_for("staying in ")
             self.assertEqual(self.scrape()["http_requests_in_progress",], 2)
             killed = int(re.findall(r"staying in (\d+)\.", self.server.output)[0])

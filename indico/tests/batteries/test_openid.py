@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from tornado.testing import bind_unused_port
 from indico import config, db
 from indico.batteries import openid
 from indico.batteries.openid import providers
+from indico.core import fetch
 from indico.core.hooks import Application
 from indico.core.settings import Environment
 from indico.routes.auth import AuthRoute
@@ -322,6 +324,30 @@ class KeysTest(OpenIDTest):
         token = jwt.encode(self.issuer.make_claims(), make_key("first").private, "ES256")
         self.assertEqual(self.login(token)["status"], 200)
 
+    def test_a_token_without_an_id_is_that_of_the_only_key_for_its_algorithm(self) -> None:
+        first, second, rsa = make_key("first"), make_key("second"), make_key("rsa", "RS256")
+        for keys, signer, status in (
+            ([first], first, 200),
+            ([first, rsa], first, 200),
+            ([first, rsa], rsa, 200),
+            ([first], second, 401),
+            ([first, second], first, 401),
+            ([rsa], first, 401),
+        ):
+            with self.subTest([key.key_id for key in keys], signer=signer.key_id):
+                self.issuer.keys = keys
+                self.providers["google"] = providers.make_providers()["google"]
+                token = jwt.encode(self.issuer.make_claims(), signer.private, signer.algorithm)
+                self.assertEqual(self.login(token)["status"], status)
+
+    def test_keys_of_one_id_are_told_apart_by_their_algorithms(self) -> None:
+        rsa = make_key("rsa", "RS256")
+        shown = [make_key("first").public, {**rsa.public, "kid": "first"}]
+        self.issuer.answers[KEYS] = 200, json.dumps({"keys": shown}).encode()
+        self.assertEqual(self.login()["status"], 200)
+        token = jwt.encode(self.issuer.make_claims(), rsa.private, "RS256", {"kid": "first"})
+        self.assertEqual(self.login(token)["status"], 200)
+
     def test_what_is_no_key_for_signatures_is_left_out(self) -> None:
         good = make_key("first").public
         shared = {"kty": "oct", "k": "c2VjcmV0", "kid": "shared", "alg": "HS256"}
@@ -337,7 +363,7 @@ class KeysTest(OpenIDTest):
         ]
         self.issuer.answers[KEYS] = 200, json.dumps({"keys": [*others, good]}).encode()
         self.assertEqual(self.login()["status"], 200)
-        self.assertEqual(list(self.providers["google"]._keys), ["first"])
+        self.assertEqual([key.key_id for key in self.providers["google"]._keys], ["first"])
 
 
 class AtStartTest(OpenIDTest):
@@ -400,6 +426,82 @@ class OutOfOrderTest(OpenIDTest):
         self.issuer.answers = {}
         self.assertEqual(self.login()["status"], 200)
 
+    def test_an_issuer_that_differs_is_named_beside_the_setting(self) -> None:
+        self.set(providers, "PAUSE_AFTER_FAILURE", 0)
+        for issuer in (self.issuer.url + "/", "https://accounts.google.com", None):
+            about = {"issuer": issuer, "jwks_uri": self.issuer.url + KEYS}
+            self.issuer.answers = {DISCOVERY: (200, json.dumps(about).encode())}
+            with self.subTest(issuer), self.assertLogs("indico", "WARNING") as logs:
+                self.assertEqual(self.login(), OUT_OF_ORDER)
+            self.assertIn(f"its issuer is {issuer!r}, but OPENID_PROVIDERS has", logs.output[0])
+            self.assertIn(repr(self.issuer.url), logs.output[0])
+
+    def test_an_issuer_of_tokens_that_differs_is_named_once_the_signature_is_checked(self) -> None:
+        issuer = self.issuer.url + "/"
+        with self.assertLogs("indico", "WARNING") as logs:
+            self.assertEqual(self.login(self.issuer.make_token(iss=issuer)), REFUSED)
+        sentence = f"google signs tokens of the issuer {issuer!r}, not {self.issuer.url!r}"
+        self.assertEqual(logs.output, [f"WARNING:indico:{sentence}"])
+        with self.assertNoLogs("indico", "WARNING"):
+            stranger = jwt.encode(
+                self.issuer.make_claims(iss=issuer), make_key("stranger").private, "ES256", {"kid": "first"}
+            )
+            self.assertEqual(self.login(stranger), REFUSED)
+
+    def test_keys_at_an_internal_address_are_not_fetched_unless_the_issuer_is_at_one(self) -> None:
+        self.set(providers, "PAUSE_AFTER_FAILURE", 0)
+        provider = self.providers["google"]
+        provider.issuer = "https://accounts.google.com"
+        fetched: list[str] = []
+        for address in (
+            self.issuer.url + KEYS,
+            "http://localhost:27017/",
+            "https://localhost/keys",
+            "https://app.LOCALHOST./keys",
+            "https://127.0.0.1:5000/keys",
+            "https://127.1/keys",
+            "https://2130706433/keys",
+            "https://0x7f.0.0.1/keys",
+            "https://0/keys",
+            "https://[::1]/keys",
+            "https://[::ffff:127.0.0.1]/keys",
+            "https://10.0.0.1/keys",
+            "https://169.254.169.254/latest/meta-data",
+            "https://[fe80::1]/keys",
+            "https://user@127.0.0.1/keys",
+        ):
+
+            async def fetch(url: str, seconds: float) -> Any:
+                fetched.append(url)
+                return {"issuer": provider.issuer, "jwks_uri": address}  # noqa: B023
+
+            with self.subTest(address):
+                self.set(providers, "fetch_json", fetch)
+                self.assertEqual(self.login(), OUT_OF_ORDER)
+        self.assertEqual(set(fetched), {provider.issuer + DISCOVERY})
+
+    def test_headers_that_are_too_large(self) -> None:
+        self.set(fetch, "LARGEST_HEAD", 20)
+        self.assertEqual(self.login(), OUT_OF_ORDER)
+
+    def test_a_provider_is_asked_through_the_proxy(self) -> None:
+        self.set(providers, "PAUSE_AFTER_FAILURE", 0)
+        self.providers["google"].issuer = "https://127.0.0.1:1"
+        asked: list[bytes] = []
+
+        async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            asked.append(await reader.readuntil(b"\r\n"))
+            writer.write(b"HTTP/1.1 403 Forbidden\r\n\r\n")
+            writer.close()
+
+        proxy = self.io_loop.run_sync(lambda: asyncio.start_server(refuse, "127.0.0.1", 0))
+        address = f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}"
+        for no_proxy in ("127.0.0.1", ""):
+            with mock.patch.dict(os.environ, HTTPS_PROXY=address, NO_PROXY=no_proxy, no_proxy=no_proxy):
+                self.assertEqual(self.login(), OUT_OF_ORDER)
+        proxy.close()
+        self.assertEqual(asked, [b"CONNECT 127.0.0.1:1 HTTP/1.1\r\n"])
+
     def test_a_provider_that_is_slow(self) -> None:
         self.set(providers, "TIMEOUT", 0.1)
         self.issuer.released.clear()
@@ -455,6 +557,18 @@ class LoginRateTest(OpenIDTest):
         self.assertEqual([self.login_from("10.0.0.1", token) for _ in range(4)], [401, 401, 401, 429])
         token = self.issuer.make_token(make_key("another"), sub="\n")
         self.assertEqual([self.login_from(f"10.0.1.{number}", token) for number in range(4)], 4 * [401])
+
+    def test_a_provider_that_a_client_makes_up_uses_up_nobodys_logins(self) -> None:
+        self.set(config, "LOGIN_RATE", (1, 24 * 3600))
+        for number, (provider, subject) in enumerate(
+            (("address 2001", "db8::/64"), ("account google", SUBJECT), ("address 10.0.0.1", ""))
+        ):
+            token = self.issuer.make_token(sub=subject)
+            data = {"provider": provider, "id_token": token, "user": {}}
+            headers = {"X-Forwarded-For": f"10.1.0.{number}"}
+            self.assertEqual(self.post("openid/login", data, headers)["status"], 400)
+        for address in ("2001:db8::77", "10.0.0.1"):
+            self.assertEqual(self.login_from(address, self.issuer.make_token(sub=f"from {address}")), 200)
 
     def test_an_address_is_limited_whatever_it_sends(self) -> None:
         self.assertEqual([self.login_from("10.0.0.1", "guess") for _ in range(4)], [401, 401, 401, 429])

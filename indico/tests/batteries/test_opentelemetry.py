@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+from ipaddress import ip_network
 from typing import Any
 from unittest import mock
 
@@ -19,7 +20,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 import indico.db.user_db as UserDB
 from indico import config, db
-from indico.batteries.opentelemetry import make_provider
+from indico.batteries.opentelemetry import find_endpoint, install, make_provider
 from indico.core.hooks import Application
 from indico.db import mongo
 from indico.routes.auth import AuthRoute
@@ -121,10 +122,26 @@ class TraceTest(ServerTest):
         self.assertNotEqual(first.trace_id, second.trace_id)
         self.assertEqual((first.parent_span_id, second.parent_span_id), (b"", b""))
 
-    def test_a_traceparent_is_taken_over(self) -> None:
-        self.post("auth/check", {}, {"traceparent": f"00-{TRACE}-{PARENT}-01"})
+    def test_the_traceparent_of_a_trusted_proxy_is_taken_over_without_its_tracestate(self) -> None:
+        headers = {
+            "traceparent": f"00-{TRACE}-{PARENT}-01",
+            "tracestate": "a=stranger",
+            "baggage": "b=stranger",
+        }
+        with mock.patch.object(config, "TRUSTED_PROXIES", [ip_network("127.0.0.1")]):
+            self.post("auth/check", {}, headers)
         (span,) = self.end()
         self.assertEqual((span.trace_id.hex(), span.parent_span_id.hex()), (TRACE, PARENT))
+        self.assertNotIn(b"stranger", self.collector.posts[0][1])
+
+    def test_the_traceparent_of_a_stranger_is_not_taken_over(self) -> None:
+        for headers in ({}, {"X-Forwarded-For": "127.0.0.1"}, {"tracestate": "a=stranger"}):
+            self.post("auth/check", {}, {"traceparent": f"00-{TRACE}-{PARENT}-01", **headers})
+        spans = self.end()
+        self.assertEqual([span.parent_span_id for span in spans], 3 * [b""])
+        for _, body in self.collector.posts:
+            self.assertNotIn(b"stranger", body)
+            self.assertNotIn(bytes.fromhex(TRACE), body)
 
     def test_mongodbs_commands_are_spans_below_their_request_also_for_callbacks(self) -> None:
         self.post("odd/find", {})
@@ -176,6 +193,31 @@ class OffTest(StrictTest):
         self.assertEqual(
             process.stderr, "OTEL_EXPORTER_OTLP_ENDPOINT should begin with https:// or http://.\n"
         )
+
+
+class EndpointTest(StrictTest):
+    def test_the_variables_mean_what_opentelemetry_documents(self) -> None:
+        common, traces = "http://127.0.0.1:4318", "http://127.0.0.1:4319/own/path/"
+        for variables, endpoint in (
+            ({"OTEL_SDK_DISABLED": "false"}, ""),
+            ({"ENDPOINT": common}, f"{common}/v1/traces"),
+            ({"ENDPOINT": f"{common}/below/"}, f"{common}/below/v1/traces"),
+            ({"TRACES_ENDPOINT": traces}, traces),
+            ({"ENDPOINT": common, "TRACES_ENDPOINT": traces}, traces),
+            ({"ENDPOINT": common, "OTEL_SDK_DISABLED": "True"}, ""),
+            ({"ENDPOINT": common, "OTEL_SDK_DISABLED": "1"}, f"{common}/v1/traces"),
+            ({"TRACES_ENDPOINT": traces, "OTEL_TRACES_EXPORTER": "none"}, ""),
+            ({"TRACES_ENDPOINT": traces, "OTEL_TRACES_EXPORTER": "otlp"}, traces),
+        ):
+            values: dict[str, Any] = {
+                name if name.startswith("OTEL") else f"OTEL_EXPORTER_OTLP_{name}": value
+                for name, value in variables.items()
+            }
+            with self.subTest(variables), mock.patch.multiple(config, **values):
+                self.assertEqual(find_endpoint(), endpoint)
+                application = Application(database=db)
+                install(application)
+                self.assertEqual(len(application.hooks.lifespans), bool(endpoint))
 
 
 class NameTest(StrictTest):

@@ -9,8 +9,11 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from ipaddress import ip_network
 from typing import Any
 from unittest import mock
+
+import sentry_sdk
 
 from indico import config
 from indico.core.hooks import Application
@@ -156,11 +159,40 @@ class TransactionTest(SentryTest):
     rate = 1.0
 
     def test_a_request_is_a_transaction_named_after_its_action(self) -> None:
-        self.post("odd/fine", {}, {"sentry-trace": f"{TRACE}-b7ad6b7169203331-1"})
+        self.post("odd/fine", {})
         (transaction,) = self.end()
         self.assertEqual((transaction["type"], transaction["transaction"]), ("transaction", "odd.fine"))
         trace = transaction["contexts"]["trace"]
-        self.assertEqual((trace["trace_id"], trace["op"], trace["status"]), (TRACE, "http.server", "ok"))
+        self.assertEqual((trace["op"], trace["status"]), ("http.server", "ok"))
+
+    def test_a_trace_of_a_trusted_proxy_is_continued_without_its_baggage(self) -> None:
+        headers = {
+            "sentry-trace": f"{TRACE}-b7ad6b7169203331-1",
+            "baggage": f"sentry-trace_id={TRACE},sentry-release=of-a-stranger",
+        }
+        with mock.patch.object(config, "TRUSTED_PROXIES", [ip_network("127.0.0.1")]):
+            self.post("odd/fine", {}, headers)
+        (transaction,) = self.end()
+        self.assertEqual(transaction["contexts"]["trace"]["trace_id"], TRACE)
+        self.assertNotIn(b"of-a-stranger", self.collector.posts[0][1])
+
+    def test_the_trace_of_a_stranger_is_not_continued(self) -> None:
+        for headers in (
+            {"sentry-trace": f"{TRACE}-b7ad6b7169203331-1"},
+            {"traceparent": f"00-{TRACE}-b7ad6b7169203331-01"},
+            {"baggage": f"sentry-trace_id={TRACE},sentry-sampled=true,sentry-release=of-a-stranger"},
+        ):
+            self.post("odd/fine", {}, {**headers, "X-Forwarded-For": "127.0.0.1"})
+        self.assertEqual(len(self.end()), 3)
+        for _, body in self.collector.posts:
+            self.assertNotIn(TRACE.encode(), body)
+            self.assertNotIn(b"of-a-stranger", body)
+
+    def test_a_stranger_does_not_decide_what_is_sampled(self) -> None:
+        with mock.patch.dict(sentry_sdk.get_client().options, traces_sample_rate=0.0):
+            for flag in ("-1", ""):
+                self.post("odd/fine", {}, {"sentry-trace": f"{TRACE}-b7ad6b7169203331{flag}"})
+        self.assertEqual(self.end(), [])
 
     def test_an_error_belongs_to_its_transaction(self) -> None:
         self.fail_at("odd/explode", {"access_token": TOKEN})

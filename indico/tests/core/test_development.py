@@ -19,6 +19,7 @@ from unittest import mock
 
 from indico import config
 from indico.core import development
+from indico.tests.testutils.checkout import ROOT
 from indico.tests.testutils.process import make_environment, make_folder, remove_folder
 from indico.tests.testutils.strict import StrictTest
 
@@ -51,6 +52,19 @@ class FolderTest(DevelopmentTest):
         subprocess.run(["git", "init", "--quiet"], check=True)
         status = subprocess.run(["git", "status", "--porcelain"], check=True, capture_output=True)
         self.assertEqual(status.stdout, b"")
+
+    @unittest.skipUnless(shutil.which("git"), "needs git")
+    def test_git_ignores_the_file_of_settings(self) -> None:
+        path = ROOT / ".gitignore"
+        if not path.exists():
+            self.skipTest("the package is installed, and not a checkout")
+        Path(".gitignore").write_text(path.read_text())
+        for name in (".env", "indico/.env", ".indico/dev_token"):
+            Path(name).parent.mkdir(exist_ok=True)
+            Path(name).touch()
+        subprocess.run(["git", "init", "--quiet"], check=True)
+        status = subprocess.run(["git", "status", "--porcelain"], check=True, capture_output=True)
+        self.assertEqual(status.stdout, b"?? .gitignore\n")
 
     def test_a_folder_that_is_there_stays_as_it_is(self) -> None:
         path = development.make_folder("mongodb") / "data"

@@ -11,11 +11,14 @@ import json
 import os
 import shlex
 import sys
+import threading
+import time
 import unittest
 from io import StringIO
 from unittest import mock
 
 from indico.core import serving
+from indico.core.log import LOGGER
 from indico.core.welcome import print_welcome
 from indico.server import make_app
 from indico.tests.testutils import slow
@@ -41,6 +44,47 @@ class LoopTest(StrictTest):
     @unittest.skipUnless(importlib.util.find_spec("uvloop"), "uvloop is not installed")
     def test_with_uvloop_it_runs_on_that(self) -> None:
         self.assertEqual(self.run_loop(), "uvloop")
+
+
+class BlockedTest(StrictTest):
+    def nap(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def find_reports(self, *naps: float) -> list[str]:
+        """Block the loop for so many seconds each. Returns what is logged."""
+
+        async def main() -> None:
+            serving.report_blocking_calls(ended)
+            await asyncio.sleep(0.05)
+            for seconds in naps:
+                self.nap(seconds)
+                await asyncio.sleep(0.05)
+            ended.set()
+
+        ended = threading.Event()
+        with (
+            mock.patch.object(serving, "MAX_BLOCKING_SECONDS", 0.1),
+            mock.patch.object(serving, "TICK_MS", 10),
+            self.assertLogs("indico", "WARNING") as logged,
+        ):
+            LOGGER.warning("nothing else")
+            asyncio.run(main())
+        return logged.output[1:]
+
+    def test_a_call_that_blocks_the_loop_is_a_sentence_and_the_stack_of_that_thread(self) -> None:
+        [report] = self.find_reports(0.3)
+        sentence, *stack = report.splitlines()
+        self.assertEqual(
+            sentence,
+            "WARNING:indico:A call has blocked the event loop for more than 0.1 s, and no request is served"
+            " until it returns:",
+        )
+        self.assertEqual(stack[-2:], [stack[-2], "    time.sleep(seconds)"])
+        self.assertRegex(stack[-2], r'File ".*test_serving.py", line \d+, in nap$')
+        self.assertNotIn("in watch", report)
+
+    def test_each_such_call_is_reported_once_and_a_short_one_never(self) -> None:
+        self.assertEqual(len(self.find_reports(0.25, 0.01, 0.25)), 2)
 
 
 class StreamsTest(StrictTest):

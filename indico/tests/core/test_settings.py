@@ -136,6 +136,18 @@ class EnvironmentTest(StrictTest):
                     ],
                 )
 
+    def test_headers_are_names_separated_by_commas(self) -> None:
+        environment = Environment(
+            {"NAMES": "X-App-Version,x_device, ", "WRONG": "X-A: 1", "LINES": "a\r\nb: c"}
+        )
+        self.assertEqual(environment.headers("NAMES"), ["X-App-Version", "x_device"])
+        self.assertEqual(environment.find_problems(), [])
+        self.assertEqual((environment.headers("WRONG"), environment.headers("LINES")), ([], []))
+        self.assertEqual(
+            environment.find_problems()[0],
+            "WRONG should be names of headers, with commas between, but is 'X-A: 1'.",
+        )
+
     def test_providers_are_a_name_an_issuer_and_client_ids_each(self) -> None:
         environment = Environment(
             {"PROVIDERS": "google https://accounts.google.com web phone, own  http://localhost:8080/a/ id ,"}
@@ -192,6 +204,16 @@ class EnvironmentTest(StrictTest):
         environment = Environment(dict.fromkeys(variables, "1"))
         environment.text("INDICO_ENV")
         self.assertEqual(environment.find_misspelt(), ["INDICO_PORT is no setting."])
+
+    def test_a_variable_that_another_package_reads_is_not_misspelt(self) -> None:
+        environment = Environment(
+            dict.fromkeys(
+                ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_HEADERS", "SENTRY_DSNS"), "1"
+            )
+        )
+        environment.text("OTEL_EXPORTER_OTLP_ENDPOINT")
+        environment.text("SENTRY_DSN")
+        self.assertEqual(environment.find_misspelt(), [])
 
     def test_a_flag_is_1_or_0(self) -> None:
         for value, expected in (("1", True), ("0", False), ("", True)):

@@ -299,6 +299,18 @@ class ConnectionTest(DatabaseTest, AsyncTestCase):
             indico.db.connect(f"{scheme}://cluster.example.com/?W=1&journal=false")
             self.assertEqual(indico.db.CLIENT.write_concern.document, {"w": 1, "j": False})
 
+    def test_reads_are_of_what_a_majority_has_unless_the_uri_says_otherwise(self) -> None:
+        for query, level in (
+            ("", "majority"),
+            ("?w=majority", "majority"),
+            ("?readConcernLevel=local", "local"),
+            ("?readconcernlevel=linearizable", "linearizable"),
+            ("?w=1", None),  # a client would not find what it has just written
+        ):
+            indico.db.connect(f"mongodb://cluster.example.com/{query}")
+            self.assertEqual(indico.db.CLIENT.read_concern.level, level, query)
+            self.io_loop.run_sync(indico.db.close)
+
     def test_a_uri_that_makes_no_sense_is_a_setting_error_without_its_password(self) -> None:
         uris = ["mongodb://user:p@ssw0rd@host", "mongodb://", "mongodb://host/?w=-3", "mongodb://a:x"]
         for uri in [*uris, "mongodb://host/?tls=true&tlsCAFile=/no/such/file"]:
@@ -430,6 +442,20 @@ class SchemaTest(MongoTest):
         self.assertEqual(count({"size": 1}), 1)
         with self.assertRaises(WrongFieldType):
             count({"size": "1"})
+
+    def test_strict_rejects_a_document_without_fields(self) -> None:
+        @mongo_obj({"size": (int, True)}, ("ours",), strict=True)
+        def fields_of(update_dic: dict[str, Any]) -> Any:
+            return update_dic
+
+        @mongo_obj({"size": (int, True)}, operators=True, strict=True)
+        def update_of(update_dic: dict[str, Any]) -> Any:
+            return update_dic
+
+        for function, empty in ((fields_of, {}), (fields_of, {"ours": 1}), (update_of, {"$set": {}})):
+            with self.assertRaisesRegex(InvalidValue, "There should be at least one field"):
+                function(empty)
+        self.assertEqual(update_of({"$inc": {"size": 1}}), {"$inc": {"size": 1}, "$set": {}})
 
     @gen_test
     async def test_strict_rejects_fields_that_the_schema_lacks(self) -> None:

@@ -8,6 +8,7 @@ import asyncio
 import dataclasses
 import datetime
 import enum
+import gzip
 import json
 import os
 import socket
@@ -28,15 +29,19 @@ from tornado.iostream import IOStream
 from tornado.testing import gen_test
 
 from indico import config
-from indico.core.http import encoding, request_handler
+from indico.core.http import encoding
 from indico.core.http.encoding import encode
 from indico.core.http.envelope import name_request
 from indico.core.tasks import LATER
 from indico.error import IndicoError
+from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler, JSONEncoder
+from indico.routes.user import UserRoute
+from indico.tests.mocks import HEADERS, LOGIN_DATA
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
 from indico.utils import type_check, unpack
+from indico.utils.auth.auth_utils import auth
 
 SCREWED_UP = "we screwed up and have some debugging to do"
 
@@ -167,6 +172,49 @@ class PreparedHandler(IndicoHandler):
     def get(self, action: str | None) -> None:
         self.finish('"got"')
         raise ValueError("after the answer")
+
+
+class NameTest(StrictTest):
+    """The names of actions, checked when their class is defined."""
+
+    def define(self, name: str, action: Callable[..., Any], *bases: type) -> None:
+        type("TeaHandler", (*bases, IndicoHandler), {name: action})
+
+    def test_a_decorated_function_that_no_client_can_call_complains_at_import(self) -> None:
+        def action(handler: Any, data: Any) -> None: ...
+
+        for name, better in (
+            ("find_all", "findAll"),
+            ("step2", "step"),
+            ("_hidden", "hidden"),
+            ("__", "action"),
+            ("größe", "grE"),
+            ("delete", "deleteTea"),
+            ("write", "writeTea"),
+            ("respond", "respondTea"),
+            ("_finish", "finishTea"),
+        ):
+            for decorate in (auth, unpack("data"), type_check(int)):
+                with self.subTest(name), self.assertRaises(TypeError) as raised:
+                    self.define(name, decorate(action))
+                message = str(raised.exception)
+                self.assertTrue(message.startswith(f"No client can call TeaHandler.{name}: "), message)
+                self.assertTrue(message.endswith(f" Rename it, for example to {better}."), message)
+
+    def test_an_action_named_like_a_method_of_http_needs_no_decorator_to_complain(self) -> None:
+        for name in ("delete", "put", "patch"):
+            with self.subTest(name), self.assertRaisesRegex(TypeError, f"for example to {name}Tea"):
+                self.define(name, ProbeHandler.echo)
+
+    def test_one_of_a_mixin_counts(self) -> None:
+        mixin = type("Mixin", (), {"find_all": auth(ProbeHandler.echo)})
+        with self.assertRaisesRegex(TypeError, "No client can call TeaHandler.find_all"):
+            self.define("find", ProbeHandler.echo, mixin)
+
+    def test_helpers_and_overridden_methods_may_have_any_name(self) -> None:
+        for name in ("find_all", "_hidden", "step2", "prepare", "write_error", "get"):
+            self.define(name, ProbeHandler.echo)
+        self.define("findAll", auth(ProbeHandler.echo))
 
 
 class ProbeTest(ServerTest):
@@ -369,6 +417,15 @@ class MethodTest(ProbeTest):
         self.assert_envelope(response, 200)
         self.assertIn("prepared failed after its response", log.output[0])
 
+    def test_a_method_named_delete_is_never_run(self) -> None:
+        for name in ("delete", "put", "patch"):
+            with mock.patch.object(ProbeHandler, name, ProbeHandler.refuses):
+                response = self.fetch(
+                    "/probe/echo", method=name.upper(), body="x", allow_nonstandard_methods=True
+                )
+                self.assert_answer(response, 405, f"{name.upper()} is not allowed here, but POST is")
+                self.assertEqual(self.post(f"probe/{name}", {})["status"], 404)
+
 
 class BodySizeTest(ProbeTest):
     TOO_LARGE = "The body is larger than 100 bytes"
@@ -402,7 +459,6 @@ class BodySizeTest(ProbeTest):
         self.assert_too_large(self.send(head, 101 * b"a"))
 
     def test_a_body_larger_than_any_limit_of_tornados_is_refused_alike(self) -> None:
-        self.set(request_handler, "DISCARD_SECONDS", 0)
         for length in ("100000000000000", 30 * "9", 400 * "9"):
             head = f"POST /probe/echo HTTP/1.1\r\nContent-Length: {length}"
             self.assert_too_large(self.send(head, 101 * b"a"))
@@ -413,7 +469,6 @@ class BodySizeTest(ProbeTest):
         self.assert_too_large(self.send(head, chunk, chunk, chunk, b"0\r\n\r\n"))
 
     def test_a_chunked_body_that_never_ends_is_refused_and_cut_off(self) -> None:
-        self.set(request_handler, "DISCARD_SECONDS", 0.05)
         head = "POST /probe/echo HTTP/1.1\r\nTransfer-Encoding: chunked"
         self.assert_too_large(self.send(head, 20 * (b"3c\r\n" + 60 * b"a" + b"\r\n")))
 
@@ -487,6 +542,48 @@ class BodySizeTest(ProbeTest):
             return await stream.read_until_close()
 
         self.assertEqual(self.io_loop.run_sync(talk), b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+
+class CompressedBodyTest(ServerTest):
+    routes = [AuthRoute, UserRoute, (r"/probe/(?P<action>[a-zA-Z]+)?", ProbeHandler)]
+
+    def send(self, path: str, coding: str, headers: dict[str, str] = HEADERS, **options: Any) -> HTTPResponse:
+        sent = {**headers, "Content-Encoding": coding}
+        options = {"method": "POST", "body": gzip.compress(b'{"update_user": {"name": "Grace"}}'), **options}
+        return self.fetch(path, headers=sent, allow_nonstandard_methods=True, **options)
+
+    def test_it_is_a_415_that_names_what_can_be_read(self) -> None:
+        self.post("auth/login", LOGIN_DATA)
+        for coding in ("gzip", "GZIP", "x-gzip", "deflate", "br", "zstd", "gzip, identity", "nonsense"):
+            with self.subTest(coding):
+                response = self.send("/user/update", coding)
+                data = f"A body with the Content-Encoding {coding} can't be read"
+                self.assertEqual(json.loads(response.body), {"status": 415, "data": data})
+                self.assertEqual((response.code, response.headers["Accept-Encoding"]), (415, "identity"))
+        self.assertNotEqual(self.post("user/find", {})["data"]["name"], "Grace")
+
+    def test_a_body_that_is_not_compressed_is_read(self) -> None:
+        self.post("auth/login", LOGIN_DATA)
+        for coding in ("identity", "Identity"):
+            body = json.dumps({"update_user": {"name": coding}})
+            self.assertEqual(self.send("/user/update", coding, body=body).code, 200)
+            self.assertEqual(self.post("user/find", {})["data"]["name"], coding)
+
+    def test_other_errors_come_first_and_a_400_comes_after(self) -> None:
+        self.assertEqual(self.send("/user/update", "gzip", body=bytes(config.MAX_BODY_SIZE + 1)).code, 413)
+        self.assertEqual(self.send("/user/nope", "gzip").code, 404)
+        self.assertEqual(self.send("/user/update", "gzip", method="PUT").code, 405)
+        self.assertEqual(self.send("/user/update", "gzip", {}).code, 401)
+        self.assertEqual(self.send("/user/update", "gzip").code, 401)
+        self.assertEqual(self.send("/auth/login", "gzip", body=b"{}").code, 415)
+        self.assertEqual(self.send("/auth/login", "gzip", body=b"").code, 415)
+
+    def test_an_action_that_takes_the_body_as_it_is_gets_it(self) -> None:
+        self.post("auth/login", LOGIN_DATA)
+        self.assertEqual(self.send("/auth/check", "gzip").code, 200)
+        self.assertEqual(
+            json.loads(self.send("/probe/echo", "br", body=b"as it is").body)["data"], "as it is"
+        )
 
 
 class EndingTest(ProbeTest):

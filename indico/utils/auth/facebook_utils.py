@@ -4,7 +4,6 @@ Facebook: checks that a token belongs to the user, and was issued for our app.
 
 from __future__ import annotations
 
-import hmac
 import re
 from typing import Any
 
@@ -13,6 +12,7 @@ from tornado.httputil import url_concat
 from indico import config
 from indico.core.fetch import FAILURES, fetch_json
 from indico.error import FacebookTokenError, Unavailable
+from indico.utils.auth.auth_utils import is_dev_token
 
 TIMEOUT = 5  # seconds, for the whole exchange with Facebook
 
@@ -25,7 +25,7 @@ async def check_access_token(access_token: str, oauth_id: str) -> bool:
     if the token is not valid, and Unavailable if Facebook does not respond or our app's id or secret is not
     set.
     """
-    if _is_dev_token(access_token):
+    if is_dev_token(access_token):
         return True
     if not re.fullmatch("[!-~]{1,4096}", access_token):
         raise FacebookTokenError()
@@ -41,15 +41,6 @@ async def check_access_token(access_token: str, oauth_id: str) -> bool:
     ):
         raise FacebookTokenError()
     return True
-
-
-def _is_dev_token(access_token: str) -> bool:
-    token = "" if config.PRODUCTION else config.DEV_TOKEN
-    return bool(token) and hmac.compare_digest(_encode(access_token), _encode(token))
-
-
-def _encode(token: str) -> bytes:
-    return token.encode("utf-8", "surrogatepass")  # either may contain lone surrogates
 
 
 def _is_id(value: Any, expected: str) -> bool:

@@ -16,8 +16,8 @@ from tornado.web import RequestHandler
 
 from indico import server
 from indico.core.hooks import Application
-from indico.core.http import lazy
 from indico.core.http.dispatch import LazyRequest
+from indico.core.http.headers import HEADERS
 from indico.routes.handler import IndicoHandler
 from indico.server import make_app
 from indico.tests.testutils.server import ServerTest
@@ -156,7 +156,7 @@ class DispatchTest(ServerTest):
 
     def test_its_response_has_the_headers_of_an_envelope(self) -> None:
         headers = self.call("/tea/brew", '{"leaf": "oolong"}').headers
-        for name, value in lazy.HEADERS.items():
+        for name, value in HEADERS.items():
             self.assertEqual(headers.get_list(name), [value])
         self.assertEqual(headers["Content-Length"], str(len('{"status":200,"data":"oolong"}')))
         self.assertNotIn("Server", headers)

@@ -19,7 +19,7 @@ from tornado.testing import gen_test
 
 from indico import config
 from indico.core.http import limits
-from indico.core.http.limits import count_connections
+from indico.core.http.limits import ConnectionLimits, count_connections
 from indico.core.http.sockets import raise_file_limit
 from indico.routes.handler import IndicoHandler
 from indico.tests.core.http.test_hostile import LAST_REQUEST, Client, make_post, make_request
@@ -360,6 +360,26 @@ class MostConnectionsPerAddressTest(LimitTest):
             await self.wait_until_served(FIRST)
 
 
+class NetworkTest(StrictTest):
+    def test_addresses_of_an_ipv6_network_share_their_connections(self) -> None:
+        async def admit(*addresses: str) -> list[bool]:
+            connections = ConnectionLimits()
+            try:
+                found = [(mock.Mock(), address) for address in addresses]
+                admitted = [connections.admit(connection, address) for connection, address in found]
+                connections.remove(found[0][0])
+                return [*admitted, connections.admit(mock.Mock(), addresses[1])]
+            finally:
+                connections.stop()
+
+        with mock.patch.object(config, "MAX_CONNECTIONS_PER_ADDRESS", 2):
+            for addresses in (
+                ("2001:db8::1", "2001:db8::2", "2001:db8:0:0:f::", "2001:db8:0:1::1"),
+                ("192.0.2.1", "::ffff:192.0.2.1", "192.0.2.1", "192.0.2.2"),
+            ):
+                self.assertEqual(asyncio.run(admit(*addresses)), [True, True, False, True, True])
+
+
 class CountTest(StrictTest):
     def test_most_files_are_for_connections(self) -> None:
         self.assertEqual([count_connections(files) for files in (20, 1024, 20_000)], [10, 924, 19_900])
@@ -570,9 +590,11 @@ class CrowdTest(ProcessTest):
             "server.ROUTES.append((r'/sleepy/(?P<action>[a-zA-Z]+)?', SleepyHandler))\n"
             "server.main(debug=True, port=0)\n"
         )
-        self.assertNotIn(" in nap", process.output)
+        self.assertNotIn("in nap", process.output)
         self.assertEqual(process.post("sleepy/nap")["data"], "good morning")
-        process.wait_for('run.py", line 6 in nap')
+        process.wait_for('run.py", line 6, in nap')
+        self.assertIn("WARNING indico: A call has blocked the event loop for more than 1 s", process.output)
+        self.assertNotIn("in watch", process.output)  # the stack of another thread
         self.assertEqual(process.stop(), 0)
 
 

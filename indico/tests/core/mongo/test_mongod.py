@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -482,6 +483,28 @@ server.main(debug=False, port=0)
         self.assertEqual(find_mongods(self.folder), [mongod])
         self.assertEqual(server.stop(), 0)
         self.assertEqual(processes_in(self.folder), [])
+
+    @slow
+    def test_it_stays_when_a_change_can_not_be_imported(self) -> None:
+        server = self.start(script=self.script.replace("debug=False", "debug=True"))
+        self.assert_serves(server)
+        mongod = self.find_mongod()
+        script = self.folder / "run.py"
+        text = script.read_text()
+
+        def save() -> bool:
+            script.write_text(text + "def (\n")  # a change counts once the watching has begun
+            time.sleep(0.1)
+            return "modified; restarting" in server.output
+
+        wait_until(save, "a restart")
+        server.wait_for("waits for the next change")
+        self.assertEqual(find_mongods(self.folder), [mongod])
+        script.write_text(text)
+        server.wait_for("indico listens on", 2)
+        self.assertEqual(server.post("auth/check"), {"status": 200, "data": True})
+        self.assertEqual(find_mongods(self.folder), [mongod])
+        self.assertEqual(server.stop(), 0)
 
     @slow
     def test_at_the_default_address_with_no_setting_at_all(self) -> None:
