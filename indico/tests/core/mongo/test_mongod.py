@@ -206,7 +206,7 @@ class MongodTest(StrictTest):
 
     def test_a_mongod_that_fails_in_any_other_way_is_tried_again_first(self) -> None:
         for program, reason in (
-            ("#!/bin/sh\necho again >> tries\nkill -SEGV $$\n", "it died of signal 11"),
+            ("#!/bin/sh\nkill -SEGV $$\n", "it died of signal 11"),
             ("no program\n", "OSError: .Errno 8. Exec format error"),
         ):
             with self.subTest(reason):
