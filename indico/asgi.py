@@ -5,13 +5,17 @@ application that `python -m indico.server` serves.
 
 from __future__ import annotations
 
+import asyncio
+
 from indico import config
 from indico.core.hooks import Application
-from indico.core.http.asgi import serve_request
-from indico.core.http.asgi_messages import Receive, Scope, Send
+from indico.core.http.asgi import Receive, Scope, Send, reject_request, serve_request
 from indico.core.lifecycle import lifespan
 from indico.core.serving import configure_logging
+from indico.core.tasks import spawn
+from indico.error import Unavailable
 from indico.server import make_app
+from indico.utils import LOGGER
 
 
 class ASGIApplication:
@@ -19,12 +23,18 @@ class ASGIApplication:
 
     def __init__(self, served: Application | None = None) -> None:
         self._served = served
+        self._started: asyncio.Future[Application | None] | None = None  # None: it can't start
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            if self._served is None:
-                self._served = make_app()
-            await serve_request(self._served, scope, receive, send)
+            served = self._served
+            if served is None or not (served.state.running or served.state.draining):
+                served = await self._start()
+            if served is None:
+                error = Unavailable("The server can not start; its log says why")
+                await reject_request(scope, receive, send, error)
+            else:
+                await serve_request(served, scope, receive, send)
         elif scope["type"] == "lifespan":
             await self._run_lifespan(receive, send)
         elif scope["type"] == "websocket":
@@ -47,6 +57,28 @@ class ASGIApplication:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
         else:
             await send({"type": "lifespan.shutdown.complete"})
+
+    async def _start(self) -> Application | None:
+        """Start without lifespan events. Some servers and frameworks send none."""
+        loop = asyncio.get_running_loop()
+        if self._started is None or self._started.get_loop() is not loop:
+            self._started = loop.create_future()
+            spawn(self._run(self._started))
+        return await asyncio.shield(self._started)  # other requests wait for it too
+
+    async def _run(self, started: asyncio.Future[Application | None]) -> None:
+        """Run until the event loop ends, which cancels its tasks."""
+        configure_logging()
+        try:
+            self._served = self._served or make_app()
+            async with lifespan(self._served):
+                started.set_result(self._served)
+                await asyncio.Event().wait()
+        except config.SettingError as error:
+            LOGGER.critical("%s", error)
+        finally:
+            if not started.done():
+                started.set_result(None)
 
 
 application = ASGIApplication()

@@ -60,6 +60,7 @@ def describe_application(application: Application) -> dict[str, Any]:
     description = INTRODUCTION + ("" if config.PRODUCTION else DEVELOPMENT)
     return {
         "openapi": "3.1.0",
+        "servers": [{"url": "."}],  # relative to this document, so that it holds below a proxy's prefix
         "info": {"title": __name__.partition(".")[0], "version": __version__, "description": description},
         "tags": [{"name": name, "description": text} for name, text in document.tags.items()],
         "paths": dict(sorted(document.paths.items(), key=lambda path: "get" in path[1])),  # pages come last

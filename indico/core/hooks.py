@@ -54,6 +54,8 @@ class ServerState:
     """The state of a running server."""
 
     in_flight: set[RequestInFlight] = field(default_factory=set)  # requests without a response
+    running: bool = False  # within the application's lifespan
+    missing: set[str] = field(default_factory=set)  # names of start-up work that is not done yet
     draining: bool = False  # the server is shutting down
     worker: int | None = None  # the number of this worker process, from 0
     mongod_folder: Path | None = None  # data folder of the mongod that this process started
@@ -68,13 +70,18 @@ class DatabaseRoom(Source, Protocol):
 
 
 class Application(Dispatcher):
-    """Tornado's application, with hooks, a state and a database."""
+    """Tornado's application, with hooks, a state, a database, and its routes."""
 
-    def __init__(self, *args: Any, database: DatabaseRoom, **settings: Any) -> None:
+    def __init__(self, handlers: Sequence[Any] = (), *, database: DatabaseRoom, **settings: Any) -> None:
         self.database = database
+        self.routes = list(handlers)  # those that batteries add too
         self.hooks = Hooks()
         self.state = ServerState()
-        super().__init__(*args, **settings)
+        super().__init__(self.routes, **settings)
+
+    def add_handlers(self, host_pattern: str, host_handlers: Any) -> None:
+        self.routes = [*self.routes, *host_handlers]
+        super().add_handlers(host_pattern, host_handlers)
 
 
 NO_HOOKS = Hooks((), (), (), (), (), {}, {})  # type: ignore[arg-type] # tuples, so that nothing can be added

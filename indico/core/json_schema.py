@@ -51,10 +51,10 @@ class Generator(GenerateJsonSchema):
             self.values[self.stored] = reference
             self.definitions[name] = {
                 "description": "Whatever JSON holds" + (", as MongoDB takes it" if self.stored else ""),
-                "type": ["string", "number", "boolean", "null", "array", "object"],
                 **INT64,
                 "items": reference,
-                "additionalProperties": reference,
+                "if": {"type": "object"},  # generators of clients would take all values for objects
+                "then": {"additionalProperties": reference},
                 "examples": ["anything"],
                 **({"propertyNames": FIELD_NAMES} if self.stored else {}),
             }
@@ -106,6 +106,9 @@ class Generator(GenerateJsonSchema):
         self.stored = before
         if document.part:
             described["maxProperties"] = MAX_FIELDS
+        if document.strict:
+            del described["patternProperties"]
+            described.update(additionalProperties=False, minProperties=1)
         if document.refused:
             described["not"] = {"anyOf": [{"required": [field]} for field in document.refused]}
         return described

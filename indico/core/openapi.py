@@ -18,6 +18,7 @@ from indico.core.adapters import make_adapter
 from indico.core.decorators import get_info
 from indico.core.http.envelope import name_route
 from indico.core.http.pages import PageHandler
+from indico.core.http.uploads import takes_uploads
 from indico.core.json_schema import TEXT, Generator
 
 Schema = dict[str, Any]  # a JSON Schema
@@ -29,6 +30,7 @@ MEANINGS = {
     401: "There is no key, or it is not valid",
     403: "The key does not have the role that this needs",
     413: "The body is too large",
+    415: "The body is compressed",
     429: "Too many requests",
     500: "An unexpected error; the log has more",
     503: "The server needs something that is not available at the moment",
@@ -89,8 +91,9 @@ class OpenAPIDocument:
                 properties[field]["default"] = to_jsonable_python(default)
             required = [field for field in info.fields if field not in info.defaults]
             body = {"type": "object", "properties": properties, "required": required, **self.others}
-            operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
-            occurring.add(400)
+            media = "multipart/form-data" if any(map(takes_uploads, kinds)) else "application/json"
+            operation["requestBody"] = {"required": True, "content": {media: {"schema": body}}}
+            occurring |= {400, 415}
         result = self.refer(read_result(function), "serialization")
         operation["responses"] = {
             str(status): describe_response(status, meanings.get(status), result if status == 200 else TEXT)

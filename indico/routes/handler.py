@@ -76,11 +76,14 @@ class IndicoHandler(LimitedHandler):
     @classmethod
     def get_action(cls, name: str) -> Callable[..., Any] | None:
         """Return the public function of that name. Functions of IndicoHandler itself are not actions."""
-        # This reads the class's own attributes, because getattr would turn a static method into a function.
-        function = next((vars(kind)[name] for kind in cls.__mro__ if name in vars(kind)), None)
-        if name in _INHERITED or name.startswith("_") or not inspect.isfunction(function):
+        if name in _INHERITED or name.startswith("_"):
             return None
-        return function
+        # This reads the class's own attributes, because getattr would turn a static method into a function.
+        for kind in cls.__mro__:
+            if name in vars(kind):
+                function = vars(kind)[name]
+                return function if inspect.isfunction(function) else None
+        return None
 
     @classmethod
     def list_actions(cls) -> dict[str, Callable[..., Any]]:

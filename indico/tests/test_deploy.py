@@ -32,6 +32,7 @@ from indico.db import INDEXES
 from indico.server import BATTERIES, make_app
 from indico.tests.mocks import HEADERS, LOGIN_DATA, USER_KEY
 from indico.tests.testutils import slow
+from indico.tests.testutils.browser import Browser, needs_browser
 from indico.tests.testutils.process import (
     Answer,
     ProcessTest,
@@ -73,6 +74,20 @@ def has_grown(counter: Counter[str], size: int) -> bool:
     return counter.total() >= size
 
 
+PREFIX = "location /api/ { proxy_pass http://indico/; proxy_set_header Host $host; }"
+SCRIPT = """
+from indico import server
+from indico.routes.handler import IndicoHandler
+
+class EchoHandler(IndicoHandler):
+    def headers(self, data):
+        return dict(self.request.headers)
+
+server.ROUTES.append((r"/echo/(?P<action>[a-zA-Z]+)?", EchoHandler))
+server.main(debug=False)
+"""
+
+
 class NginxTest(ProcessTest):
     """Two instances and nginx before them, as deploy/nginx.conf has it but for ports and paths."""
 
@@ -81,11 +96,13 @@ class NginxTest(ProcessTest):
         needs(self, "nginx", "openssl")
         self.servers = [self.start_instance(), self.start_instance()]
         self.ports = [server.port for server in self.servers]
-        self.port = free_port()
+        self.port, self.plain_port = free_port(), free_port()
+        self.page = f"http://127.0.0.1:{self.ports[0]}"  # the origin of a page that may read
         self.start_nginx()
 
     def start_instance(self, port: int = 0) -> ServerProcess:
-        return self.start(PORT=str(port), TRUSTED_PROXIES="127.0.0.1", LOGIN_RATE="3/day", WORKERS="2")
+        settings = {"PORT": str(port), "TRUSTED_PROXIES": "127.0.0.1", "LOGIN_RATE": "3/day", "WORKERS": "2"}
+        return self.start(script=SCRIPT, **settings)
 
     def start_nginx(self) -> None:
         certificate, key = self.folder / "certificate.pem", self.folder / "key.pem"
@@ -98,7 +115,9 @@ class NginxTest(ProcessTest):
         changes = {
             "127.0.0.1:5001": f"127.0.0.1:{self.ports[0]}",
             "127.0.0.1:5002": f"127.0.0.1:{self.ports[1]}",
-            "listen 443 ssl": f"listen 127.0.0.1:{self.port} ssl",
+            "listen 443 ssl": f"listen 127.0.0.1:{self.plain_port}; listen 127.0.0.1:{self.port} ssl",
+            "https://app.example.com": self.page,
+            "    location /metrics": f"{PREFIX}\n    location /metrics",
             "/etc/ssl/api.example.com.pem": str(certificate),
             "/etc/ssl/private/api.example.com.key": str(key),
         }
@@ -168,11 +187,12 @@ class NginxTest(ProcessTest):
 
         def login(source: str, oauth_id: str) -> int:
             claim = {"X-Forwarded-For": f"10.0.0.{oauth_id}"}
-            return self.post("/auth/login", {**LOGIN_DATA, "oauth_id": oauth_id}, claim, source).status
+            data = {**LOGIN_DATA, "oauth_id": oauth_id, "access_token": "guess"}
+            return self.post("/auth/login", data, claim, source).status
 
         first = [login("127.0.0.2", str(number)) for number in range(4)]
-        self.assertEqual(first, [200, 200, 200, 429])
-        self.assertEqual(login("127.0.0.3", "5"), 200)
+        self.assertEqual(first, [401, 401, 401, 429])
+        self.assertEqual(login("127.0.0.3", "5"), 401)
 
     @slow
     def test_the_largest_body_passes_and_one_byte_more_is_refused_in_an_envelope(self) -> None:
@@ -192,6 +212,49 @@ class NginxTest(ProcessTest):
         answer = self.post("/auth/check")
         self.assertEqual((answer.status, answer.data), (503, "The server can not be reached"))
         self.assertEqual(answer.headers["Retry-After"], "1")
+        self.assertNotIn("Access-Control-Allow-Origin", answer.headers)
+
+    @slow
+    @needs_browser
+    def test_a_page_of_another_origin_reads_what_nginx_answers_by_itself(self) -> None:
+        ask = """
+            const [url, headers, body] = arguments
+            return fetch(url, {method: "POST", headers, body}).then(
+              async response =>
+                [response.status, (await response.json()).data, response.headers.get("Retry-After")],
+              error => error.name)
+        """
+        url = f"http://127.0.0.1:{self.plain_port}/auth/check"
+        with Browser() as browser:
+            browser.open(f"http://127.0.0.1:{self.ports[1]}")  # nginx does not name it
+            self.assertEqual(browser.run(ask, url, {}, (MAX_BODY_SIZE + 1) * "x"), "TypeError")
+            browser.open(self.page)
+            self.assertEqual(browser.run(ask, url, {}, (MAX_BODY_SIZE + 1) * "x")[0], 413)
+            for server in self.servers:
+                self.assertEqual(server.stop(), 0)
+            for headers in ({}, {**HEADERS, "traceparent": "1"}):
+                found = browser.run(ask, url, headers, "{}")
+                self.assertEqual(found, [503, "The server can not be reached", "1"])
+
+    @slow
+    @needs_browser
+    def test_below_a_prefix_the_docs_page_calls_actions_below_it(self) -> None:
+        address = f"http://127.0.0.1:{self.plain_port}/api"
+        with Browser() as browser:
+            browser.open(f"{address}/docs")
+            browser.find(".opblock-summary", "/auth/check").click()
+            browser.find("button.execute").click()
+            browser.find(".live-responses-table", "User not authenticated")
+            requests = browser.read_requests()
+        self.assertIn(f"{address}/auth/check", requests)
+        self.assertEqual([url for url in requests if not url.startswith(address)], [])
+
+    @slow
+    def test_trace_context_of_clients_stops_at_nginx(self) -> None:
+        strange = dict.fromkeys(("traceparent", "tracestate", "sentry-trace", "baggage"), "of a stranger")
+        headers = self.post("/echo/headers", headers={"X-Mine": "seen", **strange}).data
+        self.assertEqual(headers["X-Mine"], "seen")
+        self.assertNotIn("of a stranger", headers.values())
 
     @slow
     def test_metrics_are_not_for_everybody(self) -> None:
@@ -295,7 +358,7 @@ class FilesTest(StrictTest):
 
     def test_the_compose_file_can_be_read_and_what_it_and_the_dockerfile_name_is_there(self) -> None:
         dockerfile = (DEPLOY / "Dockerfile").read_text()
-        for names in re.findall(r"^COPY (.*) \S+$", dockerfile, re.MULTILINE):
+        for names in re.findall(r"^COPY (?!--from)(.*) \S+$", dockerfile, re.MULTILINE):
             for name in names.split():
                 self.assertTrue((DEPLOY.parent / name).exists(), name)
         try:
@@ -307,6 +370,35 @@ class FilesTest(StrictTest):
         self.assertTrue((DEPLOY / build["context"] / build["dockerfile"]).exists())
         hosts = re.findall(r"\w+", services["indico"]["environment"]["MONGODB"].split("/")[2])
         self.assertEqual([*hosts, "indico"], sorted(services, key=lambda name: name == "indico"))
+
+    def test_what_is_installed_is_pinned_to_versions_that_will_do(self) -> None:
+        lines = (DEPLOY / "constraints.txt").read_text().splitlines()
+        pinned = dict(line.split("==") for line in lines if not line.startswith("#"))
+        self.assertIn("-c constraints.txt", (DEPLOY / "Dockerfile").read_text())
+        for line in (DEPLOY.parent / "req.txt").read_text().splitlines():
+            name, least = re.split(">=|;| ", line)[:2]
+            found = tuple(map(int, re.findall(r"\d+", pinned[name.replace("_", "-")])))
+            self.assertGreaterEqual(found, tuple(map(int, least.split("."))), line)
+
+    def test_no_memory_is_dumped_and_it_has_a_limit(self) -> None:
+        service = self.read_settings("Service")
+        self.assertEqual((service["LimitCORE"], service["MemoryMax"]), ("0", "2G"))
+        compose = (DEPLOY / "compose.yaml").read_text()
+        self.assertIn("ulimits: {core: 0}", compose)
+        self.assertIn("mem_limit: 2g", compose)
+
+    def test_compose_trusts_the_gateway_of_its_network(self) -> None:
+        compose = (DEPLOY / "compose.yaml").read_text()
+        trusted = re.findall(r"TRUSTED_PROXIES: ([0-9.]+)", compose)
+        self.assertEqual(trusted, re.findall(r"gateway: ([0-9.]+)", compose))
+
+    def test_the_container_checks_the_path_that_the_health_battery_serves(self) -> None:
+        if "indico.batteries.health" not in BATTERIES:
+            self.skipTest("the battery was taken out")
+        [path] = re.findall(
+            rf"http://127\.0\.0\.1:{config.PORT}(/[\w/]+)", (DEPLOY / "Dockerfile").read_text()
+        )
+        self.assertIn(f'r"{path}"', (DEPLOY.parent / "indico/batteries/health.py").read_text())
 
     def test_every_variable_in_the_files_is_a_setting(self) -> None:
         named = re.findall(r"^([A-Z_]+)=", (DEPLOY / "server.env").read_text(), re.MULTILINE)

@@ -22,6 +22,8 @@ from indico.core.decorators import (
 from indico.core.http.bodies import form_urlencoded_parse as form_urlencoded_parse
 from indico.core.http.bodies import smart_parse as smart_parse
 from indico.core.http.errors import to_error
+from indico.core.http.uploads import Upload as Upload
+from indico.core.http.uploads import read_body
 from indico.core.log import LOGGER as LOGGER
 from indico.core.types import TypeMismatch, compile_type
 from indico.error import MissingField
@@ -69,8 +71,8 @@ def unpack(*names: str, **defaults: Any) -> Callable[[Action], Action]:
     Parse the body and pass the named fields: `@unpack("a", "b")` makes `f(self, a, b)` an action.
 
     Keywords are optional fields with their defaults: `@unpack("title", pinned=False)`. They come after the
-    others. Each request gets its own copy of a default. Raises the errors of `smart_parse`, and MissingField
-    for the first of `names` that is missing.
+    others. Each request gets its own copy of a default. Raises the errors of `smart_parse`, MissingField for
+    the first of `names` that is missing, and a 415 for a compressed body.
     """
     fields = (*names, *defaults)
     if not all(isinstance(name, str) for name in names) or len(set(fields)) < len(fields):
@@ -86,9 +88,7 @@ def unpack(*names: str, **defaults: Any) -> Callable[[Action], Action]:
             if name in defaults:
                 _check_default(name, defaults[name], kind)
 
-        @functools.wraps(function)
-        def action(self: Any, data: str | bytes) -> Any:
-            parsed = smart_parse(data)
+        def pass_fields(self: Any, parsed: dict[str, Any]) -> Any:
             for name in names:
                 if name not in parsed:
                     raise MissingField(name)
@@ -97,6 +97,7 @@ def unpack(*names: str, **defaults: Any) -> Callable[[Action], Action]:
                 values.append(parsed[name] if name in parsed else copy.deepcopy(default))
             return function(self, *values)
 
+        action = functools.wraps(function)(read_body(pass_fields, info.types or ()))
         if info.types is not None:  # @type_check then uses these names in its errors
             set_info(function, replace(info, fields=fields))
         add_decorator("unpack", action, replace(info, fields=fields, defaults=defaults))

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from indico.core.fetch import FAILURES
-from indico.core.http.proxies import read_address
+from indico.core.http.proxies import is_loopback, read_address
 
 # Only signatures with a private key. `none` means no signature, and both sides know the key of an HMAC.
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
@@ -39,6 +39,4 @@ def is_internal(url: str) -> bool:
     with suppress(OSError):  # a name, or an IPv6 address
         host = socket.inet_ntoa(socket.inet_aton(host))  # 127.1 and 2130706433 are 127.0.0.1, too
     address = read_address(host)
-    if address is None:
-        return host == "localhost" or host.endswith(".localhost")
-    return not address.is_global
+    return is_loopback(host) if address is None else not address.is_global

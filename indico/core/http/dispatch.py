@@ -38,15 +38,11 @@ class LazyRequest(HTTPServerRequest):
     """A request that parses its query, host, cookies and so on when one of them is first used."""
 
     def __init__(self, connection: Any, start_line: RequestStartLine, headers: HTTPHeaders) -> None:
-        check_host(start_line.version, headers.get("Host"))
-        self.method, self.uri, self.version = start_line
-        self.path, _, self.query = self.uri.partition("?")
+        self.method = start_line.method
+        self.path = start_line.path.partition("?")[0]
         self.headers = headers
         self.body = b""
         self.connection = connection
-        context = connection.context
-        self.remote_ip = context.remote_ip
-        self.protocol = context.protocol
         self._start_line = start_line
         self._began_at = time.time()
         self._is_parsed = False
@@ -111,6 +107,7 @@ class Dispatcher(tornado.web.Application):
         head = getattr(request_conn, "head", None)
         if head is None:  # not a connection of our own server
             return super().start_request(server_conn, request_conn)
+        check_host(head.line.version, head.host)
         delegate: HTTPMessageDelegate = self.find_handler(LazyRequest(request_conn, head.line, head.headers))
         return delegate
 

@@ -102,7 +102,7 @@ def convert(value: Any) -> Any:
     container are left as they are.
     """
     # A list of documents has thousands of values of these types. docs/performance compares the ways.
-    kind = type(value)
+    kind: type = type(value)
     if kind is ObjectId:
         return value.__str__()
     if kind is datetime.datetime:

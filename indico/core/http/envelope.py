@@ -11,14 +11,13 @@ from asyncio import Future
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
-from tornado.web import HTTPError, RequestHandler
+from tornado.web import RequestHandler
 
 from indico.core.hooks import get_hooks, get_state
 from indico.core.http.encoding import encode
 from indico.core.http.errors import to_error
 from indico.core.http.headers import HEADERS, WITHOUT_BODY, write_head, write_header
-from indico.core.log import LOGGER
-from indico.error import IndicoError, MethodNotAllowed
+from indico.error import IndicoError
 
 RETRY_AFTER = 1  # seconds, in the header Retry-After of a 503
 
@@ -194,33 +193,14 @@ class EnvelopeHandler(RequestHandler):
         if not self._has_response:
             if response.retry_after is not None:
                 self.set_header("Retry-After", response.retry_after)
+            if response.code == 415:
+                self.set_header("Accept-Encoding", "identity")
             self.respond(response.message, response.code)
 
     def abort_with(self, error: IndicoError) -> None:
         """Respond with `error` now and drop every later response."""
         self.fail(error)
         self._aborted = True
-
-    def write_error(self, status_code: int, **kwargs: Any) -> None:
-        """Tornado calls this for all errors that it finds."""
-        error = kwargs["exc_info"][1] if "exc_info" in kwargs else HTTPError(status_code)
-        self.fail(self.find_method_error() if status_code == 405 else error)
-
-    def find_method_error(self) -> IndicoError:
-        """Return the error of a request whose method is not allowed."""
-        try:
-            self.check_path()
-        except IndicoError as error:
-            return error
-        self.set_header("Allow", self.allowed_methods)
-        return MethodNotAllowed(str(self.request.method), self.allowed_methods)
-
-    def check_path(self) -> None:
-        """Raise RouteNotFound if no method exists at this path."""
-
-    def log_exception(self, *exc_info: Any) -> None:
-        if self._has_response:  # `to_error` logs all other exceptions
-            LOGGER.error("%s failed after its response", name_request(self), exc_info=exc_info)
 
 
 def name_request(handler: RequestHandler) -> str:

@@ -83,7 +83,8 @@ class ConnectionLimits:
         self._counts: Counter[str] = Counter()  # connections by address
         self._addresses: dict[Limited, str] = {}
         self._writing: dict[Limited, float] = {}  # when the unsent data was first seen
-        self._may_receive = 0.0  # bytes, until the next check of MAX_UNREAD
+        self._unread = 0  # bytes, of all connections, at the last check
+        self._received = 0  # bytes, since the last check
         self.paused: set[Connection] = set()  # connections whose reading is paused
         self._timers = [
             PeriodicCallback(self._sweep, SWEEP_INTERVAL_MS),
@@ -120,12 +121,13 @@ class ConnectionLimits:
         self._addresses[other] = address
 
     def count_received(self, size: int) -> None:
-        """Check MAX_UNREAD, if that much may have been received since the last check."""
-        self._may_receive -= size
-        if self._may_receive < 0:
-            unread = self._close_largest(lambda connection: connection.unread_bytes(), config.MAX_UNREAD)
-            # Not with each request, because the check is slow if there are many connections.
-            self._may_receive = max(config.MAX_UNREAD - unread, config.MAX_UNREAD / 100)
+        """Check MAX_UNREAD, if the bytes received since the last check may exceed it."""
+        limit = config.MAX_UNREAD
+        self._received += size
+        # Not with each request near the limit, because the check is slow if there are many connections.
+        if self._received > max(limit - self._unread, limit / 100):
+            self._unread = self._close_largest(lambda connection: connection.unread_bytes(), limit)
+            self._received = 0
 
     def stop(self) -> None:
         for timer in self._timers:

@@ -15,6 +15,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 # An address with a port. IPv6 needs brackets then, and an address in brackets needs no port.
 WITH_PORT = re.compile(r'"?(?:\[(?P<v6>[^\]]*)\]|(?P<v4>[0-9.]+))(?::[0-9]{1,5})?"?')
+LOCALHOST = re.compile(r"(?i)([^:]+\.)?localhost\.?(:[0-9]*)?")
 NETWORK_BITS = 64  # of an IPv6 address; a client usually has all addresses of its network
 
 
@@ -32,6 +33,12 @@ def read_address(text: str) -> Address | None:
     except ValueError:
         return None
     return getattr(address, "ipv4_mapped", None) or address
+
+
+def is_loopback(text: str) -> bool:
+    """Whether this is an address of loopback, or localhost or a name below it. It may have a port."""
+    address = read_address(text)
+    return LOCALHOST.fullmatch(text) is not None if address is None else address.is_loopback
 
 
 def is_trusted(text: str) -> bool:

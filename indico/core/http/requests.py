@@ -134,7 +134,10 @@ class RequestReader(ResponseWriter):
             self._reject_body()
         else:
             assert self._delegate is not None
-            self._await_application(self._delegate.data_received(piece))
+            ready = self._delegate.data_received(piece)
+            if ready is not None and self._max_body == math.inf:
+                self._body_bytes -= len(piece)  # the handler limits the body, and stores it
+            self._await_application(ready)
 
     def _await_application(self, ready: Awaitable[None] | None) -> None:
         """Stop reading the body until `ready` is done."""

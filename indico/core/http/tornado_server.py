@@ -8,12 +8,20 @@ import asyncio
 import logging
 
 from tornado.httpserver import HTTPServer
+from tornado.httputil import HTTPHeaders, HTTPServerConnectionDelegate, RequestStartLine
 from tornado.log import gen_log
-from tornado.web import Application
 
 from indico import config
-from indico.core.http.head import LARGEST_HEAD
+from indico.core.http.filters import FilteredApplication
+from indico.core.http.head import LARGEST_HEAD, take_absolute_target
 from indico.core.http.limits import LAST_REQUEST_SECONDS
+
+
+def edit_head(line: RequestStartLine, headers: HTTPHeaders) -> RequestStartLine:
+    """Return the request line, and change the headers, to those that Tornado understands."""
+    if "Expect" in headers:
+        headers["Expect"] = headers["Expect"].lower()
+    return take_absolute_target(line, headers)
 
 
 class TornadoServer(HTTPServer):
@@ -23,10 +31,10 @@ class TornadoServer(HTTPServer):
         await asyncio.sleep(LAST_REQUEST_SECONDS)
 
 
-def make_tornado_server(application: Application) -> TornadoServer:
+def make_tornado_server(application: HTTPServerConnectionDelegate) -> TornadoServer:
     gen_log.setLevel(logging.WARNING)  # its INFO records quote data of clients, such as keys
     return TornadoServer(
-        application,
+        FilteredApplication(application, edit_head),
         max_header_size=LARGEST_HEAD,
         idle_connection_timeout=config.IDLE_TIMEOUT,
         body_timeout=config.BODY_TIMEOUT,

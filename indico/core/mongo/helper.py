@@ -110,10 +110,7 @@ async def _call_back(call: Coroutine[Any, Any, Any], callback: Callback) -> None
 class Budget:
     """The time that the operations of a request have used of MONGODB_TIMEOUT."""
 
-    __slots__ = ("spent",)
-
-    def __init__(self) -> None:
-        self.spent = 0.0  # seconds
+    spent = 0.0  # seconds
 
 
 _budget: ContextVar[Budget | None] = ContextVar("budget", default=None)

@@ -26,6 +26,7 @@ from indico import config
 from indico.core.log import LOGGER
 from indico.core.mongo.drivers import Database, by_majority
 from indico.core.mongo.helper import bounded
+from indico.core.startup import StartupTask
 from indico.core.tasks import spawn
 from indico.error import IndicoError, MongoError, Unavailable
 
@@ -45,7 +46,6 @@ MAX_KEYS = 100_000  # about 80 MB
 MAX_AGE = 1  # seconds since the last beat that the stream reported was begun
 BEAT_PAUSE = 0.3  # seconds between beats
 MAX_SILENCE = 3  # seconds without a beat until the stream is reopened
-RETRY_PAUSE = 1  # seconds before a stream that ended is reopened
 HEARTBEAT_MS = 250  # between heartbeats of the stream when there are no changes
 NO_STREAMS = 40573  # error code of a standalone server
 BEAT = "beat:"  # prefix of a beat's _id
@@ -109,27 +109,26 @@ def forget_all() -> None:
     _digests.clear()
 
 
-async def follow_logouts(source: Source) -> None:
+async def follow_logouts(source: Source, task: StartupTask) -> None:
     """Follow other processes' logouts until cancelled. Returns if MongoDB has no change streams."""
     beat = BEAT + secrets.token_hex(16)
     beating = None
-    is_warned = False
     try:
         while True:
             try:
                 async with aclosing(source.watch("auth", make_pipeline(beat), HEARTBEAT_MS)) as changes:
                     await anext(changes)  # it is open
+                    task.succeed()
                     beating = beating or spawn(write_beats(source, beat))
                     await follow(changes, beat)
             except (MongoError, Unavailable) as error:
-                if isinstance(error, MongoError) and not (beating or is_warned):
-                    is_warned = True
-                    LOGGER.warning("KEY_CACHE is not used: no change stream (%s)", error.__cause__)
-                if getattr(error.__cause__, "code", None) == NO_STREAMS:
-                    return
-                await asyncio.sleep(RETRY_PAUSE)
-            finally:
                 forget_all()  # changes may have been missed
+                if getattr(error.__cause__, "code", None) == NO_STREAMS:
+                    LOGGER.warning("KEY_CACHE is not used: no change stream (%s)", error.__cause__)
+                    return task.succeed()
+                await asyncio.sleep(task.fail(error))
+            finally:
+                forget_all()
     finally:
         if beating is not None:
             beating.cancel()

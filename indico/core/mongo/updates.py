@@ -37,13 +37,15 @@ class DocumentOf(Description):
     """
     Describes a document with a schema in the API's description: `Annotated[Document,
     DocumentOf(USER_SCHEMA)]` is a stored document. With `part=True` it is a document in a request: every
-    field is optional, and some are `ignored` or `refused`. It checks nothing; `mongo_obj` does.
+    field is optional, some are `ignored` or `refused`, and with `strict` there are no other fields. It checks
+    nothing; `mongo_obj` does.
     """
 
     schema: Schema
     part: bool = False
     ignored: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
+    strict: bool = False
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
         schema = handler(source)
@@ -57,10 +59,10 @@ def mongo_obj(
     Check the first argument of a helper: plain fields, or with `operators` an update such as `{"$set":
     {...}}`. In an update, the fields of `$set` are checked. The fields in `ignore` are removed.
 
-    Fields of the schema must have its types. Other fields can have any type, but are rejected if `strict`. At
-    any depth, a field name must not be empty, begin with `$`, or contain a dot or NUL. Can stand above or
-    below `@mongo`, or on a plain function. Raises WrongFieldType and InvalidValue, and TypeError for an
-    update without operators.
+    Fields of the schema must have its types. Other fields can have any type. If `strict`, they are rejected,
+    and so is a document without fields. At any depth, a field name must not be empty, begin with `$`, or
+    contain a dot or NUL. Can stand above or below `@mongo`, or on a plain function. Raises WrongFieldType and
+    InvalidValue, and TypeError for an update without operators.
     """
     for kind, _ in schema.values():
         compile_type(kind)  # a TypeError at import, not at the first update
@@ -70,6 +72,8 @@ def mongo_obj(
             raise TypeError('an update consists of operators: {"$set": {...}}')
         given = argument.get("$set", {}) if operators else argument
         fields = {name: value for name, value in given.items() if name not in ignore}
+        if strict and not fields and ("$set" in argument or not operators):
+            raise InvalidValue("There should be at least one field")
         check_fields(fields, schema, strict)
         return {**argument, "$set": fields} if operators else fields
 
@@ -121,10 +125,12 @@ def parse_id(text: str) -> ObjectId:
 
 
 def refuse_changes(update_dic: Document, fields: tuple[str, ...]) -> None:
-    """Raise InvalidValue if any operator of an update changes one of these fields."""
-    for changes in update_dic.values():
+    """Raise InvalidValue if any operator of an update changes one of these fields, or a part of it."""
+    for operator, changes in update_dic.items():
+        names = [*changes, *(changes.values() if operator == "$rename" else ())]
+        changed = {str(name).partition(".")[0] for name in names}
         for field in fields:
-            if field in changes:
+            if field in changed:
                 raise InvalidValue(f"Field {field} can't be changed")
 
 

@@ -24,6 +24,7 @@ from tornado.testing import gen_test
 
 import indico
 from indico import config, db
+from indico.batteries.metrics import sharing
 from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler
 from indico.server import make_app
@@ -243,6 +244,29 @@ class NotSharedTest(StrictTest):
             self.assert_says(": No usable temporary directory")
 
 
+class FolderTest(StrictTest):
+    """One process, in an environment that names a folder."""
+
+    def make_folder(self, name: str, value: str) -> str | None:
+        with mock.patch.dict(os.environ, {name: value}):
+            made = sharing.make_folder()
+            self.assertNotIn("prometheus_multiproc_dir", os.environ)
+            self.assertEqual(os.environ["PROMETHEUS_MULTIPROC_DIR"], made or value)
+        return made
+
+    def test_one_that_can_not_hold_files_is_replaced_by_its_other_name_too(self) -> None:
+        for name in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"):
+            for value in ("/nonexistent", __file__, "/proc"):
+                with self.subTest(name=name, value=value):
+                    made = self.make_folder(name, value)
+                    assert made is not None
+                    os.rmdir(made)
+
+    def test_one_that_can_hold_files_is_kept(self) -> None:
+        with tempfile.TemporaryDirectory(prefix="indico-test-") as folder:
+            self.assertIsNone(self.make_folder("prometheus_multiproc_dir", folder))
+
+
 class OneProcessTest(ProcessTest):
     def test_a_folder_of_the_environment_that_is_not_there_changes_nothing(self) -> None:
         temporary = self.folder / "temporary"
@@ -320,7 +344,7 @@ server.main(debug=False, port=0)
         wait_until(lambda: self.ask() != first, "an answer from the other worker")
         self.assert_counted()
         with socket.create_connection(("127.0.0.1", self.server.port), timeout=30) as left:
-            left.sendall(b"POST /worker/stay HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+            left.sendall(b"POST /worker/stay HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
             self.server.wait_for("staying in ")
             self.assertEqual(self.scrape()["http_requests_in_progress",], 2)
             killed = int(re.findall(r"staying in (\d+)\.", self.server.output)[0])

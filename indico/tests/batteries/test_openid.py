@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from tornado.testing import bind_unused_port
 from indico import config, db
 from indico.batteries import openid
 from indico.batteries.openid import providers
+from indico.core import fetch
 from indico.core.hooks import Application
 from indico.core.settings import Environment
 from indico.routes.auth import AuthRoute
@@ -53,6 +55,7 @@ def encode(part: Any) -> str:
 
 class OpenIDTest(ServerTest):
     routes = [AuthRoute, UserRoute]
+    fetches_at_start = False  # most tests change what the provider says before it is asked
 
     def get_app(self) -> Application:
         self.issuer = Issuer()
@@ -60,7 +63,11 @@ class OpenIDTest(ServerTest):
         self.set(config, "OPENID_PROVIDERS", self.issuer.providers)
         self.providers = providers.make_providers()
         self.set(openid, "make_providers", lambda: self.providers)
-        return make_app(routes=self.routes)
+        application = make_app(routes=self.routes)
+        if not self.fetches_at_start:
+            lifespans = application.hooks.lifespans
+            lifespans[:] = [each for each in lifespans if getattr(each, "func", None) is not openid.lifespan]
+        return application
 
     def tearDown(self) -> None:
         self.io_loop.run_sync(self.issuer.stop)
@@ -359,6 +366,34 @@ class KeysTest(OpenIDTest):
         self.assertEqual([key.key_id for key in self.providers["google"]._keys], ["first"])
 
 
+class AtStartTest(OpenIDTest):
+    fetches_at_start = True
+
+    def get_app(self) -> Application:
+        application = super().get_app()
+        self.issuer.answers = {DISCOVERY: (500, b"")}
+        return application
+
+    def wait_for(self, count: int) -> None:
+        async def wait() -> None:
+            while len(self.issuer.asked) < count:
+                await asyncio.sleep(0.01)
+
+        self.io_loop.run_sync(wait, timeout=10)
+
+    def test_keys_are_fetched_until_the_provider_answers_and_the_server_is_not_ready_before(self) -> None:
+        self.wait_for(2)
+        answer = json.loads(self.fetch("/health/ready").body)
+        self.assertEqual(answer, {"status": 503, "data": "Not done yet: Keys of google"})
+        with self.assertLogs("indico", "INFO") as logs:
+            self.issuer.answers = {}
+            self.wait_for(len(self.issuer.asked) + 2)
+            self.providers["google"]._next_fetch_at = 0.0
+            self.assertEqual(self.login()["status"], 200)
+            self.assertEqual(json.loads(self.fetch("/health/ready").body), {"status": 200, "data": True})
+        self.assertIn("INFO:indico:Keys of google: done", logs.output)
+
+
 class OutOfOrderTest(OpenIDTest):
     """A provider that does not answer as it should: a 503, for the token may be fine."""
 
@@ -444,6 +479,28 @@ class OutOfOrderTest(OpenIDTest):
                 self.set(providers, "fetch_json", fetch)
                 self.assertEqual(self.login(), OUT_OF_ORDER)
         self.assertEqual(set(fetched), {provider.issuer + DISCOVERY})
+
+    def test_headers_that_are_too_large(self) -> None:
+        self.set(fetch, "LARGEST_HEAD", 20)
+        self.assertEqual(self.login(), OUT_OF_ORDER)
+
+    def test_a_provider_is_asked_through_the_proxy(self) -> None:
+        self.set(providers, "PAUSE_AFTER_FAILURE", 0)
+        self.providers["google"].issuer = "https://127.0.0.1:1"
+        asked: list[bytes] = []
+
+        async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            asked.append(await reader.readuntil(b"\r\n"))
+            writer.write(b"HTTP/1.1 403 Forbidden\r\n\r\n")
+            writer.close()
+
+        proxy = self.io_loop.run_sync(lambda: asyncio.start_server(refuse, "127.0.0.1", 0))
+        address = f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}"
+        for no_proxy in ("127.0.0.1", ""):
+            with mock.patch.dict(os.environ, HTTPS_PROXY=address, NO_PROXY=no_proxy, no_proxy=no_proxy):
+                self.assertEqual(self.login(), OUT_OF_ORDER)
+        proxy.close()
+        self.assertEqual(asked, [b"CONNECT 127.0.0.1:1 HTTP/1.1\r\n"])
 
     def test_a_provider_that_is_slow(self) -> None:
         self.set(providers, "TIMEOUT", 0.1)

@@ -212,7 +212,6 @@ class OutOfOrderTest(FetchTest):
             (b"", 1000 * b"a"),
             (b"HTTP/1.1 200 OK\r\n\r\n", 1000 * b" "),
             (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"3e8\r\n" + 1000 * b" " + b"\r\n"),
-            (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
         ):
 
             async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -586,7 +586,7 @@ class PathTest(TypeTest):
                 {"rows": [], "pair": [1, ["x"]]},
                 "order.pair[1][0] - x is type str but should be int",
             ),
-            (list[tagged], [{**tea, "notes": 1}], "order[0].notes - 1 is type int but should be list[str]"),  # type: ignore[valid-type]
+            (list[tagged], [{**tea, "notes": 1}], "order[0].notes - 1 is type int but should be list[str]"),
             (tagged, {**coffee, "notes": 1}, "order.notes - 1 is type int but should be dict[str, int]"),
             (
                 list[Tea] | Point,
@@ -696,6 +696,7 @@ class EmptyTest(StrictTest):
             (list[str], []),
             (dict[str, int], {}),
             (int | None, None),
+            (Any, None),
             (int | str, 0),
             (Literal["s", "m"], "s"),
             (Annotated[list[int], "x"], []),

@@ -8,6 +8,7 @@ import asyncio
 import dataclasses
 import datetime
 import enum
+import gzip
 import json
 import os
 import socket
@@ -33,7 +34,10 @@ from indico.core.http.encoding import encode
 from indico.core.http.envelope import name_request
 from indico.core.tasks import LATER
 from indico.error import IndicoError
+from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler, JSONEncoder
+from indico.routes.user import UserRoute
+from indico.tests.mocks import HEADERS, LOGIN_DATA
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
 from indico.utils import type_check, unpack
@@ -538,6 +542,48 @@ class BodySizeTest(ProbeTest):
             return await stream.read_until_close()
 
         self.assertEqual(self.io_loop.run_sync(talk), b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+
+class CompressedBodyTest(ServerTest):
+    routes = [AuthRoute, UserRoute, (r"/probe/(?P<action>[a-zA-Z]+)?", ProbeHandler)]
+
+    def send(self, path: str, coding: str, headers: dict[str, str] = HEADERS, **options: Any) -> HTTPResponse:
+        sent = {**headers, "Content-Encoding": coding}
+        options = {"method": "POST", "body": gzip.compress(b'{"update_user": {"name": "Grace"}}'), **options}
+        return self.fetch(path, headers=sent, allow_nonstandard_methods=True, **options)
+
+    def test_it_is_a_415_that_names_what_can_be_read(self) -> None:
+        self.post("auth/login", LOGIN_DATA)
+        for coding in ("gzip", "GZIP", "x-gzip", "deflate", "br", "zstd", "gzip, identity", "nonsense"):
+            with self.subTest(coding):
+                response = self.send("/user/update", coding)
+                data = f"A body with the Content-Encoding {coding} can't be read"
+                self.assertEqual(json.loads(response.body), {"status": 415, "data": data})
+                self.assertEqual((response.code, response.headers["Accept-Encoding"]), (415, "identity"))
+        self.assertNotEqual(self.post("user/find", {})["data"]["name"], "Grace")
+
+    def test_a_body_that_is_not_compressed_is_read(self) -> None:
+        self.post("auth/login", LOGIN_DATA)
+        for coding in ("identity", "Identity"):
+            body = json.dumps({"update_user": {"name": coding}})
+            self.assertEqual(self.send("/user/update", coding, body=body).code, 200)
+            self.assertEqual(self.post("user/find", {})["data"]["name"], coding)
+
+    def test_other_errors_come_first_and_a_400_comes_after(self) -> None:
+        self.assertEqual(self.send("/user/update", "gzip", body=bytes(config.MAX_BODY_SIZE + 1)).code, 413)
+        self.assertEqual(self.send("/user/nope", "gzip").code, 404)
+        self.assertEqual(self.send("/user/update", "gzip", method="PUT").code, 405)
+        self.assertEqual(self.send("/user/update", "gzip", {}).code, 401)
+        self.assertEqual(self.send("/user/update", "gzip").code, 401)
+        self.assertEqual(self.send("/auth/login", "gzip", body=b"{}").code, 415)
+        self.assertEqual(self.send("/auth/login", "gzip", body=b"").code, 415)
+
+    def test_an_action_that_takes_the_body_as_it_is_gets_it(self) -> None:
+        self.post("auth/login", LOGIN_DATA)
+        self.assertEqual(self.send("/auth/check", "gzip").code, 200)
+        self.assertEqual(
+            json.loads(self.send("/probe/echo", "br", body=b"as it is").body)["data"], "as it is"
+        )
 
 
 class EndingTest(ProbeTest):

@@ -13,7 +13,7 @@ from bson import encode
 import indico.db.auth_db as AuthDB
 from indico import config, db
 from indico.db import mongo
-from indico.db.user_db import USER_SCHEMA
+from indico.db.user_db import SERVER_FIELDS, USER_SCHEMA
 from indico.error import Unavailable
 from indico.routes.auth import AuthRoute
 from indico.routes.key import KeyRoute
@@ -67,7 +67,7 @@ class UpdateTest(UserTest):
         self.assertEqual(self.update({}), {"status": 200, "data": self.user})
 
     def test_an_update_of_what_only_the_server_sets_is_refused_and_changes_nothing(self) -> None:
-        for field in ("user_id", "_id", "created", "roles"):
+        for field in SERVER_FIELDS:
             for value in ("facebook1", USER_ID, 7, None):
                 answer = self.update({"name": "Mallory", field: value})
                 self.assertEqual(answer["status"], 400)

@@ -62,6 +62,7 @@ BROKEN = {
     "token-data-is-null": b'{"data": null}',
     "token-nested-too-deep": 60_000 * b"[",
     "token-huge": _say(more=1_000_000 * "x"),
+    "token-huge-headers": _say(),
     "token-echoed-in-bad-utf-8": b'"token-echoed-in-bad-utf-8 \xff',
 }
 ANSWERS = {**ACCEPTED, **REFUSED, **BROKEN}
@@ -127,6 +128,8 @@ class _DebugToken(RequestHandler):
             if token.startswith("token-status-"):
                 self.set_status(int(token.removeprefix("token-status-")))
                 self.set_header("Location", str(self.request.uri).replace(token, VALID))
+            if token == "token-huge-headers":
+                self.set_header("X-Trace", 100_000 * "x")
             self.finish(ANSWERS.get(token, REFUSED["token-expired"]))
 
     def on_connection_close(self) -> None:

@@ -30,7 +30,7 @@ from indico.tests.mocks import HEADERS
 from indico.tests.testutils.mongo import DatabaseTest
 
 PATIENCE = 30  # seconds until a wait fails
-READY = re.compile(r"^indico listens on (http://(\S+):(\d+))$", re.MULTILINE)
+READY = re.compile(r"indico listens on (http://([^\s:]+|\[\S+\]):(\d+))")
 
 linux = unittest.skipUnless(sys.platform == "linux", "a process ends with its parent only on Linux")
 

@@ -5,6 +5,7 @@ The application behind any ASGI server: spoken to as one speaks to it, and behin
 from __future__ import annotations
 
 import asyncio
+import gc
 import http.client
 import importlib.util
 import json
@@ -19,14 +20,15 @@ from tornado.iostream import StreamClosedError
 from tornado.testing import AsyncTestCase, bind_unused_port, gen_test
 from tornado.web import RequestHandler
 
-from indico import config
+from indico import asgi, config
 from indico.asgi import ASGIApplication
 from indico.core.http.pages import PageHandler
 from indico.core.http.proxies import client_address
 from indico.error import Unavailable
 from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler
-from indico.tests.mocks import HEADERS, LOGIN_DATA
+from indico.server import make_app
+from indico.tests.mocks import HEADERS, LOGIN_DATA, USER_KEY
 from indico.tests.testutils import slow
 from indico.tests.testutils.mongo import DatabaseTest
 from indico.tests.testutils.process import PATIENCE, ProcessTest, make_environment, wait_until
@@ -216,6 +218,13 @@ class ASGITest(ServerTest):
         self.assertEqual((await exchange.finish())[1], ["None", "http", "a", "/probe/address", "HTTP/1.1"])
 
     @gen_test
+    async def test_a_root_may_need_escapes_and_a_target_may_be_absolute(self) -> None:
+        exchange = self.ask("POST /a%20b/probe/address", root_path="/a b").give()
+        self.assertEqual((await exchange.finish())[1][3], "/probe/address")
+        exchange = self.ask("POST http://b:7/probe/address?c").give()
+        self.assertEqual((await exchange.finish())[1][2:4], ["b:7", "/probe/address?c"])
+
+    @gen_test
     async def test_http_2_has_an_authority_for_a_host_and_no_connection_header(self) -> None:
         self.set(config, "MAX_BODY_SIZE", 1)
         self._app.state.draining = True
@@ -397,6 +406,81 @@ class LifespanTest(DatabaseTest, AsyncTestCase):
         self.assertIn("DEV_TOKEN", message["message"])
 
 
+class WithoutLifespanTest(DatabaseTest, AsyncTestCase):
+    """Servers, and frameworks that mount the application, that send no events of a lifespan."""
+
+    @gen_test
+    async def test_the_first_requests_start_it_once_and_wait_for_it(self) -> None:
+        application = ASGIApplication()
+        logins = [Exchange(application, "POST /auth/login") for _ in range(3)]
+        with mock.patch.object(asgi, "make_app", wraps=make_app) as made:
+            for login in logins:
+                login.give(json.dumps(LOGIN_DATA).encode())
+            self.assertEqual([(await login.finish())[0] for login in logins], 3 * [200])
+        made.assert_called_once_with()
+        self.assertTrue(self.database.user.index_information()["user_id_1"]["unique"])
+        check = Exchange(application, "POST /auth/check", (b"indico_key", USER_KEY.encode())).give()
+        self.assertEqual(await check.finish(), (200, True))
+
+    @gen_test
+    async def test_a_client_that_leaves_does_not_stop_the_start(self) -> None:
+        application = ASGIApplication()
+        first = Exchange(application, "POST /auth/check").give()
+        await asyncio.sleep(0)
+        first.task.cancel()
+        second = Exchange(application, "POST /auth/check").give()
+        self.assertEqual((await second.finish())[0], 401)
+
+    def test_each_event_loop_starts_it_anew_and_ends_it(self) -> None:
+        application = ASGIApplication()
+
+        async def log_in() -> int:
+            return (await Exchange(application, "POST /auth/login").give(b"{}").finish())[0]
+
+        for _ in range(2):
+            self.assertEqual(asyncio.run(log_in()), 400)
+            self.assertFalse(application._served is None or application._served.state.running)
+
+    @gen_test
+    async def test_what_prevents_the_start_is_in_the_log_once_and_each_request_is_a_503(self) -> None:
+        application = ASGIApplication()
+        with (
+            mock.patch.object(config, "PRODUCTION", True),  # where tests' DEV_TOKEN is refused
+            self.assertLogs("indico", "CRITICAL") as logs,
+        ):
+            for _ in range(2):
+                exchange = Exchange(application, "POST /auth/check").give()
+                answer = await exchange.finish()
+                self.assertEqual(answer, (503, "The server can not start; its log says why"))
+                self.assertEqual(exchange.headers[b"content-type"], b"application/json; charset=UTF-8")
+        self.assertEqual(len(logs.output), 1)
+        self.assertIn("DEV_TOKEN opens every account", logs.output[0])
+
+    @gen_test
+    async def test_a_battery_that_fails_leaves_no_request_waiting(self) -> None:
+        with mock.patch.object(asgi, "make_app", side_effect=OSError("no battery")):
+            exchange = Exchange(ASGIApplication(), "POST /auth/check").give()
+            self.assertEqual((await exchange.finish())[0], 503)
+            gc.collect()
+        self.assertIn("asyncio: Task exception was never retrieved", self._complaints[0])
+        self.assertIn("no battery", self._complaints.pop())
+
+
+class DevelopmentTest(ASGITest):
+    @gen_test
+    async def test_on_loopback_other_hosts_are_rejected(self) -> None:
+        for server, host, status in (
+            (("127.0.0.1", 8000), b"evil.example.com", 421),
+            (("127.0.0.1", 8000), b"localhost:8000", 200),
+            (("::1", 8000), b"evil.example.com:8000", 421),
+            (("10.0.0.1", 8000), b"evil.example.com", 200),
+            (("/run/indico.sock", None), b"evil.example.com", 200),
+            (None, b"evil.example.com", 200),
+        ):
+            exchange = self.ask(headers=[(b"host", host)], server=server).give(b"a")
+            self.assertEqual((await exchange.finish())[0], status)
+
+
 SCRIPT = """
 import asyncio
 from indico import server
@@ -427,9 +511,10 @@ COMMANDS = {
 class ASGIServerTest(ProcessTest):
     """Each of the servers, as it is shipped."""
 
-    def each(self, test: Callable[[subprocess.Popen[str], int], None]) -> None:
+    def each(self, test: Callable[[subprocess.Popen[str], int], None], *names: str) -> None:
         (self.folder / "app.py").write_text(SCRIPT)
-        for name, command in COMMANDS.items():
+        for name in names or COMMANDS:
+            command = COMMANDS[name]
             with self.subTest(server=name):
                 if importlib.util.find_spec(name) is None:
                     self.skipTest(f"{name} is not installed")
@@ -483,10 +568,32 @@ class ASGIServerTest(ProcessTest):
 
         self.each(test)
 
+    def test_it_starts_without_events_of_a_lifespan_and_below_a_path(self) -> None:
+        def test(process: subprocess.Popen[str], port: int) -> None:
+            self.assertEqual(self.ask(port, f"{path}/auth/login", json.dumps(LOGIN_DATA))[0], 200)
+            self.assertEqual(self.ask(port, f"{path}/auth/check"), (200, True))
+            process.terminate()
+            process.wait(PATIENCE)
+            self.assertNotIn("Traceback", self.log.read_text())
+
+        mounted = (
+            "\nfrom starlette.applications import Starlette\nfrom starlette.routing import Mount\n"
+            "application = Starlette(routes=[Mount('/a b', application)])\n"
+        )
+        for path, more in (("", ""), ("/a%20b", mounted)):
+            with (
+                self.subTest(path),
+                mock.patch.dict(COMMANDS, {"uvicorn": f"{COMMANDS['uvicorn']} --lifespan off"}),
+            ):
+                if more and importlib.util.find_spec("starlette") is None:
+                    self.skipTest("starlette is not installed")
+                with mock.patch(f"{__name__}.SCRIPT", SCRIPT + more):
+                    self.each(test, "uvicorn")
+
     def test_a_client_that_leaves_ends_its_action(self) -> None:
         def test(process: subprocess.Popen[str], port: int) -> None:
             with socket.create_connection(("127.0.0.1", port)) as client:
-                client.sendall(b"POST /probe/waits HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+                client.sendall(b"POST /probe/waits HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
                 wait_until(lambda: "waiting" in self.log.read_text(), "the action")
             wait_until(lambda: "cancelled" in self.log.read_text(), "the end of the action")
 
@@ -495,7 +602,9 @@ class ASGIServerTest(ProcessTest):
     def test_sigterm_lets_a_request_in_flight_finish(self) -> None:
         def test(process: subprocess.Popen[str], port: int) -> None:
             with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as client:
-                client.sendall(b"POST /probe/waits HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n0.5")
+                client.sendall(
+                    b"POST /probe/waits HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\n0.5"
+                )
                 wait_until(lambda: "waiting" in self.log.read_text(), "the action")
                 process.terminate()
                 answer = client.recv(10_000)

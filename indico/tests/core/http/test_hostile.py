@@ -46,7 +46,10 @@ class Answer(NamedTuple):
 
 
 def make_request(
-    line: str = "POST /probe/echo HTTP/1.1", *headers: str, body: bytes = b"", host: str | None = "Host: a"
+    line: str = "POST /probe/echo HTTP/1.1",
+    *headers: str,
+    body: bytes = b"",
+    host: str | None = "Host: localhost",
 ) -> bytes:
     """The bytes of a request, with exactly these headers."""
     line = line.replace("POST /probe/", f"{method} /probe/")
@@ -784,6 +787,23 @@ class ExpectTest(HostileTest):
         )
         self.assertEqual(answer.data, "ab")
 
+    def test_the_case_of_the_expectation_makes_no_difference(self) -> None:
+        for expectation in ("100-Continue", "100-CONTINUE", " 100-continue "):
+
+            async def talk(client: Client, expectation: str = expectation) -> bytes:
+                head = make_request(
+                    "POST /probe/echo HTTP/1.1", "Content-Length: 2", f"Expect: {expectation}"
+                )
+                await client.send(head)
+                self.assertTrue((await client.receive()).startswith(b"HTTP/1.1 100 "))
+                await client.send(b"ab")
+                return await client.receive()
+
+            with self.subTest(expectation=expectation):
+                [answer] = read_answers(self.run_client(talk))
+                self.most_lines += 2
+                self.assertEqual((answer.status, answer.data), (200, "ab"))
+
     def test_another_expectation_makes_no_difference(self) -> None:
         for expectation in ("200-ok", "", "100-continue, more", "a=b"):
             with self.subTest(expectation=expectation):
@@ -810,8 +830,8 @@ class TypeTest(HostileTest):
             "Content-Type: text/html; charset=nonsense",
             "Content-Type: \xff",
             "Content-Type:",
-            "Content-Encoding: gzip",
-            "Content-Encoding: br, x",
+            "Content-Encoding:",
+            "Content-Encoding: Identity",
         ):
             with self.subTest(header=header):
                 body = b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n'

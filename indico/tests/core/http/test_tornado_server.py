@@ -33,6 +33,26 @@ class TornadoServerTest(HostileTest):
         self.assertIsInstance(self.http_server, TornadoServer)
         self.assert_answers(make_post(b"a") + make_request("GET /probe/echo HTTP/1.1"), 200, 405, 202)
 
+    def test_an_absolute_target_is_served(self) -> None:
+        for target in ("http://b/probe/echo", "HTTP://b:5000/probe/echo?a=http://c"):
+            self.assert_answers(make_request(f"POST {target} HTTP/1.1"), 200, 202)
+        self.assert_answers(make_request("POST http://b HTTP/1.1"), 404, 202)
+
+    def test_the_case_of_an_expectation_makes_no_difference(self) -> None:
+        for expectation in ("100-continue", "100-Continue"):
+
+            async def talk(client: Client, expectation: str = expectation) -> bytes:
+                head = make_request(
+                    "POST /probe/echo HTTP/1.1", "Content-Length: 2", f"Expect: {expectation}"
+                )
+                await client.send(head)
+                self.assertTrue((await client.receive()).startswith(b"HTTP/1.1 100 "))
+                await client.send(b"ab")
+                return await client.receive()
+
+            [answer] = read_answers(self.run_client(talk))
+            self.assertEqual((answer.status, answer.data), (200, "ab"))
+
     def test_a_body_that_is_too_large_is_refused_in_an_envelope(self) -> None:
         self.set(config, "MAX_BODY_SIZE", 100)
         for request in (

@@ -20,7 +20,9 @@ from tornado.testing import AsyncTestCase, gen_test
 
 import indico.db.auth_db as AuthDB
 from indico import config, db
+from indico.core import startup
 from indico.core.mongo import indexes, key_cache
+from indico.core.startup import StartupTask
 from indico.db import current_time
 from indico.error import MongoError, Unavailable
 from indico.routes.auth import AuthRoute
@@ -303,11 +305,12 @@ class StreamTest(StrictTest, AsyncTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.addCleanup(key_cache.forget_all)
-        for module, name, value in ((config, "KEY_CACHE", 60), (key_cache, "RETRY_PAUSE", 0)):
+        for module, name, value in ((config, "KEY_CACHE", 60), (startup, "FIRST_PAUSE", 0)):
             patch = mock.patch.object(module, name, value)
             patch.start()
             self.addCleanup(patch.stop)
         self.opened = asyncio.Event()
+        self.missing: set[str] = set()
 
     def beat(self, identity: str, began: float) -> dict[str, Any]:
         fields = {"updateDescription": {"updatedFields": {"began": began}}}
@@ -324,7 +327,9 @@ class StreamTest(StrictTest, AsyncTestCase):
 
     async def follow(self, *streams: Any) -> None:
         """Follow the streams until the last one is open."""
-        following = asyncio.ensure_future(key_cache.follow_logouts(FakeSource(*streams)))
+        following = asyncio.ensure_future(
+            key_cache.follow_logouts(FakeSource(*streams), StartupTask("Key cache", self.missing))
+        )
         opened = asyncio.ensure_future(self.opened.wait())
         await asyncio.wait([following, opened], return_when="FIRST_COMPLETED")
         self.assertFalse(following.done(), following)
@@ -391,7 +396,8 @@ class StreamTest(StrictTest, AsyncTestCase):
         with self.assertLogs("indico", "WARNING") as logs:
             await self.follow(refused, refused, self.last)
         self.assertEqual(len(logs.output), 1)
-        self.assertIn("KEY_CACHE is not used", logs.output[0])
+        self.assertIn("Key cache: not authorized. This is tried again", logs.output[0])
+        self.assertEqual(self.missing, set())
 
 
 class StandaloneTest(ServerTest):
