@@ -53,6 +53,7 @@ class ServerState:
     """The state of a running server."""
 
     in_flight: set[Request] = field(default_factory=set)  # requests without a response
+    actions: set[Request] = field(default_factory=set)  # requests whose actions are running
     draining: bool = False  # the server is shutting down
     worker: int | None = None  # the number of this worker process, from 0
     mongod_folder: Path | None = None  # data folder of the mongod that this process started

@@ -170,7 +170,9 @@ class Request(HTTPConnection):
         self._on_disconnect()
 
     async def _send_written(self) -> None:
-        while (self._start is not None or self._body or self._finished) and not self._complete:
+        while (self._start is not None or self._body or self._finished) and not (
+            self._complete or self._closed
+        ):
             start, self._start = self._start, None
             body, self._body = self._body, b""
             sent, self._sent = self._sent, None
@@ -194,7 +196,12 @@ class Request(HTTPConnection):
         """Does nothing: ASGI has no message for it."""
 
     def close(self) -> None:
-        """Does nothing: the server closes after a response with the header "Connection: close"."""
+        """
+        End a response that has begun: the server then closes the connection. Does nothing after a whole
+        response. The server closes after one with the header "Connection: close".
+        """
+        if self._begun and not self._finished:
+            self._on_disconnect()
 
     def _on_disconnect(self) -> None:
         self._closed = True

@@ -38,6 +38,10 @@ class ServerConnection(RequestReader, asyncio.Protocol):
         self._pause_reading()
         self._count_unread()
 
+    def resume_writing(self) -> None:
+        self._server.limits.restart_write_timeout(self)
+        super().resume_writing()
+
     def eof_received(self) -> None:
         self._drop_request()
 

@@ -60,6 +60,17 @@ class EnvelopeHandler(LazyHandler):
         around_request = get_hooks(self.application).around_request
         self._end_callbacks = tuple([around(self) for around in around_request])
 
+    async def run_hooks(self) -> None:
+        """Run the hooks in `before_action`. Their exceptions are not caught."""
+        for check in get_hooks(self.application).before_action:
+            await check(self)
+
+    async def wait_for_response(self) -> None:
+        """Wait until `respond` has been called."""
+        if not self._answered:
+            self._response_sent = asyncio.get_running_loop().create_future()
+            await self._response_sent
+
     @property
     def is_answered(self) -> bool:
         """Whether the request has a response."""

@@ -150,6 +150,10 @@ class ConnectionLimits:
         self.remove(connection)
         self._addresses[other] = address
 
+    def restart_write_timeout(self, connection: Limited) -> None:
+        """The client has taken data of a response that is still being written."""
+        self._writing.pop(connection, None)
+
     def count_unread(self, size: int) -> None:
         """Add received bytes to the total. `size` is negative for bytes that have been processed."""
         self._unread += size

@@ -15,13 +15,12 @@ from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, stream_request_body
 
 from indico import config
-from indico.core.hooks import get_hooks
 from indico.core.http.envelope import EnvelopeHandler, name_request
 from indico.core.http.limits import Connection, get_connection
 from indico.core.log import LOGGER
 from indico.core.mongo.helper import begin_request
 from indico.core.timers import Timer, call_after
-from indico.error import BodyTooLarge, IndicoError, RequestTimeout
+from indico.error import BodyTooLarge, IndicoError, RequestTimeout, Unavailable
 
 CALLED_BY_TORNADO = (
     "__init__",
@@ -166,13 +165,24 @@ class LimitedHandler(EnvelopeHandler):
         self._chunks.clear()
         begin_request()
         self._task = asyncio.current_task()
+        self.start_timer()
+        return True
+
+    def start_timer(self) -> None:
+        """Abort the request after `request_timeout` seconds."""
         timeout = self.request_timeout
         self._timer = None if timeout is None else call_after(timeout, self._on_timeout)
-        return True
+
+    def count_action(self) -> None:
+        """Count the action until `end_action`. Raises Unavailable if MAX_ACTIONS are running."""
+        if 0 < config.MAX_ACTIONS <= len(self._state.actions):
+            raise Unavailable("The server is busy")
+        self._state.actions.add(self)
 
     def end_action(self) -> None:
         """Stop the timeout: the action has ended."""
         self._task = None
+        self._state.actions.discard(self)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None  # avoids a reference cycle
@@ -182,17 +192,6 @@ class LimitedHandler(EnvelopeHandler):
     def refused(self, *args: Any, **kwargs: Any) -> None:
         """The response to all methods that Tornado does not know."""
         raise HTTPError(405)
-
-    async def run_hooks(self) -> None:
-        """Run the hooks in `before_action`. Their exceptions are not caught."""
-        for check in get_hooks(self.application).before_action:
-            await check(self)
-
-    async def wait_for_response(self) -> None:
-        """Wait until `respond` has been called."""
-        if not self._answered:
-            self._response_sent = asyncio.get_running_loop().create_future()
-            await self._response_sent
 
     def _on_timeout(self) -> None:
         self.abort_with(RequestTimeout())

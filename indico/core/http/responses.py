@@ -19,6 +19,8 @@ from tornado.httputil import (
 )
 from tornado.iostream import StreamClosedError
 
+from indico.core.http.sockets import limit_unsent
+
 if TYPE_CHECKING:
     from indico.core.http.server import Server
 
@@ -103,6 +105,8 @@ class ResponseWriter(HTTPConnection):
             self._keep_alive = False
         self._remaining = length if has_body else 0
         if has_body and length is None:
+            self._transport.set_write_buffer_limits(0)  # `flush` then waits until the client takes the data
+            limit_unsent(self._transport.get_extra_info("socket"))
             if self._is_http_1_0:
                 self._keep_alive = False
             else:
@@ -171,7 +175,7 @@ class ResponseWriter(HTTPConnection):
                 self._transport.write(data + more if more else data)
         if not self._write_paused:
             return self._server.done
-        if self._drained is None:
+        if self._drained is None or self._drained.done():
             self._drained = asyncio.get_running_loop().create_future()
         return self._drained
 
