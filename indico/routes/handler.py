@@ -23,9 +23,9 @@ class IndicoHandler(StreamHandler):
 
     If the action returns an awaitable, its result is the data of the response. If it is a plain function, its
     return value is the data. If that is None, the request stays open until the action calls `respond`. If it
-    is an async generator, each value that it yields is sent as an event. An IndicoError that the action raises
-    becomes the response, and any other exception becomes a ServerError. An action that takes longer than
-    `request_timeout` is cancelled, and the response is 504. If the client disconnects, the action is cancelled.
+    is an async generator, each value is sent as an event. An IndicoError that the action raises becomes the
+    response, and any other exception becomes a ServerError. An action that takes longer than
+    `request_timeout` is cancelled, and the response is 504. If the client disconnects, it is cancelled, too.
     """
 
     user_id: str  # set by @auth
