@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import signal
+import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any, ClassVar
 from unittest import mock
 
@@ -17,7 +21,9 @@ from tornado.httpclient import HTTPResponse
 from tornado.testing import gen_test
 
 from indico import config
+from indico.asgi import ASGIApplication
 from indico.core.http import limits, streams
+from indico.core.http.sockets import raise_file_limit
 from indico.core.lifecycle import drain
 from indico.core.mongo import key_cache
 from indico.error import IndicoError, Unavailable
@@ -27,6 +33,8 @@ from indico.tests.core.http.test_asgi import Exchange
 from indico.tests.core.http.test_hostile import Client, make_post
 from indico.tests.mocks import HEADERS, LOGIN_DATA
 from indico.tests.mocks.request_mock import RequestHandler
+from indico.tests.testutils import slow
+from indico.tests.testutils.process import ProcessTest, ServerProcess, linux
 from indico.tests.testutils.server import ServerTest
 from indico.utils import type_check, unpack
 from indico.utils.auth.auth_utils import auth
@@ -199,7 +207,7 @@ class StreamTest(ServerTest):
         """A raw client that has sent a request by HTTP/1.0, so that the response has no chunks."""
         client = Client(self.get_http_port())
         stack.callback(client.socket.close)
-        client.socket.setsockopt(1, 8, 4096)  # SO_RCVBUF
+        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         await client.connect()
         await client.send(make_post(json.dumps(fields).encode(), f"POST /probe/{action} HTTP/1.0"))
         return client
@@ -384,6 +392,7 @@ class SlowClientTest(StreamTest):
             self.assertNotIn(b"event: ", await client.receive_all())
         self.assertEqual(self._app.state.in_flight, set())
 
+    @slow
     @gen_test(timeout=PATIENCE)
     async def test_a_client_that_takes_a_little_at_a_time_is_not_cut_off(self) -> None:
         self.set(config, "WRITE_TIMEOUT", 0.5)
@@ -461,9 +470,8 @@ class AuthTest(StreamTest):
 
     @gen_test
     async def test_a_unit_test_may_iterate_over_an_action(self) -> None:
-        self.post_login = await self.http_client.fetch(
-            self.get_url("/auth/login"), method="POST", body=json.dumps(LOGIN_DATA)
-        )
+        body = json.dumps(LOGIN_DATA)
+        await self.http_client.fetch(self.get_url("/auth/login"), method="POST", body=body)
         handler: Any = RequestHandler(headers=HEADERS)
         values = [value async for value in ProbeHandler.keyed(handler, '{"count": 2}')]
         self.assertEqual(values, 2 * [handler.user_id])
@@ -471,8 +479,6 @@ class AuthTest(StreamTest):
 
 class ASGIStreamTest(StreamTest):
     def ask(self, action: str, **fields: Any) -> Exchange:
-        from indico.asgi import ASGIApplication
-
         exchange = Exchange(ASGIApplication(self._app), f"POST /probe/{action}")
         return exchange.give(json.dumps(fields).encode())
 
@@ -515,3 +521,106 @@ class ASGIStreamTest(StreamTest):
         exchange.free.set()
         await asyncio.wait_for(exchange.task, PATIENCE)
         self.assertTrue(exchange.sent[-1].get("more_body", True))
+
+
+SCRIPT = """
+import asyncio
+from indico import server
+from indico.routes.handler import IndicoHandler
+from indico.utils import type_check, unpack
+
+class ProbeHandler(IndicoHandler):
+    @unpack("count", "size", pause=0.0)
+    @type_check(int, int, float)
+    async def follow(self, count, size, pause):
+        try:
+            for number in range(count):
+                yield [number, size * "a"]
+                if pause:
+                    await asyncio.sleep(pause)
+        finally:
+            print("ended", flush=True)
+
+server.ROUTES.append((r"/probe/(?P<action>[a-zA-Z]+)?", ProbeHandler))
+"""
+SERVE = f"{SCRIPT}\nserver.main(debug=False, port=0)\n"
+
+
+def make_follow(**fields: Any) -> bytes:
+    return make_post(json.dumps(fields).encode(), "POST /probe/follow HTTP/1.0")
+
+
+def read_numbers(received: bytes) -> list[int]:
+    """Return the numbers of the events, which have to be whole, and to be followed by an end or an error."""
+    *events, last = received.partition(b"\r\n\r\n")[2].decode().removesuffix("\n\n").split("\n\n")
+    assert last.startswith("event: ") and received.endswith(b"\n\n"), last[:100]
+    return [json.loads(event.removeprefix("data: "))["data"][0] for event in events]
+
+
+@slow
+class StreamProcessTest(ProcessTest):
+    """Real servers and many events or clients, on our server and on Tornado's."""
+
+    def each(self) -> Iterator[ServerProcess]:
+        for kind in ("own", "tornado"):
+            with self.subTest(server=kind):
+                server = self.start(script=SERVE, HTTP_SERVER=kind, SHUTDOWN_TIMEOUT="1")
+                yield server
+                self.assertEqual(server.stop(), 0)
+                self.assertNotIn("Traceback", server.output)
+
+    async def receive_all(self, port: int, request: bytes) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request)
+        received = await reader.read()
+        writer.close()
+        return received
+
+    @linux
+    def test_a_hundred_thousand_events_to_a_slow_client_keep_memory_flat(self) -> None:
+        for server in self.each():
+            before = read_peak(server.pid)
+            with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as client:
+                client.sendall(make_follow(count=100_000, size=1000))
+                time.sleep(2)
+                count, tail = 0, b""
+                while part := client.recv(1 << 16):
+                    count += part.count(b"data: {")
+                    tail = tail[-100:] + part
+                    time.sleep(0.001)
+            self.assertEqual(count, 100_000)
+            self.assertTrue(tail.endswith(END.encode()))
+            self.assertLess(read_peak(server.pid) - before, 10_000)
+
+    def test_two_thousand_streams_at_once(self) -> None:
+        raise_file_limit()
+        for server in self.each():
+
+            async def follow(port: int = server.port) -> list[bytes]:
+                request = make_follow(count=5, size=10, pause=1)
+                return await asyncio.gather(*(self.receive_all(port, request) for _ in range(2000)))
+
+            for received in asyncio.run(follow()):
+                self.assertEqual(read_numbers(received), list(range(5)))
+
+    def test_a_drain_ends_streams_with_their_last_event_whole(self) -> None:
+        for server in self.each():
+
+            async def follow(server: ServerProcess = server) -> list[bytes]:
+                request = make_follow(count=10**6, size=5000, pause=0.001)
+                clients = [asyncio.ensure_future(self.receive_all(server.port, request)) for _ in range(50)]
+                await asyncio.sleep(0.5)
+                server.send(signal.SIGTERM)
+                return await asyncio.gather(*clients)
+
+            for received in asyncio.run(follow()):
+                numbers = read_numbers(received)
+                self.assertGreater(len(numbers), 1)
+                self.assertEqual(numbers, list(range(len(numbers))))
+                self.assertTrue(received.decode().endswith(make_error("The server is going down", 503)))
+
+
+def read_peak(pid: int) -> int:
+    """Return the most memory that the process has had, in kilobytes."""
+    [size] = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    return int(size)
