@@ -16,9 +16,11 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 import unittest
 from collections import Counter
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,23 @@ def has_grown(counter: Counter[str], size: int) -> bool:
     return counter.total() >= size
 
 
+# The server, and an action that streams.
+SERVER = """
+import asyncio
+from indico import config, server
+from indico.routes.handler import IndicoHandler
+
+class ProbeHandler(IndicoHandler):
+    async def follow(self, data):
+        for number in range(3):
+            yield number
+            await asyncio.sleep(0.3)
+
+server.ROUTES.append((r"/probe/(?P<action>[a-zA-Z]+)?", ProbeHandler))
+server.main(debug=False, port=config.PORT)
+"""
+
+
 class NginxTest(ProcessTest):
     """Two instances and nginx before them, as deploy/nginx.conf has it but for ports and paths."""
 
@@ -85,7 +104,8 @@ class NginxTest(ProcessTest):
         self.start_nginx()
 
     def start_instance(self, port: int = 0) -> ServerProcess:
-        return self.start(PORT=str(port), TRUSTED_PROXIES="127.0.0.1", LOGIN_RATE="3/day", WORKERS="2")
+        settings = {"PORT": str(port), "TRUSTED_PROXIES": "127.0.0.1", "LOGIN_RATE": "3/day", "WORKERS": "2"}
+        return self.start(script=SERVER, **settings)
 
     def start_nginx(self) -> None:
         certificate, key = self.folder / "certificate.pem", self.folder / "key.pem"
@@ -192,6 +212,18 @@ class NginxTest(ProcessTest):
         answer = self.post("/auth/check")
         self.assertEqual((answer.status, answer.data), (503, "The server can not be reached"))
         self.assertEqual(answer.headers["Retry-After"], "1")
+
+    @slow
+    def test_a_stream_arrives_event_by_event(self) -> None:
+        connection = self.connect()
+        connection.request("POST", "/probe/follow")
+        response = connection.getresponse()
+        times = [time.monotonic() for line in response if line.startswith(b"data: {")]
+        connection.close()
+        self.assertEqual(response.headers["Content-Type"], "text/event-stream")
+        self.assertEqual(len(times), 3)
+        for earlier, later in pairwise(times):
+            self.assertGreater(later - earlier, 0.2)
 
     @slow
     def test_metrics_are_not_for_everybody(self) -> None:

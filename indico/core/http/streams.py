@@ -78,7 +78,7 @@ class StreamHandler(LimitedHandler):
         if self._is_streaming or self._aborted:
             return not self._aborted
         if self._answered:
-            LOGGER.warning("%s has responded and then yielded; its events are dropped", name_request(self))
+            LOGGER.warning("%s has responded already; its events are dropped", name_request(self))
             return False
         self.set_header("Content-Type", "text/event-stream")
         self.set_header("X-Accel-Buffering", "no")  # nginx then sends each event at once

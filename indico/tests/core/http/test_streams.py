@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any, ClassVar
 from unittest import mock
 
@@ -34,7 +32,7 @@ from indico.tests.core.http.test_hostile import Client, make_post
 from indico.tests.mocks import HEADERS, LOGIN_DATA
 from indico.tests.mocks.request_mock import RequestHandler
 from indico.tests.testutils import slow
-from indico.tests.testutils.process import ProcessTest, ServerProcess, linux
+from indico.tests.testutils.process import ProcessTest, ServerProcess, linux, read_peak
 from indico.tests.testutils.server import ServerTest
 from indico.utils import type_check, unpack
 from indico.utils.auth.auth_utils import auth
@@ -135,6 +133,17 @@ class ProbeHandler(IndicoHandler):
                     pass
         finally:
             self.test.ended.set()
+
+    async def gives_up(self, data: bytes) -> AsyncIterator[str]:
+        self.test.started.set()
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            self.test.ended.set()
+        for value in self.request.arguments:  # none
+            yield value
+
+    givesUp = gives_up
 
     async def returned(self, data: bytes) -> AsyncIterator[str]:
         return self._note(["by", "a coroutine"])
@@ -262,7 +271,7 @@ class EventsTest(StreamTest):
     def test_values_after_a_response_are_dropped_and_logged(self) -> None:
         with self.assertLogs("indico", "WARNING") as log:
             self.assert_answer(self.call("responds"), 200, "responded")
-        self.assertIn("probe.responds has responded and then yielded", log.output[0])
+        self.assertIn("probe.responds has responded already; its events are dropped", log.output[0])
 
     def test_an_event_may_be_large(self) -> None:
         response = self.call("large")
@@ -360,6 +369,16 @@ class LeavingTest(StreamTest):
     @gen_test(timeout=PATIENCE)
     async def test_a_client_that_leaves_ends_a_generator_that_catches_everything(self) -> None:
         await self.assert_ends("stubborn", self.started.is_set)
+
+    @gen_test(timeout=PATIENCE)
+    async def test_a_generator_that_returns_when_its_client_leaves_has_no_end(self) -> None:
+        async with AsyncExitStack() as stack:
+            client = await self.connect(stack, "givesUp")
+            await self.wait_for(self.started)
+            client.reset()
+            await self.wait_for(self.ended, 1)
+            while self._app.state.actions:
+                await asyncio.sleep(0.01)
 
 
 class TornadoLeavingTest(LeavingTest):
@@ -618,9 +637,3 @@ class StreamProcessTest(ProcessTest):
                 self.assertGreater(len(numbers), 1)
                 self.assertEqual(numbers, list(range(len(numbers))))
                 self.assertTrue(received.decode().endswith(make_error("The server is going down", 503)))
-
-
-def read_peak(pid: int) -> int:
-    """Return the most memory that the process has had, in kilobytes."""
-    [size] = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    return int(size)
