@@ -171,6 +171,11 @@ class ASGIConnection(HTTPConnection):
         if sent is not None and not sent.done():
             sent.set_result(None)
 
+    def close(self) -> None:
+        """End a response that has begun: the server then closes the connection."""
+        if self._begun and not self._finished:
+            self._on_disconnect()
+
     def _on_disconnect(self) -> None:
         self._closed = True
         callback, self._close_callback = self._close_callback, None
