@@ -112,7 +112,7 @@ class LimitedHandler(EnvelopeHandler):
         self._body_size += len(chunk)
         if self._body_size <= config.MAX_BODY_SIZE:
             self._chunks.append(chunk)
-        elif not self._has_response:
+        else:  # no server passes on more of a body after the response
             self._reject_body()
         return None
 
