@@ -484,7 +484,7 @@ class AuthTest(StreamTest):
         self.assert_stream(self.call("keyed", count=2), 2 * make_event(user_id), END)
         self.assert_answer(self.call("keyed", headers={}, count=1), 401, "User not authenticated")
         self.assert_answer(self.call("keyed"), 400, "count field was not provided")
-        with mock.patch.object(key_cache, "find", return_value={"user_id": "cached"}):
+        with mock.patch.object(key_cache, "find", return_value={"user_id": "cached", "roles": []}):
             self.assert_stream(self.call("keyed", count=1), make_event("cached"), END)
 
     @gen_test
