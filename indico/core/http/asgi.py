@@ -43,13 +43,6 @@ def serve_request(
     return ASGIConnection(scope, receive, send).serve(guard_hosts(application, address))
 
 
-async def reject_request(scope: Scope, receive: Receive, send: Send, error: IndicoError) -> None:
-    """Respond with `error`, without an application."""
-    connection = ASGIConnection(scope, receive, send)
-    send_error_response(connection, error)
-    await connection.send_written()
-
-
 class ASGIConnection(HTTPConnection):
     """A request of an ASGI server, and its response."""
 

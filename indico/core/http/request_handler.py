@@ -111,7 +111,7 @@ class LimitedHandler(EnvelopeHandler):
     def _declares_too_much(self) -> bool:
         head = getattr(self.request.connection, "head", None)
         if head is not None:  # the connection is one of our own server
-            return bool(head.body_size > config.MAX_BODY_SIZE)
+            return bool(head.body_size > self._max_body)
         # Tornado accepts a repeated length: "7, 7".
         length = self.request.headers.get("Content-Length", "").partition(",")[0]
         return length.isdecimal() and float(length) > self._max_body
@@ -239,7 +239,7 @@ class LimitedHandler(EnvelopeHandler):
     def _find_method_error(self) -> IndicoError:
         if self._declares_too_much():  # Tornado finds some wrong methods before it calls `prepare`
             self.set_header("Connection", "close")
-            return BodyTooLarge(config.MAX_BODY_SIZE)
+            return BodyTooLarge(self._max_body)
         try:
             self.check_path()
         except IndicoError as error:

@@ -18,6 +18,7 @@ from unittest import mock
 from pydantic import BaseModel
 from tornado.web import RequestHandler
 
+import indico.openapi
 from indico import config
 from indico.batteries import openapi
 from indico.batteries.openapi import describe_application
@@ -28,7 +29,7 @@ from indico.routes.handler import IndicoHandler
 from indico.routes.user import UserRoute
 from indico.server import make_app
 from indico.tests.testutils import slow
-from indico.tests.testutils.process import ProcessTest, make_environment
+from indico.tests.testutils.process import ProcessTest, make_environment, run_main
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
 from indico.utils import type_check, unpack
@@ -223,6 +224,18 @@ class DefaultTest(StrictTest):
         self.assertEqual(
             (schema["required"], schema["properties"]), ([], {"anything": {**VALUE, "default": 1.5}})
         )
+
+
+class CommandTest(StrictTest):
+    def test_it_prints_the_document_that_the_server_serves(self) -> None:
+        self.assertEqual(json.loads(run_main(indico.openapi)), describe_application(make_app()))
+
+    @slow
+    def test_it_needs_no_mongodb_and_no_settings(self) -> None:
+        environment = make_environment({"MONGODB": "mongodb://127.0.0.1:1", "INDICO_ENV": "production"})
+        del environment["USER_SALT"]
+        printed = subprocess.check_output([sys.executable, "-m", "indico.openapi"], env=environment)
+        self.assertIn("/auth/login", json.loads(printed)["paths"])
 
 
 class ServedTest(ServerTest):
