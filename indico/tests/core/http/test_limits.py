@@ -639,12 +639,13 @@ class CrowdTest(ProcessTest):
             "        time.sleep(1.5)\n"
             "        return 'good morning'\n"
             "server.ROUTES.append((r'/sleepy/(?P<action>[a-zA-Z]+)?', SleepyHandler))\n"
-            "server.main(debug=True, port=0)\n"
+            "server.main(debug=True, port=0)\n",
+            LOG_FORMAT="text",
         )
         self.assertNotIn("in nap", process.output)
         self.assertEqual(process.post("sleepy/nap")["data"], "good morning")
         process.wait_for('run.py", line 6, in nap')
-        self.assertIn("WARNING indico: A call has blocked the event loop for more than 1 s", process.output)
+        self.assertIn("A call has blocked the event loop for more than 1 s", process.output)
         self.assertNotIn("in watch", process.output)  # the stack of another thread
         self.assertEqual(process.stop(), 0)
 
