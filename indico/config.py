@@ -30,6 +30,8 @@ SHUTDOWN_TIMEOUT = environment.number("SHUTDOWN_TIMEOUT", 10, 0, 3600)  # second
 # Requests
 REQUEST_TIMEOUT = environment.number("REQUEST_TIMEOUT", 60, 0.01, YEAR)  # seconds
 MAX_BODY_SIZE = environment.whole("MAX_BODY_SIZE", 1024 * 1024, 1, 2**31)  # bytes
+MAX_UPLOADS = environment.whole("MAX_UPLOADS", 4 * 1024**3, 1, 2**63)  # bytes of files in requests
+MAX_ACTIONS = environment.whole("MAX_ACTIONS", 0, 0, 2**31)  # running in a process; 0: no limit
 
 # Connections
 HEADER_TIMEOUT = environment.number("HEADER_TIMEOUT", 10, 0.01, YEAR)  # seconds, for the first headers
@@ -49,6 +51,7 @@ MONGODB_DRIVER = environment.choice("MONGODB_DRIVER", "motor", "pymongo", "mongo
 MONGODB_TIMEOUT = environment.number("MONGODB_TIMEOUT", 5, 0.01, 3600)  # seconds
 
 # Users and keys
+MAX_USER_SIZE = environment.whole("MAX_USER_SIZE", 256 * 1024, 1024, 16 * 1024 * 1024)  # bytes of a document
 USER_SALT = environment.secret("USER_SALT")
 KEY_LIFETIME = environment.number("KEY_LIFETIME", 30 * 24 * 3600, 1, 100 * YEAR)  # seconds
 KEY_CACHE = environment.number("KEY_CACHE", 0, 0, 3600)  # seconds that a key is cached; 0: no cache

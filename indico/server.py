@@ -17,12 +17,13 @@ from indico.core.http.envelope import name_request
 from indico.core.http.pages import UnknownHandler
 from indico.core.serving import run_server
 from indico.routes.auth import AuthRoute
+from indico.routes.key import KeyRoute
 from indico.routes.user import UserRoute
 from indico.utils import LOGGER
 
 Route = tuple[str, type[RequestHandler]]
 
-ROUTES: list[Route] = [AuthRoute, UserRoute]
+ROUTES: list[Route] = [AuthRoute, UserRoute, KeyRoute]
 BATTERIES: list[str] = [  # modules, each with one install(application)
     "indico.batteries.cors",
     "indico.batteries.docs_page",

@@ -89,8 +89,6 @@ def find_operations(router: Any, more_statuses: dict[str, list[int]]) -> Iterato
             yield path, handler.get, handler, ()
         elif issubclass(handler, IndicoHandler) and action is not None:
             timeout = () if handler.request_timeout is None else (504,)
-            # In the order in which they are written.
-            for name in dict.fromkeys(name for kind in reversed(handler.__mro__) for name in vars(kind)):
-                function = handler.get_action(name)
-                if function is not None and re.fullmatch(action[1], name):
+            for name, function in handler.list_actions().items():
+                if re.fullmatch(action[1], name):
                     yield path + name, function, handler, (*timeout, *more_statuses.get(name, ()))

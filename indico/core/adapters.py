@@ -9,14 +9,13 @@ from __future__ import annotations
 import datetime
 import functools
 import re
-from contextlib import suppress
-from typing import Any, cast
+from typing import Annotated, Any, cast, get_args, get_origin, get_type_hints
 
 import pydantic_core
-from pydantic import PydanticUserError, TypeAdapter, ValidationError
+from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import PydanticKnownError, core_schema, to_json
 
-from indico.core.types import Check, TypeMismatch, name_type
+from indico.core.types import UNIONS, Check, TypeMismatch, name_type
 from indico.error import InvalidValue, MissingField, WrongFieldType, shorten
 
 MAX_ERRORS = 50_000  # in one value: pydantic takes a third of a second to list so many
@@ -60,7 +59,8 @@ def make_adapter(kind: Any) -> TypeAdapter[Any]:
 def adapt_schema(schema: Any) -> Any:
     """
     pydantic's core schema, with `read_date` before each date in it, and a list for each Iterable: pydantic
-    would check the members of an Iterable only when the action asks for them.
+    would check the members of an Iterable only when the action asks for them. TypedDicts and dataclasses drop
+    the keys that they do not name, also in a model that allows others.
     """
     if isinstance(schema, (list, tuple)):
         return type(schema)(map(adapt_schema, schema))
@@ -73,6 +73,12 @@ def adapt_schema(schema: Any) -> Any:
     }
     if kind == "generator":
         adapted["type"] = "list"
+    config = schema.get("config") or {}
+    if kind in ("typed-dict", "dataclass") and config.get("extra_fields_behavior") == "allow":
+        own = getattr(schema["cls"], "__pydantic_config__", {})
+        if own.get("extra") != "allow":  # it is the setting of the model around it
+            adapted["config"] = {**config, "extra_fields_behavior": "ignore"}
+            adapted.pop("extra_behavior", None)
     if kind not in ("date", "datetime"):
         return adapted
     reader = functools.partial(read_date, kind)
@@ -99,21 +105,70 @@ def read_error(kind: Any, value: Any, errors: ValidationError) -> TypeMismatch:
         text = f"{shorten(value)}: more than {MAX_ERRORS} values in it are wrong"
         return TypeMismatch(lambda field: InvalidValue(f"Field {shorten(field)} - {text}"))
     error = errors.errors(include_url=False)[0]
-    path = ""
+    path, declared, label = "", kind, ""
     for part in error["loc"]:
-        with suppress(LookupError, TypeError):  # the value lacks it: it names the member of a union
+        try:
             value = value[part]
+        except (LookupError, TypeError):  # the value lacks it: it names the member of a union
+            label = str(part)
+        else:
             path += name_part(part)
+            declared = find_member(declared, part, label)
     given = value if isinstance(error["input"], datetime.date) else error["input"]  # read_date made the date
     if error["type"] == "missing":
         return TypeMismatch(MissingField, path + name_part(error["loc"][-1]))
     if error["type"].endswith("_type"):
         name = error["type"].removesuffix("_type")
-        declared = error.get("ctx", {}).get("class_name") or NAMES.get(name, name)
-        required = declared if path else name_type(kind)
+        found = error.get("ctx", {}).get("class_name") or NAMES.get(name, name)
+        required = found if declared is None else name_type(declared)
         return TypeMismatch(lambda field: WrongFieldType(field, given, required), path)
     text = f"{shorten(given)}: {error['msg'][:LONGEST_MESSAGE]}"
     return TypeMismatch(lambda field: InvalidValue(f"Field {shorten(field)} - {text}"), path)
+
+
+def find_member(kind: Any, part: str | int, label: str) -> Any:
+    """
+    The type that a type declares for one of its members, or None if that can't be told. `label` is pydantic's
+    name for a member of a union.
+    """
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return find_member(arguments[0], part, label)
+    if origin in UNIONS:
+        ordered = sorted(arguments, key=lambda member: label not in list_labels(member))
+        found = (find_member(member, part, label) for member in ordered)
+        return next((member for member in found if member is not None), None)
+    fields = list_fields(kind)
+    if part in fields:
+        return fields[str(part)]
+    if "root" in fields:
+        return find_member(fields["root"], part, label)
+    if isinstance(part, int) and origin is tuple and ... not in arguments:
+        return arguments[part]
+    return next(iter(arguments if isinstance(part, int) else arguments[1:]), None)
+
+
+def list_fields(kind: Any) -> dict[str, Any]:
+    """The types of the fields of a model, a TypedDict or a dataclass, by the names that clients use."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return {field.alias or name: field.annotation for name, field in kind.model_fields.items()}
+    owner = get_origin(kind) or kind
+    try:
+        hints = get_type_hints(owner)
+    except (NameError, TypeError):  # a class within a function, or no class
+        return {}
+    given = dict(zip(getattr(owner, "__parameters__", ()), get_args(kind)))
+    for name, hint in hints.items():
+        parameters = getattr(hint, "__parameters__", ())
+        hints[name] = (
+            hint[tuple(given.get(each, Any) for each in parameters)] if parameters else given.get(hint, hint)
+        )
+    return hints
+
+
+def list_labels(kind: Any) -> list[str]:
+    """What pydantic may call this member of a union: its name, or the tags in its fields."""
+    return [name_type(kind), *(str(tag) for hint in list_fields(kind).values() for tag in get_args(hint))]
 
 
 def name_part(part: str | int) -> str:

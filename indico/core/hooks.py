@@ -4,7 +4,7 @@ The application: hooks for batteries, and the state of the running server.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +15,11 @@ import tornado.web
 from pymongo.monitoring import CommandListener
 
 from indico.core.http.dispatch import Dispatcher
+from indico.core.mongo.key_cache import Source
 from indico.error import IndicoError
 
 
-class Request(Protocol):
+class RequestInFlight(Protocol):
     """The interface of a request in flight, implemented by its handler."""
 
     def abort_with(self, error: IndicoError) -> None: ...
@@ -52,32 +53,36 @@ class Hooks:
 class ServerState:
     """The state of a running server."""
 
-    in_flight: set[Request] = field(default_factory=set)  # requests without a response
+    in_flight: set[RequestInFlight] = field(default_factory=set)  # requests without a response
+    actions: set[RequestInFlight] = field(default_factory=set)  # requests whose actions are running
     running: bool = False  # within the application's lifespan
+    missing: set[str] = field(default_factory=set)  # names of start-up work that is not done yet
     draining: bool = False  # the server is shutting down
     worker: int | None = None  # the number of this worker process, from 0
     mongod_folder: Path | None = None  # data folder of the mongod that this process started
 
 
-class DatabaseRoom(Protocol):
+class DatabaseRoom(Source, Protocol):
     """The interface of `indico.db` that the server uses."""
 
     def connect(self, *, listeners: Sequence[CommandListener] = ()) -> None: ...
     async def close(self) -> None: ...
     async def ensure_indexes(self) -> None: ...
-    def watch(
-        self, collection: str, pipeline: list[dict[str, Any]], heartbeat: int, /
-    ) -> AsyncIterator[dict[str, Any] | None]: ...
 
 
 class Application(Dispatcher):
-    """Tornado's application, with hooks, a state and a database."""
+    """Tornado's application, with hooks, a state, a database, and its routes."""
 
-    def __init__(self, *args: Any, database: DatabaseRoom, **settings: Any) -> None:
+    def __init__(self, handlers: Sequence[Any] = (), *, database: DatabaseRoom, **settings: Any) -> None:
         self.database = database
+        self.routes = list(handlers)  # those that batteries add too
         self.hooks = Hooks()
         self.state = ServerState()
-        super().__init__(*args, **settings)
+        super().__init__(self.routes, **settings)
+
+    def add_handlers(self, host_pattern: str, host_handlers: Any) -> None:
+        self.routes = [*self.routes, *host_handlers]
+        super().add_handlers(host_pattern, host_handlers)
 
 
 NO_HOOKS = Hooks((), (), (), (), (), {}, {})  # type: ignore[arg-type] # tuples, so that nothing can be added

@@ -4,11 +4,14 @@ JSON Schemas of types, by pydantic's generator.
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from typing import Any
 
 from pydantic.json_schema import CoreRef, GenerateJsonSchema
 
 from indico.core.adapters import make_adapter
+from indico.core.http.encoding import encode
 from indico.core.mongo.updates import FIELD_NAME, MAX_FIELDS, DocumentOf
 
 Schema = dict[str, Any]  # a JSON Schema
@@ -34,6 +37,12 @@ class Generator(GenerateJsonSchema):
     def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> Schema:
         return {}
 
+    def encode_default(self, dft: Any) -> Any:
+        if self.mode == "serialization":
+            with suppress(TypeError):  # an answer can't hold it: pydantic warns
+                return json.loads(encode(dft))
+        return super().encode_default(dft)
+
     def any_schema(self, schema: Any) -> Schema:
         if self.stored not in self.values:
             name, reference = self.get_cache_defs_ref_schema(
@@ -42,10 +51,10 @@ class Generator(GenerateJsonSchema):
             self.values[self.stored] = reference
             self.definitions[name] = {
                 "description": "Whatever JSON holds" + (", as MongoDB takes it" if self.stored else ""),
-                "type": ["string", "number", "boolean", "null", "array", "object"],
                 **INT64,
                 "items": reference,
-                "additionalProperties": reference,
+                "if": {"type": "object"},  # generators of clients would take all values for objects
+                "then": {"additionalProperties": reference},
                 "examples": ["anything"],
                 **({"propertyNames": FIELD_NAMES} if self.stored else {}),
             }
@@ -61,6 +70,16 @@ class Generator(GenerateJsonSchema):
         if self.mode == "serialization":
             return {**MILLISECONDS}
         return {"anyOf": [super().datetime_schema(schema), {**MILLISECONDS, **YEARS}]}
+
+    def decimal_schema(self, schema: Any) -> Schema:
+        if self.mode == "serialization":
+            return {**TEXT, "format": "decimal"}
+        return super().decimal_schema(schema)
+
+    def bytes_schema(self, schema: Any) -> Schema:
+        if self.mode == "serialization":
+            return {**TEXT, "contentEncoding": "base64"}
+        return super().bytes_schema(schema)
 
     def dict_schema(self, schema: Any) -> Schema:
         document = schema.get("metadata", {}).get("document")
@@ -87,6 +106,9 @@ class Generator(GenerateJsonSchema):
         self.stored = before
         if document.part:
             described["maxProperties"] = MAX_FIELDS
+        if document.strict:
+            del described["patternProperties"]
+            described.update(additionalProperties=False, minProperties=1)
         if document.refused:
             described["not"] = {"anyOf": [{"required": [field]} for field in document.refused]}
         return described

@@ -6,17 +6,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from indico import config
-from indico.core.development import get_secret
-from indico.core.hooks import Application, DatabaseRoom
+from indico.core.development import get_secret, make_secrets
+from indico.core.hooks import Application
 from indico.core.log import LOGGER
 from indico.core.mongo import key_cache
-from indico.core.tasks import spawn
+from indico.core.startup import StartupTask, run_in_background
 from indico.error import Unavailable
 
-RETRY_PAUSE = 1  # seconds between attempts to create the indexes
 POLL_INTERVAL = 0.02  # seconds between checks for requests in flight
 
 
@@ -26,9 +25,13 @@ async def lifespan(application: Application) -> AsyncIterator[None]:
     Check the settings, start the batteries, connect to MongoDB and create the indexes. At the end, wait for
     the requests in flight, close the connection and stop the batteries.
 
-    If MongoDB can't be reached, the server starts anyway and creates the indexes later. Raises SettingError.
+    The server starts when the first attempt to create the indexes has ended, or after MONGODB_TIMEOUT. If
+    that attempt fails, whatever the cause, it is repeated while the server runs. Raises SettingError.
     """
     config.check()
+    if not application.state.worker:  # of several workers, only the first
+        for sentence in config.environment.find_misspelt():
+            LOGGER.warning(sentence)
     if config.PRODUCTION and not (config.FACEBOOK_APP_ID and config.FACEBOOK_APP_SECRET):
         LOGGER.warning("FACEBOOK_APP_ID or FACEBOOK_APP_SECRET is not set: logins with Facebook answer 503")
     if not config.PRODUCTION and not config.DEV_TOKEN:
@@ -38,35 +41,24 @@ async def lifespan(application: Application) -> AsyncIterator[None]:
         for battery_lifespan in application.hooks.lifespans:
             await batteries.enter_async_context(battery_lifespan(application))
         database.connect(listeners=application.hooks.mongo_listeners)
-        indexes = spawn(make_indexes(database))
-        background = [indexes]
+        indexes = StartupTask("Indexes", application.state.missing)
+        work = [indexes.run(database.ensure_indexes)]
         if config.KEY_CACHE:
-            background.append(spawn(key_cache.follow_logouts(database.watch)))
+            stream = StartupTask("Key cache", application.state.missing)
+            work.append(key_cache.follow_logouts(database, stream))
         try:
-            await asyncio.wait([indexes], timeout=config.MONGODB_TIMEOUT)
-            application.state.running = True
-            yield
+            async with run_in_background(work):
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(indexes.tried.wait(), config.MONGODB_TIMEOUT)
+                application.state.running = True
+                try:
+                    yield
+                finally:
+                    application.state.running = False
+                    await drain(application)
         finally:
-            application.state.running = False
-            await drain(application)
-            for task in background:
-                task.cancel()
-            await asyncio.wait(background)
             key_cache.forget_all()
             await database.close()
-
-
-async def make_indexes(database: DatabaseRoom) -> None:
-    """Create the indexes. Retry every RETRY_PAUSE while MongoDB can't be reached."""
-    warned = False
-    while True:
-        try:
-            return await database.ensure_indexes()
-        except Unavailable as error:
-            if not warned:
-                LOGGER.warning("%s: requests that need it answer 503 until it can", error.message)
-                warned = True
-            await asyncio.sleep(RETRY_PAUSE)
 
 
 async def drain(application: Application) -> None:
@@ -82,7 +74,7 @@ async def drain(application: Application) -> None:
 async def check_settings(application: Application) -> None:
     """Raise SettingError if the server can't start with these settings. Runs once, before the workers."""
     config.check()
-    for sentence in config.environment.find_misspelt():
-        LOGGER.warning(sentence)
+    if not config.PRODUCTION:
+        make_secrets()
     application.database.connect()
     await application.database.close()

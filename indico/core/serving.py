@@ -6,13 +6,16 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import faulthandler
 import gc
 import importlib.util
 import logging
+import os
 import signal
 import socket
 import sys
+import threading
+import time
+import traceback
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -21,7 +24,7 @@ from tornado.httputil import HTTPServerConnectionDelegate
 from tornado.ioloop import PeriodicCallback
 
 from indico import config
-from indico.core import supervisor
+from indico.core import reloading, supervisor
 from indico.core.development import make_folder
 from indico.core.hooks import Application
 from indico.core.http.filters import guard_hosts
@@ -30,12 +33,13 @@ from indico.core.http.server import Server
 from indico.core.http.sockets import listen
 from indico.core.http.tornado_server import make_tornado_server
 from indico.core.lifecycle import check_settings, drain, lifespan
-from indico.core.mongo.mongod import Mongod, MongodError
+from indico.core.log import LOGGER
+from indico.core.mongo.mongod import Mongod, MongodError, is_answering
 from indico.core.welcome import print_welcome
 
 DEFAULT_MONGODB_PORT = 27017
 MAX_BLOCKING_SECONDS = 1  # development logs a call that blocks the loop for longer
-TICK_MS = 200  # between restarts of the timeout that detects a blocked loop
+TICK_MS = 200  # between the signs of life of the loop
 MONGOD_TICK_MS = 1000  # between checks of the mongod that this process started
 
 
@@ -44,6 +48,7 @@ def run_server(make_app: Callable[[], Application], debug: bool, port: int) -> N
     Serve until stopped. In development, start a mongod first if none runs at the default MONGODB. With
     `debug`, restart when the source changes. If the start fails, print one sentence and exit with status 1.
     """
+    open_standard_streams()
     configure_logging()
     mongod = None
     try:
@@ -65,6 +70,13 @@ def run_server(make_app: Callable[[], Application], debug: bool, port: int) -> N
     finally:
         if mongod is not None:
             mongod.stop()
+
+
+def open_standard_streams() -> None:
+    """Open the null device for each closed standard stream. A socket could get its number, and the log."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - it stays open
 
 
 def configure_logging() -> None:
@@ -90,7 +102,12 @@ def make_mongod() -> Mongod | None:
     """Return the mongod to start if none runs yet: in development, with the default MONGODB."""
     if config.PRODUCTION or config.MONGODB != config.DEFAULT_MONGODB:
         return None
-    return Mongod(make_folder("mongodb"), DEFAULT_MONGODB_PORT)
+    try:
+        return Mongod(make_folder("mongodb"), DEFAULT_MONGODB_PORT)
+    except config.SettingError:
+        if is_answering(DEFAULT_MONGODB_PORT):
+            return None
+        raise
 
 
 def run_workers(application: Application, sockets: list[socket.socket], mongod: Mongod | None) -> None:
@@ -126,6 +143,7 @@ async def serve(
 ) -> None:
     """Serve on these sockets until SIGTERM or SIGINT. A second signal ends the process at once."""
     stop = stop_on_signals()
+    ended = threading.Event()
     # A large body creates many objects. With the default thresholds the collector would scan them repeatedly.
     gc.freeze()
     gc.set_threshold(100_000, 10, 10)
@@ -135,8 +153,9 @@ async def serve(
         if mongod is not None:
             PeriodicCallback(mongod.restart_if_gone, MONGOD_TICK_MS).start()
         if debug:
+            autoreload.add_reload_hook(reloading.restart)
             autoreload.start()
-            report_blocking_calls()
+            report_blocking_calls(ended)
         if announce:
             print_welcome(application, sockets[0].getsockname()[1])
         await stop.wait()
@@ -145,7 +164,7 @@ async def serve(
         await server.wait_until_idle()
         await drain(application)
         await server.close_all_connections()
-    faulthandler.cancel_dump_traceback_later()
+        ended.set()
 
 
 def stop_on_signals() -> asyncio.Event:
@@ -164,11 +183,30 @@ def stop_on_signals() -> asyncio.Event:
     return stop
 
 
-def report_blocking_calls() -> None:
-    """Log a traceback when a call blocks the loop for MAX_BLOCKING_SECONDS."""
-    # The callback restarts the timeout. It does not run while a call blocks the loop.
-    faulthandler.dump_traceback_later(MAX_BLOCKING_SECONDS)
-    PeriodicCallback(lambda: faulthandler.dump_traceback_later(MAX_BLOCKING_SECONDS), TICK_MS).start()
+def report_blocking_calls(ended: threading.Event) -> None:
+    """Log the stack of this thread each time that a call blocks its loop for MAX_BLOCKING_SECONDS."""
+    thread = threading.get_ident()
+    loop_ran = time.monotonic()
+
+    def tick() -> None:
+        nonlocal loop_ran
+        loop_ran = time.monotonic()
+
+    def watch() -> None:
+        reported = 0.0
+        while not ended.wait(TICK_MS / 1000):
+            if loop_ran != reported and time.monotonic() > loop_ran + MAX_BLOCKING_SECONDS:
+                reported = loop_ran
+                stack = "".join(traceback.format_stack(sys._current_frames()[thread]))
+                LOGGER.warning(
+                    "A call has blocked the event loop for more than %g s, and no request is served"
+                    " until it returns:\n%s",
+                    MAX_BLOCKING_SECONDS,
+                    stack.rstrip(),
+                )
+
+    PeriodicCallback(tick, TICK_MS).start()
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def make_http_server(application: HTTPServerConnectionDelegate) -> HTTPServer:

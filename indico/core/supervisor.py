@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 LOGGER = logging.getLogger("indico")  # not imported: as a script, this file runs without the package
 PR_SET_PDEATHSIG = 1  # prctl(2), on Linux only
@@ -39,19 +40,33 @@ def die_with_parent(parent: int) -> None:
             os._exit(1)  # pragma: no cover - only if the parent ends between these two lines
 
 
-def start_tied_to_parent(command: list[str]) -> int:
-    """Start a program that ends with this process. It prints nothing and ignores Ctrl-C. Returns its pid."""
-    null = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_RDWR, 0) for stream in range(3)]
+def start_tied_to_parent(command: list[str], output: str = os.devnull) -> int:
+    """
+    Start a program that ends with this process. It prints to the file `output` and ignores Ctrl-C. Returns
+    its pid.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC
+    streams: list[Any] = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0)]
+    streams += [(os.POSIX_SPAWN_OPEN, 1, output, flags, 0o600), (os.POSIX_SPAWN_DUP2, 1, 2)]
     shim = [sys.executable, "-I", __file__, str(os.getpid()), *command]
-    return os.posix_spawn(sys.executable, shim, os.environ, file_actions=null)
+    return os.posix_spawn(sys.executable, shim, os.environ, file_actions=streams)
 
 
 def has_ended(pid: int) -> bool:
     """Return True if the process has ended (and reap it), or if it is not our child."""
+    return get_exit_code(pid) is not None
+
+
+def get_exit_code(pid: int) -> int | None:
+    """
+    Return the exit status of a process that has ended (and reap it), or -N if signal N ended it. Returns None
+    if it runs, and 0 if it is not our child.
+    """
     try:
-        return os.waitpid(pid, os.WNOHANG)[0] == pid
+        ended, status = os.waitpid(pid, os.WNOHANG)
     except ChildProcessError:
-        return True
+        return 0
+    return os.waitstatus_to_exitcode(status) if ended else None
 
 
 def run_workers(

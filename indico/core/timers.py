@@ -8,6 +8,7 @@ took a tenth of the time of a short request.
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 from collections.abc import Callable
 from contextvars import Context
@@ -50,7 +51,7 @@ def call_after(seconds: float, callback: Callable[[], object]) -> Timer:
     loop = asyncio.get_running_loop()
     if loop is not _loop:
         _loop, _ticks = loop, {}  # the timers of another loop keep their ticks
-    width = 1 if seconds <= MAX_EXACT_SECONDS else 2 ** math.ceil(math.log2(seconds / MAX_EXACT_SECONDS))
+    width = _get_width(seconds)
     number = math.ceil((loop.time() + seconds) * TICKS_PER_SECOND / width) * width
     tick = _ticks.get(number)
     if tick is None:
@@ -58,6 +59,12 @@ def call_after(seconds: float, callback: Callable[[], object]) -> Timer:
         # In an empty context. Otherwise the first request's context would stay in memory until the tick.
         loop.call_at(number / TICKS_PER_SECOND, _call_all, _ticks, number, context=Context())
     return Timer(callback, tick)
+
+
+@functools.lru_cache(100)
+def _get_width(seconds: float) -> int:
+    """Return how many ticks timers of this time share."""
+    return 1 if seconds <= MAX_EXACT_SECONDS else 2 ** math.ceil(math.log2(seconds / MAX_EXACT_SECONDS))
 
 
 def _call_all(ticks: dict[int, set[Timer]], number: int) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin
 
+from indico.core.http.uploads import Upload
 from indico.error import IndicoError, WrongFieldType, shorten
 
 Check = Callable[[Any], Any]  # returns the value as the action gets it, or raises a TypeMismatch
@@ -95,7 +96,7 @@ def make_empty(kind: Any) -> Any:
     Raises TypeError for a type that has none.
     """
     origin, arguments = get_origin(kind), get_args(kind)
-    if NoneType in arguments:
+    if kind is Any or NoneType in arguments:
         return None
     if origin is Literal:
         return arguments[0]
@@ -115,7 +116,7 @@ def compile_json_type(kind: Any) -> Check | None:
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:
         return lambda value: value
-    if any(kind is known for known in (str, int, float, bool, NoneType, list, dict)):
+    if any(kind is known for known in (str, int, float, bool, NoneType, list, dict, Upload)):
         return _compile_class(kind)
     if origin is Annotated:
         described = all(isinstance(note, (Description, str)) for note in kind.__metadata__)

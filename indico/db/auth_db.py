@@ -1,80 +1,144 @@
 """
-Keys: which of them are valid, and for which user.
+Keys: which of them are valid, for which user, and with which roles.
 
-The first half of a key is the same for all keys of a user. The second half belongs to one generation (see
-`indico.utils.auth.auth_utils.user_hash`). Each user has one document, found by the digest of the first half.
-While the user is logged in, it is
+The first half of a key is the same for all keys of a user. Each user has one document, found by the digest of
+the first half. Keys themselves are never stored. All times are in UTC milliseconds.
 
-    {key: "sha256:" + digest of the first half, secret: digest of the whole key, generation, user_id, login}
+    {key: "sha256:" + digest of the first half, secret: digest of the login's key, generation, user_id, login,
+     roles: [...], keys: [{name, secret, roles, created, expires, used}]}
 
-A logout starts the next generation: it replaces `secret` and removes `user_id` and `login`. Every update is
-atomic and names the secret, so an operation that races with a logout can't make the old key valid again.
-Keys themselves are never stored.
+The second half of a login's key belongs to one generation (see `indico.utils.auth.auth_utils.user_hash`). A
+logout starts the next generation: it replaces `secret` and removes `login`. Every update is atomic and names
+the secret, so an operation that races with a logout can't make the old key valid again. `keys` are the user's
+API keys (see `indico.db.key_db`). `roles` and `keys` are missing until they are set.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Iterable
 
 from pymongo.errors import DuplicateKeyError
 
 from indico import config, db
+from indico.core.mongo import key_cache
+from indico.core.mongo.drivers import by_majority
 from indico.db import Document, current_time, mongo
+from indico.error import InvalidValue, NotFound
 
 DIGEST = "sha256:"  # prefix of stored digests
+MAX_ROLES = 20  # of a user, and of a key
+ROLE = re.compile(r"[\w.:-]{1,50}")
 
 db.index("auth", "key", unique=True)
+if config.KEY_CACHE:  # removes the documents that indico.core.mongo.key_cache writes
+    db.index("auth", "beat", sparse=True, expireAfterSeconds=60)
 
 
-def _digest(text: str) -> str:
+def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _current(key: str) -> Document:
-    return {"key": DIGEST + _digest(key[: len(key) // 2]), "secret": _digest(key)}
+def query_user(key: str) -> Document:
+    """Return the query for the document of the user who has this key, or has had it."""
+    return {"key": DIGEST + digest(key[: len(key) // 2])}
+
+
+def query_login(key: str) -> Document:
+    """Return the query for the same document while the key is that of the user's current generation."""
+    return {**query_user(key), "secret": digest(key)}
 
 
 @mongo
 async def save_key(key: str, user_id: str) -> bool:
     """
-    Make the key valid for the user, for KEY_LIFETIME from now. Returns False, and changes nothing, if the
-    key's generation has ended.
+    Make a login's key valid for the user, for KEY_LIFETIME from now. Returns False, and changes nothing, if
+    the key's generation has ended.
     """
     change = {
         "$set": {"user_id": user_id, "login": current_time()},
         "$setOnInsert": {"generation": 0},
     }
     try:
-        await db.mongodb.auth.update_one(_current(key), change, upsert=True)
+        await db.mongodb.auth.update_one(query_login(key), change, upsert=True)
     except DuplicateKeyError:  # the document is of another generation, or was inserted at the same moment
-        result = await db.mongodb.auth.update_one(_current(key), change)
+        result = await db.mongodb.auth.update_one(query_login(key), change)
         return bool(result.matched_count)
     return True
 
 
 @mongo
 async def get_user_id(key: str) -> Document | None:
-    """Return the document of a valid key, with `user_id` and `generation`. Returns None for other keys."""
-    since = current_time() - int(config.KEY_LIFETIME * 1000)
-    return await db.mongodb.auth.find_one({**_current(key), "login": {"$gt": since}})
-
-
-@mongo
-async def get_generation(key: str) -> int:
-    """Return the current generation of a user. `key` is any key of that user."""
-    document = await db.mongodb.auth.find_one({"key": _current(key)["key"]})
-    return int(document["generation"]) if document else 0
-
-
-@mongo
-async def end_key(key: str, next_key: str) -> bool:
-    """End the key permanently. The next one is `next_key`. Returns False if the key had already ended."""
-    result = await db.mongodb.auth.update_one(
-        _current(key),
-        {
-            "$set": {"secret": _digest(next_key)},
-            "$inc": {"generation": 1},
-            "$unset": {"user_id": "", "login": ""},
-        },
+    """
+    Return whose key this is: a document with `_id`, `user_id`, `generation`, `roles`, `expires`, `name` and
+    `used`. `name` is None if it is a login's key. An API key has only those of its roles that the user has
+    too. Returns None if the key is not valid.
+    """
+    secret = digest(key)
+    fields = dict.fromkeys(("user_id", "secret", "generation", "login", "roles"), 1)
+    document = await db.mongodb.auth.find_one(
+        query_user(key), projection={**fields, "keys": {"$elemMatch": {"secret": secret}}}
     )
+    if document is None or "user_id" not in document:
+        return None
+    roles = document.get("roles", [])
+    if document.get("keys"):
+        [entry] = document["keys"]
+        entry["roles"] = [role for role in entry["roles"] if role in roles]
+    elif document["secret"] == secret and "login" in document:
+        expires = document["login"] + int(config.KEY_LIFETIME * 1000)
+        entry = {"roles": roles, "expires": expires, "name": None, "used": None}
+    else:
+        return None
+    if entry["expires"] is not None and entry["expires"] <= current_time():
+        return None
+    return {**entry, **{name: document[name] for name in ("_id", "user_id", "generation")}}
+
+
+@mongo
+async def find_document(key: str) -> Document | None:
+    """Return the whole document of the user who has this key, or has had it."""
+    return await db.mongodb.auth.find_one(query_user(key))
+
+
+@mongo
+async def end_key(key: str, next_key: str, also: Iterable[str] = ()) -> bool:
+    """
+    End a login's key permanently, and remove the fields `also`. The next key is `next_key`. Returns False if
+    the key had already ended.
+    """
+    change = {
+        "$set": {"secret": digest(next_key)},
+        "$inc": {"generation": 1},
+        "$unset": dict.fromkeys(("login", *also), ""),
+    }
+    result = await by_majority(db.mongodb.auth).update_one(query_login(key), change)
     return bool(result.matched_count)
+
+
+@mongo
+async def set_roles(user_id: str, roles: Iterable[str]) -> None:
+    """
+    Set the roles of a user, such as `["admin"]`. The user's API keys lose roles that are not among them.
+    Raises NotFound for a user who has never logged in or was removed.
+    """
+    from indico.utils.auth.auth_utils import user_hash  # which imports this module
+
+    query = {**query_user(user_hash(user_id)), "user_id": user_id}
+    document = await by_majority(db.mongodb.auth).find_one_and_update(
+        query, {"$set": {"roles": check_roles(roles)}}, projection={"_id": 1}
+    )
+    if document is None:
+        raise NotFound("user")
+    key_cache.forget(document["_id"])
+
+
+def check_roles(roles: Iterable[str]) -> list[str]:
+    """Return the roles, each once. Raises InvalidValue, and TypeError for a string."""
+    if isinstance(roles, str):
+        raise TypeError("roles are a list")
+    unique = sorted(set(roles))
+    if len(unique) > MAX_ROLES or not all(map(ROLE.fullmatch, unique)):
+        raise InvalidValue(f"roles should be at most {MAX_ROLES} names of letters, digits and ._:-")
+    return unique

@@ -14,11 +14,13 @@ from indico.db import (
     Document,
     DocumentOf,
     Schema,
+    check_size,
     current_time,
     empty_document,
     mongo,
     mongo_obj,
     refuse_changes,
+    update_document,
 )
 from indico.error import AuthError
 
@@ -37,7 +39,7 @@ USER_SCHEMA: Schema = {
     "discussed": (list, False),
     "hide": (list, False),
 }
-SERVER_FIELDS = ("_id", "user_id", "created")  # fields that only the server sets
+SERVER_FIELDS = ("_id", "user_id", "created", "roles")  # fields that only the server sets
 
 User = Annotated[Document, DocumentOf(USER_SCHEMA)]
 LoginUser = Annotated[
@@ -66,11 +68,16 @@ async def sync_user(update_dic: Document, user_id: str) -> Document:
     each missing required field. An existing user keeps the fields that the login does not have. Fields that
     only the server sets are ignored.
     """
+    query = {"user_id": user_id}
+    existing = await update_document(db.mongodb.user, query, {"$set": update_dic})
+    if existing is not None:
+        return existing
     first = {**empty_document(USER_SCHEMA), "created": current_time()}
     missing = {name: value for name, value in first.items() if name not in update_dic and name != "user_id"}
+    check_size({**query, **missing, **update_dic})
     # If two first logins run at once, one insert fails. MongoDB retries it as an update.
     user: Document = await db.mongodb.user.find_one_and_update(
-        {"user_id": user_id},
+        query,
         {"$set": update_dic, "$setOnInsert": missing} if update_dic else {"$setOnInsert": missing},
         upsert=True,
         return_document=ReturnDocument.AFTER,
@@ -83,12 +90,11 @@ async def sync_user(update_dic: Document, user_id: str) -> Document:
 async def update(update_dic: Document, user_id: str) -> Document:
     """
     Apply operators, such as `{"$set": {"name": "Ada"}}`, and return the whole user as stored now. Raises
-    InvalidValue for a field that only the server sets, and AuthError if the user does not exist.
+    InvalidValue for a field that only the server sets, and for a user who would become larger than
+    MAX_USER_SIZE. Raises AuthError if the user does not exist.
     """
     refuse_changes(update_dic, SERVER_FIELDS)
-    user: Document | None = await db.mongodb.user.find_one_and_update(
-        {"user_id": user_id}, update_dic, return_document=ReturnDocument.AFTER
-    )
+    user = await update_document(db.mongodb.user, {"user_id": user_id}, update_dic)
     if user is None:
         raise AuthError()
     return user
@@ -98,3 +104,12 @@ async def update(update_dic: Document, user_id: str) -> Document:
 async def remove(user_id: str) -> None:
     """Delete the user, but not the user's keys: see `indico.db.auth_db`."""
     await db.mongodb.user.delete_one({"user_id": user_id})
+
+
+@mongo
+async def export(user_id: str) -> Document:
+    return {"user": await db.mongodb.user.find_one({"user_id": user_id})}
+
+
+db.on_remove(remove)
+db.on_export(export)

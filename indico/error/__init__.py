@@ -120,6 +120,14 @@ class AuthError(IndicoError):
         super().__init__("User not authenticated", 401)
 
 
+# 403: the client is logged in, and may not do this
+
+
+class Forbidden(IndicoError):
+    def __init__(self) -> None:
+        super().__init__("Not allowed", 403)
+
+
 # 404: the client asked for something that does not exist
 
 

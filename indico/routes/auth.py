@@ -16,8 +16,9 @@ from indico.db.user_db import LoginUser, User
 from indico.error import InvalidValue
 from indico.routes.handler import IndicoHandler
 from indico.utils import smart_parse, type_check, unpack
-from indico.utils.auth.auth_utils import auth, end_key, is_dev_token, start_key, user_hash
+from indico.utils.auth.auth_utils import auth, is_dev_token, user_hash
 from indico.utils.auth.facebook_utils import check_access_token
+from indico.utils.auth.key_utils import end_key, start_key
 
 CONTROL = r"\u0000-\u001f\u007f-\u009f"
 OauthId = Annotated[str, Described(pattern=f"^[^{CONTROL}]{{1,128}}$", examples=["1"])]
@@ -44,9 +45,9 @@ async def log_in(user_id: str, user: LoginUser) -> Login:
     """Store the fields of a user whose identity is verified, start a key, and return the login's data."""
     key = None
     while key is None:  # if the user logs out or is removed meanwhile, repeat in the next generation
-        generation = await AuthDB.get_generation(user_hash(user_id))
+        document = await AuthDB.find_document(user_hash(user_id))
         stored = await UserDB.sync_user(user, user_id)
-        key = await start_key(user_id, generation)
+        key = await start_key(user_id, document["generation"] if document else 0)
     return {"user": stored, "indico_key": key}
 
 
@@ -78,8 +79,8 @@ class AuthHandler(IndicoHandler):
 
     @auth
     async def logout(self, data: bytes) -> bool:
-        """End the key for good."""
-        await end_key(self.key)
+        """End the key for good. Other keys of the user stay valid."""
+        await end_key(self.key, self.key_owner)
         return True
 
 

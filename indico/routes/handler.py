@@ -6,30 +6,43 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
+from indico.core.decorators import check_name, get_info
 from indico.core.http.encoding import JSONEncoder as JSONEncoder
 from indico.core.http.envelope import name_request
-from indico.core.http.request_handler import LimitedHandler
+from indico.core.http.streams import StreamHandler
 from indico.core.log import LOGGER
 from indico.core.tasks import LATER
 from indico.error import RouteNotFound
 
 
-class IndicoHandler(LimitedHandler):
+class IndicoHandler(StreamHandler):
     """
     Turns `POST /<route>/<action>` into a call of the method `<action>` with the body.
 
     If the action returns an awaitable, its result is the data of the response. If it is a plain function, its
-    return value is the data. If that is None, the request stays open until the action calls `respond`. An
-    IndicoError that the action raises becomes the response, and any other exception becomes a ServerError. An
-    action that takes longer than `request_timeout` is cancelled, and the response is 504. If the client
-    disconnects, the action is cancelled.
+    return value is the data. If that is None, the request stays open until the action calls `respond`. If it
+    is an async generator, each value is sent as an event. An IndicoError that the action raises becomes the
+    response, and any other exception becomes a ServerError. An action that takes longer than
+    `request_timeout` is cancelled, and the response is 504. If the client disconnects, it is cancelled, too.
     """
 
-    user_id: str  # set by @auth
-    key: str  # set by @auth
+    SUPPORTED_METHODS = ("GET", "HEAD", "OPTIONS", "POST")  # all others are 405
+
+    # Set by @auth
+    user_id: str
+    roles: list[str]
+    key: str
+    key_owner: dict[str, Any]  # see `AuthDB.get_user_id`
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Raise TypeError for an action that no client can call."""
+        super().__init_subclass__(**keywords)
+        for name, function in _list_members(cls).items():
+            if get_info(function).decorators or name in ("delete", "patch", "put"):
+                check_name(cls.__name__.removesuffix("Handler"), name, _INHERITED.__contains__)
 
     async def post(self, action: str | None = None) -> None:
         """Find the action, run it, and send its result."""
@@ -38,15 +51,18 @@ class IndicoHandler(LimitedHandler):
         try:
             function = self.find_action(action)
             self.action = action
+            self.count_action()
             await self.run_hooks()
             outcome = function(self, self.request.body)
             if inspect.isawaitable(outcome):
                 outcome = await outcome
             elif outcome is None:
                 outcome = LATER
-            if outcome is LATER:
+            if isinstance(outcome, AsyncGenerator):
+                await self.send_events(outcome)
+            elif outcome is LATER:
                 await self.wait_for_response()
-            elif outcome is not None or not self.is_answered:
+            elif outcome is not None or not self.has_response:
                 self.respond(outcome)
         except (Exception, asyncio.CancelledError) as error:
             self.fail(error)
@@ -63,11 +79,20 @@ class IndicoHandler(LimitedHandler):
     @classmethod
     def get_action(cls, name: str) -> Callable[..., Any] | None:
         """Return the public function of that name. Functions of IndicoHandler itself are not actions."""
-        # This reads the class's own attributes, because getattr would turn a static method into a function.
-        function = next((vars(kind)[name] for kind in cls.__mro__ if name in vars(kind)), None)
-        if name in _INHERITED or name.startswith("_") or not inspect.isfunction(function):
+        if name in _INHERITED or name.startswith("_"):
             return None
-        return function
+        # This reads the class's own attributes, because getattr would turn a static method into a function.
+        for kind in cls.__mro__:
+            if name in vars(kind):
+                function = vars(kind)[name]
+                return function if inspect.isfunction(function) else None
+        return None
+
+    @classmethod
+    def list_actions(cls) -> dict[str, Callable[..., Any]]:
+        """Return the actions by their names, in the order in which they are written."""
+        actions = {name: cls.get_action(name) for name in _list_members(cls)}
+        return {name: function for name, function in actions.items() if function is not None}
 
     def check_path(self) -> None:
         self.find_action(self.request.path.rpartition("/")[2] or None)
@@ -77,10 +102,16 @@ class IndicoHandler(LimitedHandler):
         Send `{"status": code, "data": data}`. Raises TypeError for data that JSONEncoder can't encode. A
         second response is logged and dropped.
         """
-        if self.is_answered and not self.is_aborted:
+        if self.has_response and not self.is_aborted:
             LOGGER.warning("%s responded twice; the second response is dropped", name_request(self))
         else:
             self.send_envelope({"status": code, "data": data}, code)
+
+
+def _list_members(handler: type[IndicoHandler]) -> dict[str, Any]:
+    """Return what a handler's classes define, without IndicoHandler and its bases."""
+    kinds = [kind for kind in reversed(handler.__mro__) if not issubclass(IndicoHandler, kind)]
+    return {name: member for kind in kinds for name, member in vars(kind).items()}
 
 
 _INHERITED = frozenset(dir(IndicoHandler))

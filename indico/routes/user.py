@@ -1,15 +1,19 @@
 """
-User route: users read, update and remove their own data.
+User route: users read, update, export and remove their own data.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import indico.db.user_db as UserDB
+from indico import db
 from indico.db.user_db import UpdateUser, User
 from indico.error import AuthError
 from indico.routes.handler import IndicoHandler
 from indico.utils import type_check, unpack
-from indico.utils.auth.auth_utils import auth, end_key
+from indico.utils.auth.auth_utils import allow, auth
+from indico.utils.auth.key_utils import remove_user
 
 
 class UserHandler(IndicoHandler):
@@ -29,12 +33,15 @@ class UserHandler(IndicoHandler):
         return user
 
     @auth
+    async def export(self, data: bytes) -> dict[str, Any]:
+        """Return all that is stored about the user, by collection."""
+        return await db.export_data(self.user_id)
+
+    @auth
+    @allow(api_keys=False)
     async def remove(self, data: bytes) -> bool:
-        """Delete the user, and end the key for good."""
-        # In this order, a login that runs in between either creates a new user, or starts again, because
-        # its generation has ended.
-        await UserDB.remove(self.user_id)
-        await end_key(self.key)
+        """Delete the user and all that is stored about them, and end their keys for good."""
+        await remove_user(self.user_id)
         return True
 
 

@@ -16,9 +16,11 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 import unittest
 from collections import Counter
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -76,15 +78,23 @@ def has_grown(counter: Counter[str], size: int) -> bool:
 
 PREFIX = "location /api/ { proxy_pass http://indico/; proxy_set_header Host $host; }"
 SCRIPT = """
-from indico import server
+import asyncio
+from indico import config, server
 from indico.routes.handler import IndicoHandler
 
 class EchoHandler(IndicoHandler):
     def headers(self, data):
         return dict(self.request.headers)
 
+class ProbeHandler(IndicoHandler):
+    async def follow(self, data):
+        for number in range(3):
+            yield number
+            await asyncio.sleep(0.3)
+
 server.ROUTES.append((r"/echo/(?P<action>[a-zA-Z]+)?", EchoHandler))
-server.main(debug=False)
+server.ROUTES.append((r"/probe/(?P<action>[a-zA-Z]+)?", ProbeHandler))
+server.main(debug=False, port=config.PORT)
 """
 
 
@@ -257,6 +267,18 @@ class NginxTest(ProcessTest):
         self.assertNotIn("of a stranger", headers.values())
 
     @slow
+    def test_a_stream_arrives_event_by_event(self) -> None:
+        connection = self.connect()
+        connection.request("POST", "/probe/follow")
+        response = connection.getresponse()
+        times = [time.monotonic() for line in response if line.startswith(b"data: {")]
+        connection.close()
+        self.assertEqual(response.headers["Content-Type"], "text/event-stream")
+        self.assertEqual(len(times), 3)
+        for earlier, later in pairwise(times):
+            self.assertGreater(later - earlier, 0.2)
+
+    @slow
     def test_metrics_are_not_for_everybody(self) -> None:
         self.assertEqual(self.post("/metrics").status, 404)
 
@@ -358,7 +380,7 @@ class FilesTest(StrictTest):
 
     def test_the_compose_file_can_be_read_and_what_it_and_the_dockerfile_name_is_there(self) -> None:
         dockerfile = (DEPLOY / "Dockerfile").read_text()
-        for names in re.findall(r"^COPY (.*) \S+$", dockerfile, re.MULTILINE):
+        for names in re.findall(r"^COPY (?!--from)(.*) \S+$", dockerfile, re.MULTILINE):
             for name in names.split():
                 self.assertTrue((DEPLOY.parent / name).exists(), name)
         try:
@@ -391,6 +413,14 @@ class FilesTest(StrictTest):
         compose = (DEPLOY / "compose.yaml").read_text()
         trusted = re.findall(r"TRUSTED_PROXIES: ([0-9.]+)", compose)
         self.assertEqual(trusted, re.findall(r"gateway: ([0-9.]+)", compose))
+
+    def test_the_container_checks_the_path_that_the_health_battery_serves(self) -> None:
+        if "indico.batteries.health" not in BATTERIES:
+            self.skipTest("the battery was taken out")
+        [path] = re.findall(
+            rf"http://127\.0\.0\.1:{config.PORT}(/[\w/]+)", (DEPLOY / "Dockerfile").read_text()
+        )
+        self.assertIn(f'r"{path}"', (DEPLOY.parent / "indico/batteries/health.py").read_text())
 
     def test_every_variable_in_the_files_is_a_setting(self) -> None:
         named = re.findall(r"^([A-Z_]+)=", (DEPLOY / "server.env").read_text(), re.MULTILINE)

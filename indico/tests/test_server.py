@@ -4,7 +4,6 @@ How the server starts and stops, as a process: what it says, what it refuses, an
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import http.client
 import io
@@ -25,7 +24,9 @@ from typing import Any
 from unittest import mock
 
 from pymongo import MongoClient
+from tornado.routing import AnyMatches, Rule
 from tornado.testing import AsyncTestCase, bind_unused_port, gen_test
+from tornado.web import RequestHandler
 
 import indico
 from indico import config, db, server
@@ -33,8 +34,9 @@ from indico.core import lifecycle, serving
 from indico.core.hooks import Application
 from indico.core.mongo.mongod import Mongod
 from indico.core.welcome import print_welcome
-from indico.error import Unavailable
 from indico.routes.auth import AuthRoute
+from indico.routes.handler import IndicoHandler
+from indico.routes.user import UserHandler
 from indico.tests.mocks import HEADERS, LOGIN_DATA, USER_KEY
 from indico.tests.testutils import slow
 from indico.tests.testutils.mongo import DatabaseTest
@@ -50,7 +52,8 @@ from indico.tests.testutils.process import (
 )
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
-from indico.utils import LOGGER
+from indico.utils import LOGGER, unpack
+from indico.utils.auth.auth_utils import auth
 
 PRODUCTION = {
     "INDICO_ENV": "production",
@@ -151,19 +154,39 @@ class StartTest(ProcessTest):
             f"  database        {db.describe()}\n"
             f"  a page of ours  {process.url}/ours\n"
             f"  page            {process.url}/page\n"
+            f"  open actions    auth.login\n"
             "Log in with\n"
             f"  curl {process.url}/auth/login -d"
             """ '{"access_token": "the token of tests", "oauth_id": "1", "user": {"name": "Ada"}}'\n""",
         )
         self.assertRegex(process.url, "^http://127.0.0.1:[1-9][0-9]+$")
 
-    def test_production_prints_the_address_alone(self) -> None:
+    def test_in_production_the_start_is_a_line_of_the_log(self) -> None:
         with (
             mock.patch.object(config, "PRODUCTION", True),
             redirect_stdout(io.StringIO()) as output,
+            self.assertLogs("indico", "INFO") as logged,
         ):
             print_welcome(Application(database=db), 80)
-        self.assertEqual(output.getvalue(), "indico listens on http://127.0.0.1:80\n")
+        self.assertEqual(logged.output, ["INFO:indico:indico listens on http://127.0.0.1:80"])
+        self.assertEqual(output.getvalue(), "")
+
+    def test_in_development_the_actions_that_need_no_key_are_named(self) -> None:
+        class TeaHandler(IndicoHandler):
+            @unpack("a")
+            def open(self, a: Any) -> None: ...
+
+            @auth
+            @unpack("a")
+            def closed(self, a: Any) -> None: ...
+
+        application = Application(
+            [(r"/tea/(?P<action>[a-zA-Z]+)?", TeaHandler), ("/a", RequestHandler)], database=db
+        )
+        application.add_handlers(".*", [AuthRoute, Rule(AnyMatches(), UserHandler)])
+        with redirect_stdout(io.StringIO()) as output:
+            print_welcome(application, 80)
+        self.assertIn("\n  open actions  tea.open, auth.login\n", output.getvalue())
 
     def test_the_welcome_is_one_write(self) -> None:
         application = Application(database=db)
@@ -172,7 +195,7 @@ class StartTest(ProcessTest):
             print_welcome(application, 80)
         texts = [call.args[0] for call in output.write.call_args_list]
         self.assertEqual("".join(texts[1:]), "\n")
-        self.assertIn("page      http://127.0.0.1:80/page\nLog in with\n", texts[0])
+        self.assertIn("page          http://127.0.0.1:80/page\n  open actions  none\nLog in with\n", texts[0])
 
     @slow
     def test_the_login_that_it_prints_works_as_printed(self) -> None:
@@ -224,6 +247,41 @@ class StartTest(ProcessTest):
         self.assertRegex(process.output, r"\b404 auth \d+\.\d ms\b")
         self.assertNotIn(USER_KEY, process.output)
         self.assertNotIn("secret", process.output)
+
+    @slow
+    def test_after_a_change_that_can_not_be_imported_it_waits_for_the_next(self) -> None:
+        greeting = self.folder / "greeting.py"
+        greeting.write_text("TEXT = 'hello'\n")
+        process = self.start(
+            script="import greeting\nfrom indico import server\nprint(greeting.TEXT, flush=True)\n"
+            "server.main(port=0)\n"
+        )
+        for number, (broken, shown) in enumerate(
+            (
+                ("TEXT = 'hello'\ndef (\n", "SyntaxError: "),
+                ("import nowhere\n", "No module named 'nowhere'"),
+                ("", "has no attribute 'TEXT'"),
+                (
+                    "from indico import config\nconfig.override(WORKERS='x')\nTEXT = ''\n",
+                    "\nWORKERS should be",
+                ),
+            ),
+            1,
+        ):
+            with self.subTest(shown):
+
+                def save(text: str = broken) -> bool:
+                    greeting.write_text(text)  # a change counts once the watching has begun
+                    time.sleep(0.1)
+                    return process.output.count("modified; restarting") == number  # noqa: B023
+
+                wait_until(save, "a restart")
+                process.wait_for("waits for the next change", number)
+                self.assertIn(shown, process.output)
+                greeting.write_text("TEXT = 'repaired'\n")
+                process.wait_for("indico listens on", number + 1)
+                self.assertEqual(process.post("auth/login", LOGIN_DATA)["status"], 200)
+        self.assertEqual(process.stop(), 0)
 
     @slow
     def test_a_change_of_a_source_file_starts_it_again_in_the_same_process(self) -> None:
@@ -341,20 +399,27 @@ class MainTest(DatabaseTest):
         with mock.patch.object(serving, "listen", side_effect=KeyboardInterrupt):
             self.assertEqual(self.exit_main(ADDRESS="127.0.0.1"), 130)
 
-    def test_a_variable_that_looks_like_a_setting_is_named(self) -> None:
-        with (
-            mock.patch.object(config.environment, "find_misspelt", return_value=["PORTS is no setting."]),
-            self.assertLogs("indico", logging.WARNING) as logged,
-        ):
-            asyncio.run(lifecycle.check_settings(server.make_app()))
-        self.assertEqual(logged.output, ["WARNING:indico:PORTS is no setting."])
-
 
 class LifespanTest(DatabaseTest, AsyncTestCase):
     async def live(self, **settings: Any) -> None:
         with mock.patch.multiple(config, **settings):
             async with lifecycle.lifespan(server.make_app()):
                 self.token = config.DEV_TOKEN
+
+    @gen_test
+    async def test_a_variable_that_looks_like_a_setting_is_named_once(self) -> None:
+        with (
+            mock.patch.object(config.environment, "find_misspelt", return_value=["PORTS is no setting."]),
+            self.assertLogs("indico", logging.WARNING) as logged,
+        ):
+            for worker in (None, 0, 1):
+                application = Application(database=db)
+                application.state.worker = worker
+                async with lifecycle.lifespan(application):
+                    LOGGER.warning("%s serves", worker)
+        named = "WARNING:indico:PORTS is no setting."
+        served = [f"WARNING:indico:{worker} serves" for worker in (None, 0, 1)]
+        self.assertEqual(logged.output, [named, served[0], named, *served[1:]])
 
     @gen_test
     async def test_in_development_without_a_token_one_is_made(self) -> None:
@@ -370,21 +435,6 @@ class LifespanTest(DatabaseTest, AsyncTestCase):
         self.assertIn(
             "FACEBOOK_APP_ID or FACEBOOK_APP_SECRET is not set: logins with Facebook answer 503",
             [record.getMessage() for record in logged.records],
-        )
-
-    @gen_test
-    async def test_without_mongodb_it_says_so_once_and_makes_the_indexes_when_it_comes(self) -> None:
-        away = Unavailable("The database can't be reached")
-        database = mock.Mock(ensure_indexes=mock.AsyncMock(side_effect=[away, away, None]))
-        with (
-            mock.patch.object(lifecycle, "RETRY_PAUSE", 0),
-            self.assertLogs("indico", logging.WARNING) as logged,
-        ):
-            await lifecycle.make_indexes(database)
-        self.assertEqual(database.ensure_indexes.call_count, 3)
-        self.assertEqual(
-            logged.output,
-            ["WARNING:indico:The database can't be reached: requests that need it answer 503 until it can"],
         )
 
 
@@ -471,7 +521,9 @@ class ProductionTest(ProcessTest):
     def test_it_prints_no_login_and_makes_no_folder(self) -> None:
         secrets = {"FACEBOOK_APP_SECRET": "secret of the app", "METRICS_TOKEN": "secret of the metrics"}
         process = self.start(**PRODUCTION, FACEBOOK_APP_ID="1", **secrets)
-        self.assertEqual(process.output, f"indico listens on {process.url}\n")
+        [line] = process.output.splitlines()
+        record = json.loads(line)
+        self.assertEqual((record["level"], record["message"]), ("INFO", f"indico listens on {process.url}"))
         self.assertEqual(os.listdir(self.folder), [])
 
     @slow

@@ -11,11 +11,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from indico.core.decorators import add_decorator, check_order, get_info, set_info
-from indico.core.http.answers import to_answer
-from indico.core.http.bodies import check_encoding
+from indico.core.decorators import (
+    add_decorator,
+    check_fields,
+    check_order,
+    check_types,
+    get_info,
+    set_info,
+)
 from indico.core.http.bodies import form_urlencoded_parse as form_urlencoded_parse
 from indico.core.http.bodies import smart_parse as smart_parse
+from indico.core.http.errors import to_error
+from indico.core.http.upload_handler import read_body
+from indico.core.http.uploads import Upload as Upload
 from indico.core.log import LOGGER as LOGGER
 from indico.core.types import TypeMismatch, compile_type
 from indico.error import MissingField
@@ -50,7 +58,7 @@ def mongo_callback(handler: Any) -> Callable[[Callable[[Any], Any]], Callable[..
                     raise error
                 function(result)
             except Exception as problem:
-                response = to_answer(problem)
+                response = to_error(problem)
                 handler.respond(response.message, response.code)
 
         return callback
@@ -74,17 +82,13 @@ def unpack(*names: str, **defaults: Any) -> Callable[[Action], Action]:
 
     def decorator(function: Action) -> Action:
         check_order("unpack", function)
-        inspect.signature(function).bind(None, *fields)  # a TypeError at import, not at the first request
+        check_fields(function, fields)
         info = get_info(function)
         for kind, name in zip(info.types or (), fields):
             if name in defaults:
                 _check_default(name, defaults[name], kind)
 
-        @functools.wraps(function)
-        def action(self: Any, data: str | bytes) -> Any:
-            if hasattr(self, "request"):  # not if it is called without a handler
-                check_encoding(self.request.headers)
-            parsed = smart_parse(data)
+        def pass_fields(self: Any, parsed: dict[str, Any]) -> Any:
             for name in names:
                 if name not in parsed:
                     raise MissingField(name)
@@ -93,6 +97,7 @@ def unpack(*names: str, **defaults: Any) -> Callable[[Action], Action]:
                 values.append(parsed[name] if name in parsed else copy.deepcopy(default))
             return function(self, *values)
 
+        action = functools.wraps(function)(read_body(pass_fields, info.types or ()))
         if info.types is not None:  # @type_check then uses these names in its errors
             set_info(function, replace(info, fields=fields))
         add_decorator("unpack", action, replace(info, fields=fields, defaults=defaults))
@@ -110,22 +115,21 @@ def _check_default(name: str, default: Any, kind: Any) -> None:
 
 def type_check(*types: Any) -> Callable[[Action], Action]:
     """
-    Check the type of each argument of an action. `indico.core.types.compile_type` describes the types.
+    Check the type of each argument of an action: `@type_check(str, int)`. Without types, `@type_check()`
+    takes the annotations of the function. `indico.core.types.compile_type` describes the types.
 
     Raises WrongFieldType, MissingField or InvalidValue for the first wrong value, with the path to it:
     `order.items[3].count`. Fields have the names that `@unpack` above gives them, or else those of the
     function's parameters.
     """
-    checks = [compile_type(required) for required in types]
+    for required in types:
+        compile_type(required)  # a TypeError where it is written
 
     def decorator(function: Action) -> Action:
         check_order("type_check", function)
         parameters = tuple(inspect.signature(function).parameters)[1:]
-        if len(parameters) != len(types):
-            raise TypeError(
-                f"@type_check has {len(types)} types for the {len(parameters)} arguments of"
-                f" {function.__qualname__}"
-            )
+        required = check_types(function, parameters, types)
+        checks = [compile_type(kind) for kind in required]
 
         @functools.wraps(function)
         def checked(self: Any, *values: Any) -> Any:
@@ -138,7 +142,7 @@ def type_check(*types: Any) -> Callable[[Action], Action]:
                 raise mismatch.to_error(names[len(passed)]) from None
             return function(self, *passed)
 
-        add_decorator("type_check", checked, replace(get_info(function), types=types))
+        add_decorator("type_check", checked, replace(get_info(function), types=required))
         return checked
 
     return decorator

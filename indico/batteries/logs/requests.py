@@ -79,9 +79,9 @@ def read_id(request: HTTPServerRequest) -> str:
     return request_id
 
 
-def find_headers(handler: RequestHandler) -> list[tuple[str, str]]:
+def find_headers(handler: EnvelopeHandler) -> list[tuple[str, str]]:
     """Return the request's id as a response header."""
-    return [(HEADER, read_id(handler.request))]
+    return [(HEADER, handler.request_id or read_id(handler.request))]
 
 
 def begin(handler: EnvelopeHandler) -> Callable[[], None]:

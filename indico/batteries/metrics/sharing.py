@@ -25,8 +25,10 @@ def make_folder() -> str | None:
     A folder that VARIABLE already names is not used if there are several workers, because it may hold files
     of other servers, or if it can't be written to, because prometheus_client would fail.
     """
+    if VARIABLE.lower() in os.environ:  # prometheus_client still reads the name that it once had
+        os.environ.setdefault(VARIABLE, os.environ.pop(VARIABLE.lower()))
     given = os.environ.get(VARIABLE)
-    if config.WORKERS == 1 and (given is None or os.access(given, os.W_OK)):
+    if config.WORKERS == 1 and (given is None or can_write(given)):
         return None
     if given is None and "prometheus_client" in sys.modules:
         LOGGER.warning(
@@ -44,6 +46,15 @@ def make_folder() -> str | None:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)  # runs in the supervisor only
     os.environ[VARIABLE] = folder
     return folder
+
+
+def can_write(folder: str) -> bool:
+    """Whether files can be made in the folder. `os.access` is always true for root."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 def register_worker(folder: str, worker: int | None) -> None:

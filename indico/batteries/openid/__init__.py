@@ -4,11 +4,15 @@ OpenID: `POST /openid/login` for users with an account at a provider of OPENID_P
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from indico import config
 from indico.batteries.openid.providers import Provider, make_providers, read_subject
 from indico.core.hooks import Application
+from indico.core.startup import StartupTask, run_in_background
 from indico.db.user_db import LoginUser
 from indico.error import InvalidValue
 from indico.routes.auth import Login, log_in
@@ -26,7 +30,18 @@ def install(application: Application) -> None:
             " pip install -e '.[openid]'"
         )
         return
-    application.add_handlers(".*", [(*OpenIDRoute, {"providers": make_providers()})])
+    providers = make_providers()
+    application.hooks.lifespans.append(functools.partial(lifespan, providers))
+    application.add_handlers(".*", [(*OpenIDRoute, {"providers": providers})])
+
+
+@asynccontextmanager
+async def lifespan(providers: dict[str, Provider], application: Application) -> AsyncIterator[None]:
+    """Fetch the keys of all providers when the server starts."""
+    missing = application.state.missing
+    work = [StartupTask(f"Keys of {name}", missing).run(each.fetch_keys) for name, each in providers.items()]
+    async with run_in_background(work):
+        yield
 
 
 class OpenIDHandler(IndicoHandler):

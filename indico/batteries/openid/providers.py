@@ -2,8 +2,8 @@
 Providers of OpenID Connect: their keys, and the checks of their ID tokens.
 
 An ID token is valid if the provider signed it for our app and it has not expired (OpenID Connect Core 1.0,
-3.1.3.7). The provider's keys are found by discovery and cached for an hour. If a token names an unknown key,
-they are fetched again, but at most once a minute. All logins that need the keys wait for the same fetch.
+3.1.3.7). The provider's keys are found by discovery when the server starts, and cached for an hour. If a
+token names an unknown key, they are fetched again, but at most once a minute.
 """
 
 from __future__ import annotations
@@ -94,11 +94,8 @@ class Provider:
     async def _find_key(self, key_id: str | None, algorithm: str) -> Any:
         is_stale = time.monotonic() >= self._stale_at
         if is_stale or self._pick_key(key_id, algorithm) is None:
-            if self._fetching is None and time.monotonic() >= self._next_fetch_at:
-                self._fetching = spawn(self._fetch_keys())
-                self._fetching.add_done_callback(lambda task: task.cancelled() or task.exception())
-            if self._fetching is not None:
-                await asyncio.shield(self._fetching)  # other logins wait for it too
+            if self._fetching is not None or time.monotonic() >= self._next_fetch_at:
+                await self.fetch_keys()
             elif is_stale:
                 raise self._unavailable()
         key = self._pick_key(key_id, algorithm)
@@ -114,6 +111,13 @@ class Provider:
             if key.algorithm_name == algorithm and (key_id is None or key.key_id == key_id)
         ]
         return found[0] if len(found) == 1 or (found and key_id is not None) else None
+
+    async def fetch_keys(self) -> None:
+        """Fetch the provider's keys. All callers wait for the same fetch. Raises Unavailable if it fails."""
+        if self._fetching is None:
+            self._fetching = spawn(self._fetch_keys())
+            self._fetching.add_done_callback(lambda task: task.cancelled() or task.exception())
+        await asyncio.shield(self._fetching)
 
     async def _fetch_keys(self) -> None:
         pause = PAUSE_AFTER_FAILURE

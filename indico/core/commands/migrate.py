@@ -28,6 +28,7 @@ from indico.core.command_line import read_env_file
 from indico.core.mongo import indexes
 from indico.core.mongo.lock import Locked, hold_lock
 
+RUN_AGAIN = " Run this again; until then, an index that was being rebuilt may be missing."
 Document = dict[str, Any]
 Indexes = dict[tuple[str, str], Document]  # MongoDB's descriptions, by (collection, name)
 
@@ -65,8 +66,7 @@ def find_migrations(database: Database[Document]) -> list[Step]:
 
 def run_migration(database: Database[Document], name: str) -> None:
     importlib.import_module(f"indico.migrations.{name}").up(database)
-    now = datetime.datetime.now(datetime.UTC)
-    database.migration.insert_one({"_id": name, "applied": now})
+    database.migration.insert_one({"_id": name, "applied": datetime.datetime.now(datetime.UTC)})
 
 
 # Indexes
@@ -78,16 +78,18 @@ def find_indexes(database: Database[Document]) -> list[Step]:
     for change in compare(read_indexes(database), declared_indexes()):
         action = "drop" if change.new is None else "build" if change.old is None else "rebuild"
         index = change.new or change.old or {}
-        run = partial(replace_index, database, change)
-        steps.append(Step(action, f"{change.collection}.{index['name']}", run))
+        subject = f"{change.collection}.{index['name']}"
+        steps.append(Step(action, subject, partial(replace_index, database, change)))
     return steps
 
 
 def read_indexes(database: Database[Document]) -> Indexes:
-    collections = sorted(database.list_collection_names(filter={"type": "collection"}))
+    names = database.list_collection_names(  # those that the user has rights on
+        filter={"type": "collection"}, nameOnly=True, authorizedCollections=True
+    )
     return {
         (collection, index["name"]): dict(index)
-        for collection in collections
+        for collection in sorted(name for name in names if not name.startswith("system."))
         for index in database[collection].list_indexes()
         if index["name"] != "_id_"
     }
@@ -122,12 +124,9 @@ def is_same(old: Document, new: Document) -> bool:
     """Whether both indexes have the same name, the same fields in the same order, and the same options."""
     if "collation" in old and "collation" in new:  # MongoDB adds the defaults of a collation
         old = {**old, "collation": {name: old["collation"].get(name) for name in new["collation"]}}
+    no_options = ("v", "ns", "key")
     options = [
-        {
-            name: value
-            for name, value in index.items()
-            if name not in ("v", "ns", "key") and value is not False
-        }
+        {name: value for name, value in index.items() if name not in no_options and value is not False}
         for index in (old, new)
     ]
     return options[0] == options[1] and fields(old) == fields(new)
@@ -178,15 +177,13 @@ def migrate(database: Database[Document], apply: bool, drop: bool) -> None:
 @contextmanager
 def connect() -> Iterator[Database[Document]]:
     """Connect to the database. Unlike the server's client, this one has no timeout for commands."""
-    options: dict[str, Any] = {
-        "w": "majority",
-        "journal": True,
-        "serverSelectionTimeoutMS": config.MONGODB_TIMEOUT * 1000,
-    }
+    wait = config.MONGODB_TIMEOUT * 1000
     with ExitStack() as stack:
         try:
-            client: MongoClient[Document] = stack.enter_context(MongoClient(config.MONGODB, **options))
-            client.admin.command("ping")
+            client: MongoClient[Document] = MongoClient(
+                config.MONGODB, w="majority", journal=True, serverSelectionTimeoutMS=wait
+            )
+            stack.enter_context(client).admin.command("ping")
         except PyMongoError as error:  # its message may contain parts of the URI
             raise NotMigrated(f"MONGODB can't be used, {type(error).__name__}.") from error
         yield client[config.MONGODB_DATABASE]
@@ -213,8 +210,11 @@ def main(words: Sequence[str] | None = None) -> None:
             migrate(database, arguments.apply, arguments.drop)
     except (config.SettingError, Locked, NotMigrated) as error:
         sys.exit(f"Not migrated: {error}")
+    except OperationFailure as error:
+        if error.code != 13:  # Unauthorized
+            raise
+        sys.exit(f"Not fully migrated: the user in MONGODB needs the role readWrite.{RUN_AGAIN}")
     except ConnectionFailure as error:
         sys.exit(
-            f"Not fully migrated: the connection to MONGODB was lost ({type(error).__name__}). Run this"
-            " again; until then, an index that was being rebuilt may be missing."
+            f"Not fully migrated: the connection to MONGODB was lost ({type(error).__name__}).{RUN_AGAIN}"
         )

@@ -6,9 +6,11 @@ request is an `HTTPConnection`.
 from __future__ import annotations
 
 import asyncio
+import functools
 from asyncio import Future
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any
+from urllib.parse import quote
 
 from tornado.httputil import (
     HTTPConnection,
@@ -19,13 +21,18 @@ from tornado.httputil import (
     RequestStartLine,
     ResponseStartLine,
 )
-from tornado.iostream import StreamClosedError
 
 from indico import config
-from indico.core.http.asgi_messages import Message, Receive, Scope, Send, read_scope, write_start
+from indico.core.http.errors import send_error_response
 from indico.core.http.filters import guard_hosts
-from indico.core.http.refusals import refuse
+from indico.core.http.head import take_absolute_target
+from indico.core.http.responses import fail_future
 from indico.error import IndicoError
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
 
 
 def serve_request(
@@ -33,13 +40,15 @@ def serve_request(
 ) -> Coroutine[Any, Any, None]:
     """Serve one request of an ASGI server, from its headers to the end of its response."""
     address = (scope.get("server") or ("",))[0]
-    return Request(scope, receive, send).serve(guard_hosts(application, address))
+    return ASGIConnection(scope, receive, send).serve(guard_hosts(application, address))
 
 
-class Request(HTTPConnection):
-    """A request and its response. Handlers use it as their `Connection` (see `limits`)."""
+class ASGIConnection(HTTPConnection):
+    """A request of an ASGI server, and its response."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.remote_ip = (scope.get("client") or (None,))[0]
+        self.protocol = str(scope.get("scheme", "http"))
         self._scope = scope
         self._receive = receive
         self._send = send
@@ -51,84 +60,72 @@ class Request(HTTPConnection):
         self._finished = False  # the application has written the whole response
         self._complete = False  # the whole response is sent
         self._closed = False  # the client has disconnected
-        self._waiting: Future[None] | None = None  # done when there is data to send, or after a disconnect
-        self._body_read = False
-        self._sender: asyncio.Task[None] | None = None
-
-    # Properties of the request
+        self._changed = asyncio.Event()  # there is data to send, or the client has disconnected
+        self._body_timeout = config.BODY_TIMEOUT  # seconds
 
     @property
-    def context(self) -> Request:
+    def context(self) -> ASGIConnection:
         """Tornado reads `remote_ip` and `protocol` from this object."""
         return self
 
-    @property
-    def remote_ip(self) -> str | None:
-        return (self._scope.get("client") or (None,))[0]
-
-    @property
-    def protocol(self) -> str:
-        return str(self._scope.get("scheme", "http"))
-
     async def serve(self, application: HTTPServerConnectionDelegate) -> None:
-        watcher = None
+        reader = asyncio.get_running_loop().create_task(self._read(application.start_request(self, self)))
+        reader.add_done_callback(lambda _: self._changed.set())
         try:
-            await self._read(application.start_request(self, self))
-            self._body_read = True
-            if self._sender is not None:
-                await self._sender
-            elif not self._finished:
-                await asyncio.sleep(0)  # an action that does not wait responds meanwhile
             while not self._complete and not self._closed:
-                if self._start is None and not self._body and not self._finished:
-                    if watcher is None:
-                        watcher = asyncio.get_running_loop().create_task(self._wait_for_disconnect())
-                    self._waiting = asyncio.get_running_loop().create_future()
-                    await self._waiting
-                    self._waiting = None
-                else:
-                    await self._send_written()
+                await self._changed.wait()
+                self._changed.clear()
+                if not self._closed:
+                    await self.send_written()
+                if reader.done():
+                    reader.result()  # raises what the application has raised
         except asyncio.CancelledError:  # the server has cancelled the request
             self._on_disconnect()
             raise
         finally:
-            if watcher is not None:
-                watcher.cancel()
+            reader.cancel()
 
     async def _read(self, delegate: HTTPMessageDelegate) -> None:
+        """Pass the request to the application, then wait for the client to disconnect."""
         try:
             prepared = delegate.headers_received(*read_scope(self._scope))
         except HTTPInputError:
-            refuse(self, IndicoError("Bad Request", 400))
+            send_error_response(self, IndicoError("Bad Request", 400))
             return
         if prepared is not None:
             await prepared
-        timer = asyncio.get_running_loop().call_later(config.BODY_TIMEOUT, self._reject_late_body)
+        timer = asyncio.get_running_loop().call_later(self._body_timeout, self._reject_late_body)
         more = True
-        while more and not self._complete:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                self._closed = not self._complete
-                delegate.on_connection_close()
-                break
-            chunk = message.get("body")
-            if chunk and not self._finished:
-                taken = delegate.data_received(chunk)
-                if taken is not None:
-                    await taken
-            more = message.get("more_body", False)
-        else:
+        try:
+            while more:
+                message = await self._receive()
+                if message["type"] == "http.disconnect":
+                    break
+                chunk = message.get("body")
+                if chunk and not self._finished:
+                    taken = delegate.data_received(chunk)
+                    if taken is not None:
+                        await taken
+                more = message.get("more_body", False)
+        finally:
+            timer.cancel()
             if more or self._finished:  # a body that ends after the response starts no action
                 delegate.on_connection_close()
             else:
                 delegate.finish()
-        timer.cancel()
+        while message["type"] != "http.disconnect":
+            message = await self._receive()
+        self._on_disconnect()
 
     # The response
 
     def set_close_callback(self, callback: Callable[[], object] | None) -> None:
         """Set a function to call if the client disconnects before the response is complete."""
         self._close_callback = callback
+
+    def set_body_timeout(self, seconds: float) -> None:
+        """Set the time that this request's body may take. Call it in `prepare`."""
+        self._body_timeout = seconds
 
     def write_headers(
         self,
@@ -145,58 +142,39 @@ class Request(HTTPConnection):
         self._body = self._body + chunk if self._body else chunk
         if self._sent is None:
             self._sent = asyncio.get_running_loop().create_future()
+        sent = self._sent
         if self._closed:
-            return self._fail_sending(self._sent)
-        self._notify_sender()
-        return self._sent
+            fail_future(sent)
+        else:
+            self._changed.set()
+        return sent
 
     def finish(self) -> None:
         self._finished = True
-        self._notify_sender()
+        self._changed.set()
 
     def _reject_late_body(self) -> None:
         if not self._begun:
-            refuse(self, IndicoError("The body took too long", 408))
+            send_error_response(self, IndicoError("The body took too long", 408))
 
-    def _notify_sender(self) -> None:
-        # The sender runs in a later turn of the loop, so that one message can carry several writes.
-        if self._waiting is not None:
-            if not self._waiting.done():
-                self._waiting.set_result(None)
-        elif not self._body_read and self._sender is None:
-            self._sender = asyncio.get_running_loop().create_task(self._send_written())
-
-    async def _wait_for_disconnect(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self._on_disconnect()
-
-    async def _send_written(self) -> None:
-        while (self._start is not None or self._body or self._finished) and not self._complete:
-            start, self._start = self._start, None
-            body, self._body = self._body, b""
-            sent, self._sent = self._sent, None
-            finished = self._finished
-            if start is not None:
-                await self._send(start)
-            if body or finished:
-                await self._send({"type": "http.response.body", "body": body, "more_body": not finished})
-            self._complete = finished
-            if sent is not None and not sent.done():
-                sent.set_result(None)
-        self._sender = None
-
-    # The interface `Connection`, for handlers
-
-    def is_closed(self) -> bool:
-        """Whether the server has reported a disconnect of the client."""
-        return self._closed
-
-    def close_writing(self) -> None:
-        """Does nothing: ASGI has no message for it."""
+    async def send_written(self) -> None:
+        """Send what the application has written."""
+        start, self._start = self._start, None
+        body, self._body = self._body, b""
+        sent, self._sent = self._sent, None
+        finished = self._finished
+        if start is not None:
+            await self._send(start)
+        if body or finished:
+            await self._send({"type": "http.response.body", "body": body, "more_body": not finished})
+        self._complete = finished
+        if sent is not None and not sent.done():
+            sent.set_result(None)
 
     def close(self) -> None:
-        """Does nothing: the server closes after a response with the header "Connection: close"."""
+        """End a response that has begun: the server then closes the connection."""
+        if self._begun and not self._finished:
+            self._on_disconnect()
 
     def _on_disconnect(self) -> None:
         self._closed = True
@@ -204,11 +182,37 @@ class Request(HTTPConnection):
         if callback is not None:
             callback()
         if self._sent is not None:
-            self._fail_sending(self._sent)
-        self._notify_sender()
+            fail_future(self._sent)
+        self._changed.set()
 
-    def _fail_sending(self, sent: Future[None]) -> Future[None]:
-        if not sent.done():
-            sent.set_exception(StreamClosedError())
-            sent.exception()  # asyncio logs exceptions that are never retrieved
-        return sent
+
+def read_scope(scope: Scope) -> tuple[RequestStartLine, HTTPHeaders]:
+    """Return the request line and the headers of a request."""
+    path = (scope.get("raw_path") or quote(scope["path"]).encode()).decode("latin-1")
+    path = path.removeprefix(quote(scope.get("root_path", ""))) or "/"
+    if scope["query_string"]:
+        path = f"{path}?{scope['query_string'].decode('latin-1')}"
+    headers = HTTPHeaders()
+    for raw_name, raw_value in scope["headers"]:
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        if name == ":authority":  # HTTP/2 sends it in place of Host
+            headers["Host"] = value
+        elif name in headers:
+            headers.add(name, value)
+        else:
+            headers[name] = value  # faster than `add`; the server has validated the characters
+    line = RequestStartLine(scope["method"], path, f"HTTP/{scope['http_version']}")
+    return take_absolute_target(line, headers), headers
+
+
+def write_start(scope: Scope, status: int, headers: HTTPHeaders) -> Message:
+    """Return the ASGI message with the status and the headers of a response."""
+    lines = [_encode_header(name, value) for name, value in headers.get_all()]
+    if scope["http_version"] not in ("1.0", "1.1"):
+        lines = [line for line in lines if line[0] != b"connection"]  # HTTP/2 forbids it
+    return {"type": "http.response.start", "status": status, "headers": lines}
+
+
+@functools.lru_cache(1000)
+def _encode_header(name: str, value: str) -> tuple[bytes, bytes]:
+    return name.lower().encode("latin-1"), value.encode("latin-1")

@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -42,8 +41,8 @@ def _parse_float(text: str) -> float:
 
 
 _DECODER = json.JSONDecoder(parse_int=_parse_int, parse_float=_parse_float, parse_constant=_reject_constant)
-_LONG_NUMBER = re.compile("[0-9]{19}")  # may need more than 64 bits
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+# Numbers that may need more than 64 bits, and escapes that may be half of a surrogate pair.
+_UNUSUAL = re.compile(rb"[0-9]{19}|\\u[dD][89a-fA-F]")
 
 
 def iter_levels(value: Any) -> Iterator[list[Any]]:
@@ -84,12 +83,31 @@ def _decode(body: str | bytes) -> str:
         raise InvalidValue("The body is not valid UTF-8") from error
 
 
-def _parse_json(text: str) -> Any:
-    # orjson is faster, but accepts numbers that are too large for a float. Its errors don't name the reason.
-    if orjson is not None and not _LONG_NUMBER.search(text):
-        with suppress(orjson.JSONDecodeError):
-            return orjson.loads(text)
-    return _DECODER.decode(text)
+def _parse_quickly(body: bytes) -> Any:
+    """Return the value of usual JSON. For everything else return None."""
+    if orjson is None or _UNUSUAL.search(body):
+        return None
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:  # it does not name the reason
+        return None
+
+
+def _parse_carefully(body: bytes) -> Any:
+    text = _decode(body).strip(" \t\r\n")
+    if not text.startswith(("{", "[", '"')):
+        return form_urlencoded_parse(text)
+    try:
+        data = _DECODER.decode(text)
+        if _UNUSUAL.search(body):
+            json.dumps(data, ensure_ascii=False).encode("utf-8")
+    except RecursionError as error:
+        raise InvalidValue(f"The value is nested deeper than {MAX_DEPTH} levels") from error
+    except UnicodeEncodeError as error:
+        raise InvalidValue("The body holds half of a surrogate pair") from error
+    except ValueError as error:
+        raise InvalidJSON() from error
+    return data
 
 
 def check_encoding(headers: Mapping[str, str]) -> None:
@@ -108,25 +126,16 @@ def smart_parse(body: str | bytes) -> dict[str, Any]:
     other clients can't read. Raises InvalidValue with the reason for these: NaN and infinities, integers over
     64 bits, lone surrogates, byte-order marks, encodings other than UTF-8, and more than MAX_DEPTH levels.
     """
-    text = _decode(body).strip(" \t\r\n")
-    if not text.startswith(("{", "[", '"')):
-        return form_urlencoded_parse(text)
-    try:
-        data = _parse_json(text)
-    except RecursionError as error:
-        raise InvalidValue(f"The value is nested deeper than {MAX_DEPTH} levels") from error
-    except ValueError as error:
-        raise InvalidJSON() from error
+    if isinstance(body, str):
+        body = body.encode("utf-8", "surrogatepass")  # strings and bytes get the same errors
+    data = _parse_quickly(body)
+    if data is None:
+        data = _parse_carefully(body)
     if not isinstance(data, dict):
         raise InvalidJSON()
-    if text.count("{") + text.count("[") > MAX_DEPTH:
+    if body.count(b"{") + body.count(b"[") > MAX_DEPTH:
         for _ in check_levels(data):
             pass
-    if _SURROGATE.search(text):
-        try:
-            json.dumps(data, ensure_ascii=False).encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise InvalidValue("The body holds half of a surrogate pair") from error
     return data
 
 

@@ -5,6 +5,7 @@ The connection of a client to the HTTP server.
 from __future__ import annotations
 
 import asyncio
+import select
 import time
 from typing import cast
 
@@ -13,11 +14,15 @@ from tornado.iostream import IOStream
 from indico.core.http.detached import DetachedStream
 from indico.core.http.requests import BODY, DETACHED, RequestReader
 
+READ_AHEAD = 64 * 1024  # bytes to buffer while a request is in flight; more data stays in the kernel
+HANGUP = getattr(select, "POLLRDHUP", 0)  # only Linux has POLLRDHUP; other systems set POLLHUP
+
 
 class ServerConnection(RequestReader, asyncio.Protocol):
     """
     The connection of a client. It parses a request only after the previous one has its response. Meanwhile it
-    buffers about READ_AHEAD bytes at most. Tornado uses it as the HTTPConnection of each request.
+    buffers about READ_AHEAD bytes at most. Implements `Connection` (see `limits`), and is the HTTPConnection
+    of each request.
     """
 
     __slots__ = ()
@@ -30,13 +35,24 @@ class ServerConnection(RequestReader, asyncio.Protocol):
             self.close()
 
     def data_received(self, data: bytes) -> None:
-        self._buffer = self._buffer[self._start :] + data if self._buffer else data
-        self._start = 0
+        self._buffer += data
         if self._state <= BODY:
             self._advance()
-            return
-        self._pause_reading()
-        self._count_unread()
+        elif len(self._buffer) > READ_AHEAD and self not in self._server.limits.paused:
+            self._server.limits.paused.add(self)
+            self._transport.pause_reading()
+        self._server.limits.count_received(len(data))
+
+    def _advance(self) -> None:
+        super()._advance()
+        paused = self._server.limits.paused
+        if self in paused and len(self._buffer) <= READ_AHEAD and not self.is_closed():
+            paused.discard(self)
+            self._transport.resume_reading()
+
+    def resume_writing(self) -> None:
+        self._server.limits.restart_write_timeout(self)
+        super().resume_writing()
 
     def eof_received(self) -> None:
         self._drop_request()
@@ -45,6 +61,19 @@ class ServerConnection(RequestReader, asyncio.Protocol):
         if self._state != DETACHED:
             self._server.limits.remove(self)
             self._drop_request()
+
+    # The interface `Connection`
+
+    def unread_bytes(self) -> int:
+        return self._body_bytes + len(self._buffer)
+
+    def unsent_bytes(self) -> int:
+        return self._transport.get_write_buffer_size()
+
+    def has_left(self) -> bool:
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket"), HANGUP | select.POLLHUP | select.POLLERR)
+        return bool(poll.poll(0))
 
     # For handlers
 
@@ -62,7 +91,7 @@ class ServerConnection(RequestReader, asyncio.Protocol):
             raise RuntimeError("A connection with unsent data can't be detached")
         limits = self._server.limits
         try:
-            stream = DetachedStream(self._transport.get_extra_info("socket"), self._take_all(), limits)
+            stream = DetachedStream(self._transport.get_extra_info("socket"), bytes(self._buffer), limits)
         except OSError:  # out of files
             self.close()
             raise

@@ -38,14 +38,11 @@ class LazyRequest(HTTPServerRequest):
     """A request that parses its query, host, cookies and so on when one of them is first used."""
 
     def __init__(self, connection: Any, start_line: RequestStartLine, headers: HTTPHeaders) -> None:
-        check_host(start_line.version, headers.get("Host"))
-        self.method, self.uri, self.version = start_line
-        self.path, _, self.query = start_line.path.partition("?")
+        self.method = start_line.method
+        self.path = start_line.path.partition("?")[0]
         self.headers = headers
         self.body = b""
         self.connection = connection
-        self.remote_ip = connection.context.remote_ip
-        self.protocol = connection.context.protocol
         self._start_line = start_line
         self._began_at = time.time()
         self._is_parsed = False
@@ -71,37 +68,6 @@ class LazyRequest(HTTPServerRequest):
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
             self.parse()
             return getattr(self, name)
-
-
-class RequestDelegate(HTTPMessageDelegate):
-    """Finds the handler of a request when the headers have been received."""
-
-    __slots__ = ("_application", "_connection", "_delegate")
-
-    def __init__(self, application: Dispatcher, connection: HTTPConnection) -> None:
-        self._application = application
-        self._connection = connection
-        self._delegate: Any = None
-
-    def headers_received(
-        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
-    ) -> Awaitable[None] | None:
-        assert isinstance(start_line, RequestStartLine)
-        request = LazyRequest(self._connection, start_line, headers)
-        self._delegate = self._application.find_handler(request)
-        prepared: Awaitable[None] | None = self._delegate.headers_received(start_line, headers)
-        return prepared
-
-    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
-        received: Awaitable[None] | None = self._delegate.data_received(chunk)
-        return received
-
-    def finish(self) -> None:
-        self._delegate.finish()
-
-    def on_connection_close(self) -> None:
-        if self._delegate is not None:  # it is None if Tornado has rejected the headers
-            self._delegate.on_connection_close()
 
 
 class ActionDelegate(HTTPMessageDelegate):
@@ -138,9 +104,12 @@ class Dispatcher(tornado.web.Application):
         super().__init__(*args, **settings)
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
-        if hasattr(request_conn, "write_response"):
-            return RequestDelegate(self, request_conn)
-        return super().start_request(server_conn, request_conn)
+        head = getattr(request_conn, "head", None)
+        if head is None:  # not a connection of our own server
+            return super().start_request(server_conn, request_conn)
+        check_host(head.line.version, head.host)
+        delegate: HTTPMessageDelegate = self.find_handler(LazyRequest(request_conn, head.line, head.headers))
+        return delegate
 
     def add_handlers(self, host_pattern: str, host_handlers: Any) -> None:
         self._actions.clear()

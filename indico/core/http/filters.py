@@ -16,8 +16,8 @@ from tornado.httputil import (
 )
 
 from indico import config
+from indico.core.http.errors import send_error_response
 from indico.core.http.proxies import is_loopback
-from indico.core.http.refusals import refuse
 from indico.error import IndicoError, shorten
 
 # Returns the request line to use, and may change the headers. An IndicoError is the response.
@@ -49,7 +49,7 @@ class FilteredDelegate(HTTPMessageDelegate):
         try:
             line = self._filtered.edit(start_line, headers)
         except IndicoError as error:
-            refuse(self._connection, error)
+            send_error_response(self._connection, error)
             return None
         self._delegate = self._filtered.application.start_request(self._server, self._connection)
         return self._delegate.headers_received(line, headers)

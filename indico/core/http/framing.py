@@ -25,10 +25,10 @@ class LengthDecoder:
     def __init__(self, size: int) -> None:
         self._remaining = size
 
-    def decode(self, data: bytes, start: int) -> tuple[bytes, int, bool]:
-        piece = data[start : start + self._remaining]
+    def decode(self, data: bytearray) -> tuple[bytes, int, bool]:
+        piece = bytes(data[: self._remaining])
         self._remaining -= len(piece)
-        return piece, start + len(piece), not self._remaining
+        return piece, len(piece), not self._remaining
 
 
 class ChunkDecoder:
@@ -42,13 +42,13 @@ class ChunkDecoder:
     def __init__(self) -> None:
         self._remaining = AT_SIZE
 
-    def decode(self, data: bytes, start: int) -> tuple[bytes, int, bool]:
+    def decode(self, data: bytearray) -> tuple[bytes, int, bool]:
         """
-        Decode `data` from `start` on. Return the part of the body, the index where decoding stopped, and
-        whether the body ends there. Raises BadRequest if the bytes at `start` are invalid.
+        Return the part of the body in `data`, the index where decoding stopped, and whether the body ends
+        there. Raises BadRequest if `data` begins with invalid bytes.
         """
-        pieces: list[bytes] = []
-        remaining, end, length = self._remaining, False, len(data)
+        pieces: list[bytearray] = []
+        start, remaining, end, length = 0, self._remaining, False, len(data)
         while start < length and not end:
             if remaining > 2:
                 piece = data[start : start + remaining - 2]

@@ -5,14 +5,12 @@ Limits on connections: their number, their time and their memory.
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from socket import socket
-from typing import Protocol, cast
+from typing import Protocol
 
-from tornado.httputil import HTTPServerRequest
 from tornado.ioloop import PeriodicCallback
 
 from indico import config
@@ -41,13 +39,7 @@ class Limited(Protocol):
 
 
 class Connection(Limited, Protocol):
-    """The interface of an HTTP connection, for handlers and for ConnectionLimits."""
-
-    def is_closed(self) -> bool:
-        """Whether the connection is closed."""
-
-    def close_writing(self) -> None:
-        """Send the unsent data, then end the sending side. The connection can still be read from."""
+    """The interface of an HTTP connection that ConnectionLimits uses."""
 
     def has_left(self) -> bool:
         """Whether the client has disconnected. Works while reading is paused."""
@@ -67,30 +59,6 @@ class HTTPServer(Protocol):
 
     async def close_all_connections(self) -> None:
         """Send the unsent data, then close all connections."""
-
-
-class UnknownConnection:
-    """Replaces a connection of an HTTP server that does not implement `Connection`."""
-
-    deadline = math.inf
-
-    def is_closed(self) -> bool:
-        return False
-
-    def close_writing(self) -> None:
-        """Does nothing: only the server can do it."""
-
-    def close(self) -> None:
-        """Does nothing: the server closes after a response with the header `Connection: close`."""
-
-
-UNKNOWN = UnknownConnection()
-
-
-def get_connection(request: HTTPServerRequest) -> Connection:
-    """Return the connection of a request, on any HTTP server."""
-    known = hasattr(request.connection, "close_writing")
-    return cast(Connection, request.connection if known else UNKNOWN)
 
 
 def count_connections(files: int) -> int:
@@ -115,7 +83,8 @@ class ConnectionLimits:
         self._counts: Counter[str] = Counter()  # connections by address
         self._addresses: dict[Limited, str] = {}
         self._writing: dict[Limited, float] = {}  # when the unsent data was first seen
-        self._unread = 0  # bytes, of all connections
+        self._unread = 0  # bytes, of all connections, at the last check
+        self._received = 0  # bytes, since the last check
         self.paused: set[Connection] = set()  # connections whose reading is paused
         self._timers = [
             PeriodicCallback(self._sweep, SWEEP_INTERVAL_MS),
@@ -151,12 +120,18 @@ class ConnectionLimits:
         self.remove(connection)
         self._addresses[other] = address
 
-    def count_unread(self, size: int) -> None:
-        """Add received bytes to the total. `size` is negative for bytes that have been processed."""
-        self._unread += size
-        if self._unread > config.MAX_UNREAD:
-            # Go a little below the limit: the search is slow if there are many connections.
-            self._close_largest(lambda connection: connection.unread_bytes(), config.MAX_UNREAD * 0.9)
+    def restart_write_timeout(self, connection: Limited) -> None:
+        """The client has taken data of a response that is still being written."""
+        self._writing.pop(connection, None)
+
+    def count_received(self, size: int) -> None:
+        """Check MAX_UNREAD, if the bytes received since the last check may exceed it."""
+        limit = config.MAX_UNREAD
+        self._received += size
+        # Not with each request near the limit, because the check is slow if there are many connections.
+        if self._received > max(limit - self._unread, limit / 100):
+            self._unread = self._close_largest(lambda connection: connection.unread_bytes(), limit)
+            self._received = 0
 
     def stop(self) -> None:
         for timer in self._timers:
@@ -175,10 +150,9 @@ class ConnectionLimits:
         now = time.monotonic()
         since = self._writing
         self._writing = {}
-        late, unsent = [], 0
+        late = []
         for connection in self._addresses:
-            if size := connection.unsent_bytes():
-                unsent += size
+            if connection.unsent_bytes():
                 self._writing[connection] = began = since.get(connection, now)
                 if now - began > config.WRITE_TIMEOUT:
                     late.append(connection)
@@ -186,16 +160,17 @@ class ConnectionLimits:
                 late.append(connection)
         for connection in late:
             connection.close()
-        if unsent > config.MAX_UNSENT:
-            self._close_largest(lambda connection: connection.unsent_bytes(), config.MAX_UNSENT)
+        self._close_largest(lambda connection: connection.unsent_bytes(), config.MAX_UNSENT)
 
-    def _close_largest(self, measure: Callable[[Limited], int], limit: float) -> None:
-        sizes = {connection: measure(connection) for connection in self._addresses}
-        excess = sum(sizes.values()) - limit
-        for connection in sorted(sizes, key=sizes.__getitem__, reverse=True):
-            if excess > 0:
-                excess -= sizes[connection]
-                connection.close()
+    def _close_largest(self, measure: Callable[[Limited], int], limit: int) -> int:
+        """Close the connections with the most bytes, while all of them exceed the limit. Return their sum."""
+        sizes = {connection: size for connection in self._addresses if (size := measure(connection))}
+        total = sum(sizes.values())
+        while total > limit:
+            largest = max(sizes, key=sizes.__getitem__)
+            total -= sizes.pop(largest)
+            largest.close()
+        return total
 
     def _close_disconnected(self) -> None:
         for connection in list(self.paused):

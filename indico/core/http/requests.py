@@ -12,13 +12,12 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
 from tornado.httputil import HTTPInputError, HTTPMessageDelegate
-from tornado.iostream import StreamClosedError
 
 from indico import config
+from indico.core.http.errors import send_error_response
 from indico.core.http.framing import ChunkDecoder, LengthDecoder
-from indico.core.http.head import CHUNKED, LARGEST_HEAD, BadRequest, Head, is_malformed, parse_head
-from indico.core.http.reading import BufferedReader
-from indico.core.http.refusals import refuse
+from indico.core.http.head import CHUNKED, LARGEST_HEAD, BadRequest, is_malformed, parse_head
+from indico.core.http.responses import ResponseWriter, fail_future
 from indico.core.log import LOGGER
 from indico.error import BodyTooLarge
 
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 BARE_400 = b"HTTP/1.1 400 Bad Request\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-
+LINGER_SECONDS = 2  # for the rest of a body after a response that closes the connection
 
 # States of a connection. They are compared with <, so their order matters.
 HEAD = 0  # waiting for the headers of the next request
@@ -38,80 +37,67 @@ ENDED = 4  # no more data is read
 DETACHED = 5  # a handler has taken over the socket
 
 
-class RequestReader(BufferedReader):
+class RequestReader(ResponseWriter):
     """Passes requests to the application, each one after the response to the previous one."""
 
-    __slots__ = (
-        "_declared",
-        "_decoder",
-        "_delegate",
-        "_expects",
-        "_max_body",
-        "_state",
-    )
+    __slots__ = ("deadline", "_body_bytes", "_buffer", "_decoder", "_delegate", "_max_body", "_state")
 
     def __init__(self, server: Server, remote_ip: str) -> None:
         super().__init__(server, remote_ip)
         self.deadline = time.monotonic() + config.HEADER_TIMEOUT
         self._state = HEAD
-        self._delegate: HTTPMessageDelegate | None = None
-        self._expects = False  # the client waits for "100 Continue"
-        self._decoder: ChunkDecoder | LengthDecoder | None = None  # None when the whole body is decoded
-        self._declared = 0  # size of the body in bytes according to the headers, or CHUNKED
+        self._buffer = bytearray()  # received data that is not parsed yet
+        self._body_bytes = 0  # received bytes of the current request's body
         self._max_body = math.inf
+        self._decoder: ChunkDecoder | LengthDecoder | None = None  # None when the whole body is decoded
+        self._delegate: HTTPMessageDelegate | None = None
 
     def _drop_request(self) -> None:
         """End the request in flight, if any, because the connection ends."""
         state, self._state = self._state, ENDED
         delegate, self._delegate = self._delegate, None
         callback, self._on_disconnect = self._on_disconnect, None
-        self._drop_input()
+        self._buffer.clear()
         self._body_bytes = 0
-        self._count_unread()
         if delegate is not None and state < RESPONDING:
             delegate.on_connection_close()
         elif callback is not None:
             callback()
-        self._resolve_drained(StreamClosedError())
+        fail_future(self._drained)
 
     # Reading
+
+    def _take(self, size: int) -> bytes:
+        """Remove this number of bytes from the buffer, and return them."""
+        taken = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return taken
 
     def _advance(self) -> None:
         """Parse the buffer as far as the application is ready for it."""
         try:
-            while self._state <= BODY:
-                if not (self._read_body() if self._state else self._read_head()):
-                    break
+            while self._state <= BODY and (self._read_body() if self._state else self._read_head()):
+                pass
         except (BadRequest, HTTPInputError):
             self._reject()
         except Exception:
             LOGGER.exception("The application failed on a request")
             self.close()
-        self._resume_reading()
-        self._count_unread()
 
     def _read_head(self) -> bool:
         """Parse the headers of a request. Return False if they are incomplete."""
-        while self._buffer.startswith(b"\r\n", self._start):
-            self._take(self._start + 2)
-        end = self._buffer.find(b"\r\n\r\n", self._start)
-        if end < 0 or end - self._start > LARGEST_HEAD:
-            if self._buffer and is_malformed(self._buffer[self._start :]):
+        while self._buffer.startswith(b"\r\n"):
+            del self._buffer[:2]
+        end = self._buffer.find(b"\r\n\r\n", 0, LARGEST_HEAD + 4)
+        if end < 0:
+            if self._buffer and is_malformed(self._buffer):
                 raise BadRequest
             return False
-        self._begin_request(parse_head(self._take(end + 4)))
-        return True
-
-    def _begin_request(self, head: Head) -> None:
-        is_http_1_0 = head.line.version != "HTTP/1.1"
-        self._start_response(head.line.method == "HEAD", is_http_1_0, head.keep_alive)
+        head = parse_head(self._take(end + 4))
+        self._start_response(head)
         self._max_body = math.inf
-        self._declared = head.body_size
         if head.body_size:
-            is_chunked = head.body_size == CHUNKED
-            self._decoder = ChunkDecoder() if is_chunked else LengthDecoder(head.body_size)
-        expects = "Expect" in head.headers and head.headers["Expect"].lower() == "100-continue"
-        self._expects = expects and not is_http_1_0
+            self._decoder = ChunkDecoder() if head.body_size == CHUNKED else LengthDecoder(head.body_size)
         self._state = BODY
         self.deadline = time.monotonic() + config.BODY_TIMEOUT if head.body_size else math.inf
         self._delegate = self._server.application.start_request(self, self)
@@ -119,33 +105,39 @@ class RequestReader(BufferedReader):
         self._await_application(ready)
         if ready is None and self._max_body == math.inf:
             self._max_body = config.MAX_BODY_SIZE  # for handlers that set no limit of their own
+        return True
 
     def _read_body(self) -> bool:
         """Decode a part of the body or its end. Return False if neither has been received."""
-        if self._decoder is None:
-            self._end_request()
-            return True
-        if self._declared > self._max_body and not self._begun:
-            self._reject_body()
-        if self._expects:
-            self._expects = False
-            if not self._begun:
-                self._transport.write(CONTINUE)
-        start = self._start
-        piece, end, is_last = self._decoder.decode(self._buffer, start)
-        if end == start:
-            return False
-        self._take(end)
-        if is_last:
-            self._decoder = None
-        if piece and not self._finished:  # after the response the body is dropped
-            self._body_bytes += 0 if self._begun else len(piece)
-            if self._body_bytes > self._max_body:
+        if self._decoder is not None:
+            if self.head.body_size > self._max_body and not self._begun:
                 self._reject_body()
-            else:
-                assert self._delegate is not None
-                self._await_application(self._delegate.data_received(piece))
+            if self.head.expects_continue:
+                self.head.expects_continue = False
+                if not self._begun:
+                    self._transport.write(CONTINUE)
+            piece, size, is_last = self._decoder.decode(self._buffer)
+            if not size:
+                return False
+            del self._buffer[:size]
+            if is_last:
+                self._decoder = None
+            if piece and not self._finished:  # after the response the body is dropped
+                self._pass_on(piece)
+        if self._decoder is None and self._state == BODY:
+            self._end_request()
         return True
+
+    def _pass_on(self, piece: bytes) -> None:
+        self._body_bytes += 0 if self._begun else len(piece)
+        if self._body_bytes > self._max_body:
+            self._reject_body()
+        else:
+            assert self._delegate is not None
+            ready = self._delegate.data_received(piece)
+            if ready is not None and self._max_body == math.inf:
+                self._body_bytes -= len(piece)  # the handler limits the body, and stores it
+            self._await_application(ready)
 
     def _await_application(self, ready: Awaitable[None] | None) -> None:
         """Stop reading the body until `ready` is done."""
@@ -165,12 +157,12 @@ class RequestReader(BufferedReader):
     def _end_request(self) -> None:
         """The whole request has been received."""
         self.deadline = math.inf
+        delegate = self._delegate
         if not self._finished:
             self._state = RESPONDING
-            assert self._delegate is not None
-            self._delegate.finish()
+            assert delegate is not None
+            delegate.finish()
             return
-        delegate, self._delegate = self._delegate, None
         if delegate is not None:
             delegate.on_connection_close()  # not `finish`: the request has its response already
         self._next_request()
@@ -178,27 +170,24 @@ class RequestReader(BufferedReader):
     def _end_response(self) -> None:
         self._body_bytes = 0
         if self._state == RESPONDING:
-            self._delegate = None
             self._next_request()
         elif not self._keep_alive and self._state < RESPONDING:
-            self._linger()
-        self._count_unread()
+            # An immediate close would reset the connection before the client could read the response.
+            self.close_writing()
+            self.deadline = min(self.deadline, time.monotonic() + LINGER_SECONDS)
 
     def _next_request(self) -> None:
+        self._delegate = None
         if not self._keep_alive:
-            self._end()
+            self._state = ENDED
+            self._buffer.clear()
+            self._transport.close()
             return
         self._state = HEAD
         self.deadline = time.monotonic() + config.IDLE_TIMEOUT
         if self._buffer:
             # In the context of the server, not that of the request that ends.
             self._server.loop.call_soon(self._advance, context=self._server.context)
-
-    def _end(self) -> None:
-        """Close the connection when the unsent data has been sent."""
-        self._state = ENDED
-        self._drop_input()
-        self._transport.close()
 
     def _reject(self) -> None:
         """Respond with a bare 400, unless a response has begun, and close."""
@@ -212,4 +201,4 @@ class RequestReader(BufferedReader):
         assert self._delegate is not None
         self._delegate.on_connection_close()
         self._delegate, self._on_disconnect = None, None
-        refuse(self, BodyTooLarge(int(self._max_body)))
+        send_error_response(self, BodyTooLarge(int(self._max_body)))

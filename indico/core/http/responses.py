@@ -8,6 +8,7 @@ import asyncio
 import math
 from asyncio import Future
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from tornado.httputil import (
@@ -19,24 +20,37 @@ from tornado.httputil import (
 )
 from tornado.iostream import StreamClosedError
 
+from indico.core.http.head import Head
+from indico.core.http.sockets import limit_unsent
+
 if TYPE_CHECKING:
     from indico.core.http.server import Server
 
 LARGE = 64 * 1024  # bytes; a larger body is not copied to join it with the headers
 
 
+def make_failed_future() -> Future[None]:
+    """Return a future with a StreamClosedError, for writes to a closed connection."""
+    failed: Future[None] = asyncio.get_running_loop().create_future()
+    fail_future(failed)
+    return failed
+
+
+def fail_future(future: Future[None]) -> None:
+    if not future.done():
+        future.set_exception(StreamClosedError())
+        future.exception()  # asyncio logs exceptions that are never retrieved
+
+
 class ResponseWriter(HTTPConnection):
     """Writes the responses of a connection, one at a time."""
 
     __slots__ = (
-        "deadline",
+        "head",
         "remote_ip",
         "_begun",
-        "_chunked",
         "_drained",
         "_finished",
-        "_is_head",
-        "_is_http_1_0",
         "_keep_alive",
         "_on_disconnect",
         "_remaining",
@@ -44,31 +58,28 @@ class ResponseWriter(HTTPConnection):
         "_transport",
         "_upgrade_response",
         "_write_closed",
-        "_write_paused",
     )
 
     protocol = "http"
+    head: Head  # of the request
     _transport: asyncio.Transport
 
     def __init__(self, server: Server, remote_ip: str) -> None:
-        self.deadline = math.inf
         self.remote_ip = remote_ip
         self._server = server
-        self._drained: Future[None] | None = None  # done when most of the unsent data has been sent
-        self._write_paused = False
+        self._drained = server.done  # done when most of the unsent data has been sent
         self._write_closed = False
         self._on_disconnect: Callable[[], object] | None = None
         self._upgrade_response = b""  # status and headers of a 101; the detached stream sends them
-        self._start_response(False, False, True)
 
-    def _start_response(self, is_head: bool, is_http_1_0: bool, keep_alive: bool) -> None:
-        self._is_head = is_head
-        self._is_http_1_0 = is_http_1_0
-        self._keep_alive = keep_alive
+    def _start_response(self, head: Head) -> None:
+        self.head = head
+        self._keep_alive = head.keep_alive
         self._begun = False
         self._finished = False
-        self._chunked = False
-        self._remaining: int | None = None  # bytes of the Content-Length that are not written yet
+        # Bytes of the Content-Length that are not written yet, None for a body in chunks, and infinity for a
+        # body that ends with the connection.
+        self._remaining: float | None = 0
 
     @property
     def context(self) -> ResponseWriter:
@@ -89,70 +100,73 @@ class ResponseWriter(HTTPConnection):
     ) -> Future[None]:
         assert isinstance(start_line, ResponseStartLine)
         code = start_line.code
-        has_body = not (self._is_head or code in (204, 304) or code < 200)
-        length = None
+        has_body = not (self.head.line.method == "HEAD" or code in (204, 304) or code < 200)
         lines = [f"HTTP/1.1 {code} {start_line.reason}"]
         for name, value in headers.get_all():
             if name == "Connection" and value.lower() in ("close", "keep-alive"):
                 self._keep_alive = self._keep_alive and value.lower() == "keep-alive"
-                continue
-            if name == "Content-Length":
-                length = int(value)
-            lines.append(f"{name}: {value}")
-        if self._server.stopping:
-            self._keep_alive = False
-        self._remaining = length if has_body else 0
-        if has_body and length is None:
-            if self._is_http_1_0:
-                self._keep_alive = False
             else:
-                lines.append("Transfer-Encoding: chunked")
-        if not self._keep_alive and code != 101:
-            lines.append("Connection: close")
-        elif self._is_http_1_0:
-            lines.append("Connection: keep-alive")
+                lines.append(f"{name}: {value}")
+        if not has_body:
+            remaining: float | None = 0
+        elif "Content-Length" in headers:
+            remaining = int(headers["Content-Length"])
+        elif self.head.is_http_1_0:
+            remaining = math.inf
+            self._keep_alive = False
+        else:
+            remaining = None
+            lines.append("Transfer-Encoding: chunked")
+        if remaining in (None, math.inf):
+            self._transport.set_write_buffer_limits(0)  # `flush` then waits until the client takes the data
+            limit_unsent(self._transport.get_extra_info("socket"))
+        if code != 101:
+            lines += self._get_connection_header()
         text = "\r\n".join(lines)
         if text.count("\n") >= len(lines) or text.count("\r") >= len(lines):
             raise ValueError("A header of the response holds a line break")
         self._begun = True
-        self._chunked = has_body and length is None and not self._is_http_1_0
-        head = (text + "\r\n\r\n").encode("latin-1")
+        self._remaining = remaining
+        encoded = (text + "\r\n\r\n").encode("latin-1")
         if code == 101:
-            self._upgrade_response = head
+            self._upgrade_response = encoded
             return self._server.done
-        return self._send(head, self._frame(chunk) if chunk else b"")
+        return self._send(encoded, self._frame(chunk) if chunk else b"")
+
+    def _get_connection_header(self) -> list[str]:
+        if not self._keep_alive or self._server.stopping:
+            self._keep_alive = False
+            return ["Connection: close"]
+        return ["Connection: keep-alive"] if self.head.is_http_1_0 else []
 
     def write_response(self, head: bytes, body: bytes) -> None:
         """Write a whole response. `head` has all headers but Content-Length and Connection."""
-        if not self._keep_alive or self._server.stopping:
-            self._keep_alive = False
-            head += b"Connection: close\r\n"
-        elif self._is_http_1_0:
-            head += b"Connection: keep-alive\r\n"
+        for line in self._get_connection_header():
+            head += line.encode() + b"\r\n"
         self._begun = True
-        self._remaining = 0
         self._send(b"%bContent-Length: %d\r\n\r\n" % (head, len(body)), body)
-        self.finish()
+        self._finished = True
+        self._on_disconnect = None
+        self._end_response()
 
     def write(self, chunk: bytes) -> Future[None]:
-        return self._send(self._frame(chunk)) if chunk else self._send(b"")
+        return self._send(self._frame(chunk) if chunk else b"")
 
     def _frame(self, chunk: bytes) -> bytes:
-        if self._chunked:
+        if self._remaining is None:
             return b"%x\r\n%b\r\n" % (len(chunk), chunk)
-        if self._remaining is not None:
-            self._remaining -= len(chunk)
-            if self._remaining < 0:
-                self._transport.abort()
-                raise HTTPOutputError("Tried to write more data than Content-Length")
+        self._remaining -= len(chunk)
+        if self._remaining < 0:
+            self._transport.abort()
+            raise HTTPOutputError("Tried to write more data than Content-Length")
         return chunk
 
     def finish(self) -> None:
-        if self._remaining and not self._transport.is_closing():
+        if self._remaining is None:
+            self._send(b"0\r\n\r\n")
+        elif 0 < self._remaining < math.inf and not self._transport.is_closing():
             self._transport.abort()
             raise HTTPOutputError(f"Tried to write {self._remaining} bytes less than Content-Length")
-        if self._chunked:
-            self._send(b"0\r\n\r\n")
         self._finished = True
         self._on_disconnect = None
         if not self._upgrade_response:  # after an upgrade the handler detaches the connection
@@ -163,40 +177,33 @@ class ResponseWriter(HTTPConnection):
 
     def _send(self, data: bytes, more: bytes = b"") -> Future[None]:
         if self._transport.is_closing():
-            return self._fail()
+            return make_failed_future()
         if not self._write_closed:
             if len(more) > LARGE:
                 self._transport.writelines([data, more])
             elif data:
-                self._transport.write(data + more if more else data)
-        if not self._write_paused:
-            return self._server.done
-        if self._drained is None:
-            self._drained = asyncio.get_running_loop().create_future()
+                self._transport.write(data + more)
         return self._drained
 
-    def _fail(self) -> Future[None]:
-        failed: Future[None] = asyncio.get_running_loop().create_future()
-        failed.set_exception(StreamClosedError())
-        failed.exception()  # asyncio logs exceptions that are never retrieved
-        return failed
+    def close_writing(self) -> None:
+        """Send the unsent data, then end the sending side."""
+        if not self._write_closed and not self._transport.is_closing():
+            self._write_closed = True
+            with suppress(OSError):  # the client has disconnected
+                self._transport.write_eof()
+
+    def is_closed(self) -> bool:
+        return self._transport.is_closing()
+
+    def close(self) -> None:
+        """Close the connection now."""
+        self._transport.abort()
 
     # Callbacks of the transport
 
     def pause_writing(self) -> None:
-        self._write_paused = True
+        self._drained = asyncio.get_running_loop().create_future()
 
     def resume_writing(self) -> None:
-        self._write_paused = False
-        self._resolve_drained(None)
-
-    def _resolve_drained(self, error: Exception | None) -> None:
-        """Resolve the future that callers await until data has been sent."""
-        drained, self._drained = self._drained, None
-        if drained is None or drained.done():
-            return
-        if error is None:
-            drained.set_result(None)
-        else:
-            drained.set_exception(error)
-            drained.exception()  # asyncio logs exceptions that are never retrieved
+        if not self._drained.done():
+            self._drained.set_result(None)

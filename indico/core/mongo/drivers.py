@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from pymongo import IndexModel
+from pymongo import IndexModel, WriteConcern
 from pymongo.errors import ConfigurationError, InvalidURI
 from pymongo.monitoring import CommandListener
 from pymongo.results import DeleteResult, InsertOneResult, UpdateResult
@@ -87,6 +87,8 @@ def make_client(uri: str, listeners: Iterable[CommandListener]) -> Client:
         query = uri.partition("?")[2]
         given = split_options(query) if query else {}
         options = {key: value for key, value in make_options().items() if key not in given}
+        if given.get("w", "majority") != "majority":  # a client could not read what it has just written
+            options.pop("readConcernLevel", None)
         client: Client = getattr(importlib.import_module(module), name)(
             uri, event_listeners=list(listeners), **options
         )
@@ -109,6 +111,7 @@ def make_options() -> dict[str, Any]:
     return {
         "w": "majority",
         "journal": True,
+        "readConcernLevel": "majority",
         "serverSelectionTimeoutMS": milliseconds,
         "socketTimeoutMS": milliseconds,  # without it, Motor's few threads can wait forever
         # Within two seconds, a server that stops responding is dropped, and one that returns is found.
@@ -119,6 +122,12 @@ def make_options() -> dict[str, Any]:
         "unicode_decode_error_handler": "replace",
         "datetime_conversion": "DATETIME_AUTO",
     }
+
+
+def by_majority(collection: Collection) -> Collection:
+    """Return the collection with `w=majority`. Writes wait for a majority, even if they change nothing."""
+    durable: Collection = collection.with_options(write_concern=WriteConcern("majority"))
+    return durable
 
 
 def make_database(client: Client, name: str) -> Database:

@@ -13,7 +13,13 @@ from contextvars import ContextVar
 from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
 
 from bson.errors import BSONError, InvalidDocument
-from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
+from pymongo.errors import (
+    ConfigurationError,
+    ConnectionFailure,
+    DocumentTooLarge,
+    OperationFailure,
+    PyMongoError,
+)
 
 from indico import config
 from indico.core.log import LOGGER
@@ -29,6 +35,14 @@ Callback = Callable[[Any, Any], Any]  # called with (result, error), one of whic
 MAX_COPIED_LEVELS = 200  # MongoDB stores half as many
 NOT_PRIMARY = {91, 189, 10058, 10107, 11600, 11602, 13435, 13436}  # codes: stepping down, shutting down
 REFUSED_DOCUMENT = {15, 10334, 17260, 17419, 17420}  # codes: too large, nested too deeply
+# Codes of what the operator of MongoDB can change, or time.
+UNAVAILABLE = NOT_PRIMARY | {
+    *(13, 18),  # the user does not exist yet, or has no rights yet
+    *(6, 7, 89, 202, 317, 384, 9001),  # another member or a shard can't be reached
+    *(133, 134, 262, 365, 462, 16500),  # no member can serve it, or too many operations at once
+    *(8000, 12501, 14031),  # out of disk or quota
+}
+UNAVAILABLE_LABELS = ("RetryableWriteError", "RetryableError", "SystemOverloadedError")
 DATABASE_ERRORS = (TimeoutError, PyMongoError, BSONError, OverflowError, UnicodeEncodeError)
 
 _operations: set[asyncio.Future[Any]] = set()  # in progress, including those whose callers have timed out
@@ -96,10 +110,7 @@ async def _call_back(call: Coroutine[Any, Any, Any], callback: Callback) -> None
 class Budget:
     """The time that the operations of a request have used of MONGODB_TIMEOUT."""
 
-    __slots__ = ("spent",)
-
-    def __init__(self) -> None:
-        self.spent = 0.0  # seconds
+    spent = 0.0  # seconds
 
 
 _budget: ContextVar[Budget | None] = ContextVar("budget", default=None)
@@ -172,14 +183,27 @@ def translate(error: Exception) -> IndicoError:
     """Return the response for one of DATABASE_ERRORS."""
     if isinstance(error, TimeoutError):
         return Unavailable("The database did not answer in time")
+    if isinstance(error, InvalidDocument) and not isinstance(error, DocumentTooLarge):
+        # Clients can send names with NUL, but no value of a type that BSON lacks.
+        if "NULL byte" not in str(error):
+            return MongoError("The document can't be stored: BSON lacks the type of a value")
+        return InvalidValue("The document can't be stored: a field name holds NUL")
     if isinstance(error, (InvalidDocument, OverflowError, UnicodeEncodeError)):
         return InvalidValue("The document can't be stored: BSON does not hold it")
-    if isinstance(error, ConnectionFailure):
+    # The driver raises ConfigurationError if the name can't be resolved, or MongoDB is too old.
+    if isinstance(error, (ConnectionFailure, ConfigurationError)):
         return Unavailable("The database can't be reached")
     if isinstance(error, OperationFailure):
-        if error.code in REFUSED_DOCUMENT:
+        codes = find_codes(error)
+        if codes & REFUSED_DOCUMENT:
             return InvalidValue("The document can't be stored: it is too large or too deep")
-        # PyMongo reads the error code of an operation, but not that of its write concern.
-        if error.timeout or error.has_error_label("RetryableWriteError") or error.code in NOT_PRIMARY:
+        if error.timeout or codes & UNAVAILABLE or any(map(error.has_error_label, UNAVAILABLE_LABELS)):
             return Unavailable("The database can't take this at the moment")
     return MongoError("The database refused the operation")
+
+
+def find_codes(error: OperationFailure) -> set[Any]:
+    """Return the error's code, and those of the operations of a bulk write."""
+    details = error.details or {}
+    failed = [*details.get("writeErrors", ()), *details.get("writeConcernErrors", ())]
+    return {error.code, *(each.get("code") for each in failed)}

@@ -28,9 +28,11 @@ def index(collection: str, *fields: str, **options: Any) -> None:
 
 async def ensure_indexes(database: Database) -> None:
     """
-    Build the declared indexes that do not exist. If the data does not allow an index, it is logged, and the
-    next one is built. Raises Unavailable if MongoDB can't be reached.
+    Build the declared indexes that do not exist. Raises Unavailable if MongoDB can't be reached, and
+    MongoError if the data does not allow an index; the others are built. Logs it if MongoDB has another
+    definition of an index.
     """
+    problems = []
     for collection, model in INDEXES:
         try:
             await bounded(database[collection].create_indexes([model]))
@@ -41,4 +43,6 @@ async def ensure_indexes(database: Database) -> None:
             else:
                 fields = ", ".join(model.document["key"])
                 reason = str(error.__cause__).partition(", full error")[0]
-                LOGGER.error("No index on %s of %s: %s", fields, collection, reason)
+                problems.append(f"No index on {fields} of {collection}: {reason}")
+    if problems:
+        raise MongoError("; ".join(problems))

@@ -16,6 +16,7 @@ from indico.core import supervisor
 
 START_TIMEOUT = 60  # seconds; repairing data takes long
 FOREIGN_RESTART_SECONDS = 15  # a MongoDB that we did not start has this long to restart
+CAN_NOT_RUN = (126, 127, -signal.SIGILL)  # exit statuses: a loader's error, or another processor's program
 MAX_ATTEMPTS = 6  # with doubled pauses, six seconds in total, while another process may hold the folder
 
 
@@ -61,6 +62,7 @@ class Mongod:
         self._variable = f"INDICO_MONGOD_{port}"
         self._is_foreign = False  # whether the last MongoDB at the port was not ours
         self._silent_since = math.inf  # time.monotonic
+        self._exit_code: int | None = None  # of the last mongod that this process started
 
     @property
     def pid(self) -> int | None:
@@ -72,10 +74,12 @@ class Mongod:
         """Return when mongod listens. Raises MongodError if it does not start, or is not installed."""
         deadline = time.monotonic() + START_TIMEOUT
         attempts = 0
+        self._exit_code = None
         while not self._is_answering():
             is_gone = self._is_gone()
-            if (is_gone and attempts == MAX_ATTEMPTS) or time.monotonic() > deadline:
-                raise MongodError(f"mongod does not start: see {self.folder / 'mongod.log'}.")
+            has_failed = is_gone and (attempts == MAX_ATTEMPTS or self._exit_code in CAN_NOT_RUN)
+            if has_failed or time.monotonic() > deadline:
+                raise MongodError(f"mongod does not start: {self._find_reason()}.")
             if is_gone:
                 attempts += 1
                 self._spawn()
@@ -113,9 +117,28 @@ class Mongod:
         return True
 
     def _is_gone(self) -> bool:
-        if self.pid is not None and supervisor.has_ended(self.pid):
-            del os.environ[self._variable]
+        if self.pid is not None:
+            self._exit_code = supervisor.get_exit_code(self.pid)
+            if self._exit_code is not None:
+                del os.environ[self._variable]
         return self.pid is None
+
+    def _find_reason(self) -> str:
+        """Return why the last mongod ended: the last line that it printed, or where its log is."""
+        try:
+            printed = self._output.read_text(errors="replace").split("\n")
+        except OSError:  # there is no folder
+            printed = []
+        lines = [line.strip() for line in printed if line.strip()]
+        if lines:
+            return lines[-1].rstrip(".")
+        if self._exit_code is not None and self._exit_code < 0:
+            return f"it died of signal {-self._exit_code}"
+        return f"see {self.folder / 'mongod.log'}"
+
+    @property
+    def _output(self) -> Path:
+        return self.folder / "mongod.out"
 
     def _spawn(self) -> None:
         path = find_mongod()
@@ -133,5 +156,6 @@ class Mongod:
             "--setParameter": "diagnosticDataCollectionEnabled=false",
         }
         words = [word for option in options.items() for word in option]
-        pid = supervisor.start_tied_to_parent([path, *words, "--nounixsocket", "--quiet"])
+        output = str(self._output) if self.folder.is_dir() else os.devnull
+        pid = supervisor.start_tied_to_parent([path, *words, "--nounixsocket", "--quiet"], output)
         os.environ[self._variable] = f"{pid} {os.getpid()}"

@@ -11,10 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
+from bson import encode
 from bson.errors import InvalidId
 from bson.objectid import ObjectId
+from pymongo import ReturnDocument
 
+from indico import config
 from indico.core.http.bodies import check_levels
+from indico.core.mongo.drivers import Collection
 from indico.core.mongo.helper import mongo
 from indico.core.types import Description, check_type, compile_type, make_empty
 from indico.error import InvalidValue, shorten
@@ -33,13 +37,15 @@ class DocumentOf(Description):
     """
     Describes a document with a schema in the API's description: `Annotated[Document,
     DocumentOf(USER_SCHEMA)]` is a stored document. With `part=True` it is a document in a request: every
-    field is optional, and some are `ignored` or `refused`. It checks nothing; `mongo_obj` does.
+    field is optional, some are `ignored` or `refused`, and with `strict` there are no other fields. It checks
+    nothing; `mongo_obj` does.
     """
 
     schema: Schema
     part: bool = False
     ignored: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
+    strict: bool = False
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
         schema = handler(source)
@@ -53,10 +59,10 @@ def mongo_obj(
     Check the first argument of a helper: plain fields, or with `operators` an update such as `{"$set":
     {...}}`. In an update, the fields of `$set` are checked. The fields in `ignore` are removed.
 
-    Fields of the schema must have its types. Other fields can have any type, but are rejected if `strict`. At
-    any depth, a field name must not be empty, begin with `$`, or contain a dot or NUL. Can stand above or
-    below `@mongo`, or on a plain function. Raises WrongFieldType and InvalidValue, and TypeError for an
-    update without operators.
+    Fields of the schema must have its types. Other fields can have any type. If `strict`, they are rejected,
+    and so is a document without fields. At any depth, a field name must not be empty, begin with `$`, or
+    contain a dot or NUL. Can stand above or below `@mongo`, or on a plain function. Raises WrongFieldType and
+    InvalidValue, and TypeError for an update without operators.
     """
     for kind, _ in schema.values():
         compile_type(kind)  # a TypeError at import, not at the first update
@@ -66,6 +72,8 @@ def mongo_obj(
             raise TypeError('an update consists of operators: {"$set": {...}}')
         given = argument.get("$set", {}) if operators else argument
         fields = {name: value for name, value in given.items() if name not in ignore}
+        if strict and not fields and ("$set" in argument or not operators):
+            raise InvalidValue("There should be at least one field")
         check_fields(fields, schema, strict)
         return {**argument, "$set": fields} if operators else fields
 
@@ -117,8 +125,40 @@ def parse_id(text: str) -> ObjectId:
 
 
 def refuse_changes(update_dic: Document, fields: tuple[str, ...]) -> None:
-    """Raise InvalidValue if any operator of an update changes one of these fields."""
-    for changes in update_dic.values():
+    """Raise InvalidValue if any operator of an update changes one of these fields, or a part of it."""
+    for operator, changes in update_dic.items():
+        names = [*changes, *(changes.values() if operator == "$rename" else ())]
+        changed = {str(name).partition(".")[0] for name in names}
         for field in fields:
-            if field in changes:
+            if field in changed:
                 raise InvalidValue(f"Field {field} can't be changed")
+
+
+def check_size(document: Document) -> None:
+    """Raise InvalidValue if a document that is about to be inserted is larger than MAX_USER_SIZE."""
+    if len(encode(document)) > config.MAX_USER_SIZE:
+        raise _make_size_error()
+
+
+def _make_size_error() -> InvalidValue:
+    return InvalidValue(f"The document can't be stored: it is too large, above {config.MAX_USER_SIZE} bytes")
+
+
+async def update_document(collection: Collection, query: Document, update_dic: Document) -> Document | None:
+    """
+    Apply operators to a document, and return it as stored now, or None if there is none. Raises InvalidValue
+    if the update would make it larger than MAX_USER_SIZE.
+    """
+    size = {"$bsonSize": "$$ROOT"}
+    # A new value replaces the old one. Of other operators that add something, the whole size counts.
+    result = {"$bsonSize": {"$mergeObjects": ["$$ROOT", {"$literal": update_dic.get("$set", {})}]}}
+    other = {name: value for name, value in update_dic.items() if name not in ("$set", "$unset", "$pull")}
+    growth = len(encode(other)) if other else 0
+    fits = {"$lte": [{"$add": [result, growth]}, {"$max": [config.MAX_USER_SIZE, size]}]}
+    document: Document | None = await collection.find_one_and_update(
+        {**query, "$expr": fits}, update_dic, return_document=ReturnDocument.AFTER
+    )
+    too_large = {**query, "$expr": {"$not": [fits]}}
+    if document is None and await collection.find_one(too_large, projection={"_id": 1}) is not None:
+        raise _make_size_error()
+    return document

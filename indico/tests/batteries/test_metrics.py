@@ -25,6 +25,7 @@ from tornado.testing import gen_test
 import indico
 from indico import config, db
 from indico.batteries import metrics
+from indico.batteries.metrics import sharing
 from indico.core.hooks import Application
 from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler
@@ -254,6 +255,29 @@ class NotSharedTest(StrictTest):
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = "/nonexistent"
         with mock.patch.object(tempfile, "mkdtemp", side_effect=OSError(2, "No usable temporary directory")):
             self.assert_says(": No usable temporary directory")
+
+
+class FolderTest(StrictTest):
+    """One process, in an environment that names a folder."""
+
+    def make_folder(self, name: str, value: str) -> str | None:
+        with mock.patch.dict(os.environ, {name: value}):
+            made = sharing.make_folder()
+            self.assertNotIn("prometheus_multiproc_dir", os.environ)
+            self.assertEqual(os.environ["PROMETHEUS_MULTIPROC_DIR"], made or value)
+        return made
+
+    def test_one_that_can_not_hold_files_is_replaced_by_its_other_name_too(self) -> None:
+        for name in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"):
+            for value in ("/nonexistent", __file__, "/proc"):
+                with self.subTest(name=name, value=value):
+                    made = self.make_folder(name, value)
+                    assert made is not None
+                    os.rmdir(made)
+
+    def test_one_that_can_hold_files_is_kept(self) -> None:
+        with tempfile.TemporaryDirectory(prefix="indico-test-") as folder:
+            self.assertIsNone(self.make_folder("prometheus_multiproc_dir", folder))
 
 
 class OneProcessTest(ProcessTest):

@@ -55,6 +55,7 @@ def encode(part: Any) -> str:
 
 class OpenIDTest(ServerTest):
     routes = [AuthRoute, UserRoute]
+    fetches_at_start = False  # most tests change what the provider says before it is asked
 
     def get_app(self) -> Application:
         self.issuer = Issuer()
@@ -62,7 +63,11 @@ class OpenIDTest(ServerTest):
         self.set(config, "OPENID_PROVIDERS", self.issuer.providers)
         self.providers = providers.make_providers()
         self.set(openid, "make_providers", lambda: self.providers)
-        return make_app(routes=self.routes)
+        application = make_app(routes=self.routes)
+        if not self.fetches_at_start:
+            lifespans = application.hooks.lifespans
+            lifespans[:] = [each for each in lifespans if getattr(each, "func", None) is not openid.lifespan]
+        return application
 
     def tearDown(self) -> None:
         self.io_loop.run_sync(self.issuer.stop)
@@ -359,6 +364,34 @@ class KeysTest(OpenIDTest):
         self.issuer.answers[KEYS] = 200, json.dumps({"keys": [*others, good]}).encode()
         self.assertEqual(self.login()["status"], 200)
         self.assertEqual([key.key_id for key in self.providers["google"]._keys], ["first"])
+
+
+class AtStartTest(OpenIDTest):
+    fetches_at_start = True
+
+    def get_app(self) -> Application:
+        application = super().get_app()
+        self.issuer.answers = {DISCOVERY: (500, b"")}
+        return application
+
+    def wait_for(self, count: int) -> None:
+        async def wait() -> None:
+            while len(self.issuer.asked) < count:
+                await asyncio.sleep(0.01)
+
+        self.io_loop.run_sync(wait, timeout=10)
+
+    def test_keys_are_fetched_until_the_provider_answers_and_the_server_is_not_ready_before(self) -> None:
+        self.wait_for(2)
+        answer = json.loads(self.fetch("/health/ready").body)
+        self.assertEqual(answer, {"status": 503, "data": "Not done yet: Keys of google"})
+        with self.assertLogs("indico", "INFO") as logs:
+            self.issuer.answers = {}
+            self.wait_for(len(self.issuer.asked) + 2)
+            self.providers["google"]._next_fetch_at = 0.0
+            self.assertEqual(self.login()["status"], 200)
+            self.assertEqual(json.loads(self.fetch("/health/ready").body), {"status": 200, "data": True})
+        self.assertIn("INFO:indico:Keys of google: done", logs.output)
 
 
 class OutOfOrderTest(OpenIDTest):

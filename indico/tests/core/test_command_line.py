@@ -190,7 +190,7 @@ class MainTest(StrictTest):
     def test_alone_it_says_what_there_is(self) -> None:
         for words in ((), ("--help",)):
             text = self.run_main(*words)
-            for name in ("serve", "migrate", "shell", "new"):
+            for name in ("serve", "migrate", "shell", "openapi", "new"):
                 self.assertRegex(text, rf"(?m)^  {name} +\w")
 
     def test_a_command_that_there_is_not_is_a_sentence(self) -> None:
@@ -198,13 +198,26 @@ class MainTest(StrictTest):
             self.run_main("bake", "--hot")
 
     def test_a_command_gets_the_words_after_it(self) -> None:
-        for name in ("serve", "migrate", "shell", "new"):
+        for name in ("serve", "migrate", "shell", "openapi", "new"):
             with (
                 self.subTest(name),
                 mock.patch("argparse.ArgumentParser.parse_args", side_effect=SystemExit) as parse,
             ):
                 self.assertRaises(SystemExit, self.run_main, name, "--a", "b")
                 parse.assert_called_once_with(["--a", "b"])
+
+    def test_every_help_fits_80_columns_and_says_what_the_command_does(self) -> None:
+        for words in (*((name,) for name in __main__.COMMANDS), ("new", "project"), ("new", "route")):
+            with (
+                self.subTest(words),
+                mock.patch.dict(os.environ, COLUMNS="80"),
+                mock.patch.object(sys, "argv", ["indico", *words, "--help"]),
+                redirect_stdout(io.StringIO()) as output,
+            ):
+                self.assertRaises(SystemExit, __main__.main)
+                lines = output.getvalue().splitlines()
+                self.assertLessEqual(max(map(len, lines)), 80)
+                self.assertRegex("\n".join(lines), r"\n\n[A-Z][a-z]+ [^\n]+")  # a sentence below the usage
 
     def test_python_runs_it(self) -> None:
         command = [sys.executable, "-m", "indico", "serve", "--version"]

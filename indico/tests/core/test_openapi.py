@@ -57,6 +57,15 @@ class Node(BaseModel):
     children: list[Node] = []
 
 
+class Parent(BaseModel):
+    child: Child | None = None
+
+
+@dataclass
+class Child:
+    parents: dict[str, Parent]
+
+
 class Visit(BaseModel):
     at: datetime.datetime
     after: Visit | None = None
@@ -201,6 +210,22 @@ class NamesTest(OpenAPITest):
         self.assertEqual(list(self.schemas["Node"]["properties"]), ["name", "children"])
         self.assertEqual(self.schemas["Node"]["properties"]["children"]["items"], reference)
 
+    def test_models_may_hold_each_other_in_whatever_way(self) -> None:
+        self.describe_all((Parent, "validation"), (Box[Box[Node]], "validation"))
+        child = self.schemas["Child"]["properties"]["parents"]
+        self.assertEqual(child["additionalProperties"], {"$ref": "#/components/schemas/Parent"})
+        parent = self.schemas["Parent"]["properties"]["child"]
+        self.assertEqual(parent["anyOf"][0], {"$ref": "#/components/schemas/Child"})
+        self.assertIn("children", self.schemas["Node"]["properties"])
+
+    def test_nested_models_of_one_name_stay_two_within_a_generic_one(self) -> None:
+        cup, pot = self.describe_all((Box[Cup.Size], "validation"), (Box[list[Pot.Size]], "validation"))
+        self.assertNotEqual(cup, pot)
+        sizes = [list(schema["properties"]) for name, schema in self.schemas.items() if name.endswith("Size")]
+        self.assertEqual(sorted(sizes), [["liters"], ["ounces"]])
+        for name in self.schemas:
+            self.assertRegex(name, r"^[a-zA-Z0-9._-]+$")
+
     def test_one_that_comes_in_as_it_goes_out_has_one_schema(self) -> None:
         described = self.describe_all((Strict, "validation"), (Strict, "serialization"))
         self.assertEqual(described, 2 * [{"$ref": "#/components/schemas/Strict"}])
@@ -230,7 +255,11 @@ class NamesTest(OpenAPITest):
     def test_a_type_may_have_the_name_of_ours(self) -> None:
         theirs = self.schemas_of(self.describe(Value))
         ours = self.schemas_of(theirs["properties"]["a"])
-        self.assertIn("number", ours["type"])
+        self.assertIn("maximum", ours)
+
+    def test_generators_of_clients_find_nothing_recursive_in_what_may_be_anything(self) -> None:
+        value = self.schemas_of(self.describe(Any))
+        self.assertFalse({"type", "anyOf", "properties", "additionalProperties"} & value.keys())
 
     def schemas_of(self, reference: dict[str, str]) -> Any:
         return self.schemas[reference["$ref"].rpartition("/")[2]]
@@ -269,6 +298,11 @@ class DocumentTest(OpenAPITest):
         ignoring = self.describe(Annotated[Document, DocumentOf(self.schema, part=True, ignored=("ours",))])
         self.assertNotIn("ours", ignoring["properties"])
         self.assertNotIn("not", ignoring)
+
+    def test_a_strict_part_has_a_field_and_no_others(self) -> None:
+        part = self.describe(Annotated[Document, DocumentOf(self.schema, part=True, strict=True)])
+        self.assertEqual((part["additionalProperties"], part["minProperties"]), (False, 1))
+        self.assertNotIn("patternProperties", part)
 
     def test_one_within_another_type_is_the_same_whatever_else_describes_it(self) -> None:
         self.describe(Ledger)

@@ -69,6 +69,13 @@ class Coffee(BaseModel):
     kind: Literal["arabica"]
     cups: int
     hot: bool = Field(alias="isHot", default=True)
+    notes: dict[str, int] = {}
+
+
+class Cupboard(BaseModel):
+    rows: list[list[Tea | Coffee]]
+    names: dict[str, list[Tea]] = Field(alias="byName", default={})
+    pair: tuple[int, set[int] | None] = (0, None)
 
 
 class Colour(str, enum.Enum):  # noqa: UP042 - people write it
@@ -197,7 +204,7 @@ class TypedDictTest(TypeTest):
             Order,
             ([], "Field order - [] is type list but should be Order"),
             ({"items": wrong}, "Field order.items[3].count - x is type str but should be int"),
-            ({"items": [], "note": 1}, "Field order.note - 1 is type int but should be str"),
+            ({"items": [], "note": 1}, "Field order.note - 1 is type int but should be str | None"),
         )
 
     def test_a_missing_key_is_named(self) -> None:
@@ -248,6 +255,26 @@ class TypedDictTest(TypeTest):
         self.assertEqual(order, {"items": [{"name": "tea", "count": 2}]})
         self.assertIs(type(order), dict)
 
+    def test_within_a_model_that_allows_other_keys_it_drops_them(self) -> None:
+        class Open(TypedDict):
+            __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+            a: int
+
+        class Shelf(BaseModel):
+            model_config = ConfigDict(extra="allow")
+            item: Item
+            more: list[Item | None]
+            point: Point
+            open: Open
+
+        item = {"name": "tea", "count": 2}
+        other = {**item, "roles": ["admin"]}
+        value = {"item": other, "more": [other], "point": {"x": 1, "y": 2}, "open": {"a": 1, "b": 2}, "c": 3}
+        made = compile_type(list[Shelf])([value])[0]
+        self.assertEqual((made.item, made.more, made.c), (item, [item], 3))
+        self.assertEqual(vars(made.point), {"x": 1})
+        self.assertEqual(made.open, {"a": 1, "b": 2})
+
     def test_its_own_setting_for_other_keys_holds(self) -> None:
         self.assert_taken(Closed, {"a": 1})
         self.assert_refused(Closed, ({"a": 1, "b": 2}, "Field order.b - 2: Extra inputs are not permitted"))
@@ -290,7 +317,7 @@ class TypedDictTest(TypeTest):
         self.assert_refused(
             Pair[int],
             ({"one": "x", "more": []}, "Field order.one - x is type str but should be int"),
-            ({"one": 1, "more": 2}, "Field order.more - 2 is type int but should be list"),
+            ({"one": 1, "more": 2}, "Field order.more - 2 is type int but should be list[int]"),
             ({"one": 1, "more": ["x"]}, "Field order.more[0] - x is type str but should be int"),
             (7, "Field order - 7 is type int but should be Pair[int]"),
         )
@@ -319,7 +346,7 @@ class ModelTest(TypeTest):
             ({**good, "grams": "5"}, "Field order.grams - 5 is type str but should be int"),
             ({**good, "grams": 0}, "Field order.grams - 0: Input should be greater than 0"),
             ({**good, "kind": "x"}, "Field order.kind - x: Input should be 'green' or 'black'"),
-            ({**good, "notes": 7}, "Field order.notes - 7 is type int but should be list"),
+            ({**good, "notes": 7}, "Field order.notes - 7 is type int but should be list[str]"),
             ({**good, "notes": ["a", 1]}, "Field order.notes[1] - 1 is type int but should be str"),
             (
                 {**good, "notes": ["a"] * 3},
@@ -485,7 +512,7 @@ class PathTest(TypeTest):
             kind,
             ([{"kind": "green"}], "order[0].grams field was not provided"),
             ([{"kind": "green", "grams": "x"}], "Field order[0].grams - x is type str but should be int"),
-            ([7], "Field order[0] - 7 is type int but should be Tea"),
+            ([7], "Field order[0] - 7 is type int but should be Tea | Point"),
         )
 
     def test_the_tag_of_a_member_is_no_part_of_it(self) -> None:
@@ -515,7 +542,7 @@ class PathTest(TypeTest):
         for kind, value, message in (
             (Tags, [1], "order[0] - 1 is type int but should be str"),
             (Tags, 1, "order - 1 is type int but should be Tags"),
-            (Box[list[int]], {"content": 1}, "order.content - 1 is type int but should be list"),
+            (Box[list[int]], {"content": 1}, "order.content - 1 is type int but should be list[int]"),
             (Trip, {"at": 1.5}, "order.at - 1.5 is type float but should be datetime"),
             (Trip, 1, "order - 1 is type int but should be Trip"),
             (tuple[int, str], [1, 2], "order[1] - 2 is type int but should be str"),
@@ -523,8 +550,56 @@ class PathTest(TypeTest):
             (list[Annotated[int, Field(gt=0)]], ["x"], "order[0] - x is type str but should be int"),
             (NewType("Count", Annotated[int, Field(gt=0)]), "x", "order - x is type str but should be Count"),
             (dict[str, Point], {"a": 1}, "order.a - 1 is type int but should be Point"),
-            (list[Item], [1], "order[0] - 1 is type int but should be dict"),
+            (list[Item], [1], "order[0] - 1 is type int but should be Item"),
             (list[uuid.UUID], [1], "order[0] - 1 is type int but should be UUID"),
+        ):
+            self.assert_refused(kind, (value, f"Field {message}"))
+
+    def test_within_a_value_the_type_is_named_as_declared(self) -> None:
+        tea, coffee = {"kind": "green", "grams": 1}, {"kind": "arabica", "cups": 1}
+        tagged = Annotated[Tea | Coffee, Field(discriminator="kind")]
+        for kind, value, message in (
+            (Cupboard, {"rows": [[1]]}, "order.rows[0][0] - 1 is type int but should be Tea | Coffee"),
+            (Cupboard, {"rows": [1]}, "order.rows[0] - 1 is type int but should be list[Tea | Coffee]"),
+            (
+                Cupboard,
+                {"rows": [[{**tea, "notes": [1]}]]},
+                "order.rows[0][0].notes[0] - 1 is type int but should be str",
+            ),
+            (
+                Cupboard,
+                {"rows": [], "byName": {"a": 1}},
+                "order.byName.a - 1 is type int but should be list[Tea]",
+            ),
+            (
+                Cupboard,
+                {"rows": [], "byName": {"a": [1]}},
+                "order.byName.a[0] - 1 is type int but should be Tea",
+            ),
+            (
+                Cupboard,
+                {"rows": [], "pair": [1, 2]},
+                "order.pair[1] - 2 is type int but should be set[int] | None",
+            ),
+            (
+                Cupboard,
+                {"rows": [], "pair": [1, ["x"]]},
+                "order.pair[1][0] - x is type str but should be int",
+            ),
+            (list[tagged], [{**tea, "notes": 1}], "order[0].notes - 1 is type int but should be list[str]"),
+            (tagged, {**coffee, "notes": 1}, "order.notes - 1 is type int but should be dict[str, int]"),
+            (
+                list[Tea] | Point,
+                [{**tea, "notes": 1}],
+                "order[0].notes - 1 is type int but should be list[str]",
+            ),
+            (
+                Box[Pair[Box[int]]],
+                {"content": {"one": 1, "more": []}},
+                "order.content.one - 1 is type int but should be Box[int]",
+            ),
+            (NewType("Teas", list[Tea]), [1], "order[0] - 1 is type int but should be Tea"),
+            (list[Tags], [[1]], "order[0][0] - 1 is type int but should be str"),
         ):
             self.assert_refused(kind, (value, f"Field {message}"))
 
@@ -533,7 +608,9 @@ class PathTest(TypeTest):
         for _ in range(90):
             value = {"child": value}
         path = f"order{91 * '.child'}"
-        self.assert_refused(Tree, (value, f"Field {path:.100}... - x is type str but should be Tree"))
+        self.assert_refused(
+            Tree, (value, f"Field {path:.100}... - x is type str but should be Tree | int | None")
+        )
 
     def test_very_many_errors_are_not_listed(self) -> None:
         began = time.monotonic()
@@ -563,7 +640,7 @@ class ServedTest(ServerTest):
         for change, message in (
             (
                 {"trees": [{"child": {"child": "x"}}]},
-                "Field trees[0].child.child - x is type str but should be Tree",
+                "Field trees[0].child.child - x is type str but should be Tree | int | None",
             ),
             ({"colour": "pink"}, "Field colour - pink: Input should be 'red' or 'blue'"),
             ({"day": 7}, "Field day - 7 is type int but should be date"),
@@ -619,6 +696,7 @@ class EmptyTest(StrictTest):
             (list[str], []),
             (dict[str, int], {}),
             (int | None, None),
+            (Any, None),
             (int | str, 0),
             (Literal["s", "m"], "s"),
             (Annotated[list[int], "x"], []),

@@ -7,10 +7,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from pymongo.monitoring import CommandListener
 from tornado.testing import gen_test
 
 import indico.db.auth_db as AuthDB
-from indico import config
+import indico.db.key_db as KeyDB
+from indico import config, db
+from indico.error import InvalidValue, NotFound
 from indico.tests.mocks import USER_ID, USER_KEY
 from indico.tests.testutils.mongo import MongoTest
 
@@ -58,9 +61,9 @@ class AuthDBTest(MongoTest):
     @gen_test
     async def test_the_next_key_works_once_it_is_saved(self) -> None:
         await AuthDB.save_key(USER_KEY, USER_ID)
-        self.assertEqual(await AuthDB.get_generation(USER_KEY), 0)
+        self.assertEqual((await AuthDB.find_document(USER_KEY) or {})["generation"], 0)
         await AuthDB.end_key(USER_KEY, NEXT_KEY)
-        self.assertEqual(await AuthDB.get_generation(USER_KEY), 1)
+        self.assertEqual((await AuthDB.find_document(USER_KEY) or {})["generation"], 1)
         self.assertIsNone(await AuthDB.get_user_id(NEXT_KEY))
         self.assertTrue(await AuthDB.save_key(NEXT_KEY, USER_ID))
         document = await AuthDB.get_user_id(NEXT_KEY)
@@ -68,8 +71,8 @@ class AuthDBTest(MongoTest):
         self.assertEqual((document["user_id"], document["generation"]), (USER_ID, 1))
 
     @gen_test
-    async def test_a_user_who_never_came_is_in_generation_0(self) -> None:
-        self.assertEqual(await AuthDB.get_generation(OTHER_KEY), 0)
+    async def test_a_user_who_never_came_has_no_document(self) -> None:
+        self.assertIsNone(await AuthDB.find_document(OTHER_KEY))
 
     @gen_test
     async def test_a_key_expires_and_another_login_renews_it(self) -> None:
@@ -102,3 +105,77 @@ class AuthDBTest(MongoTest):
             self.assertIsNone(await AuthDB.get_user_id(USER_KEY))
             await asyncio.gather(*saves)
             self.assertIsNone(await AuthDB.get_user_id(USER_KEY))
+
+
+class UpdateListener(CommandListener):
+    """Keeps the write concerns of updates."""
+
+    def __init__(self) -> None:
+        self.concerns: list[Any] = []
+
+    def started(self, event: Any) -> None:
+        if event.command_name in ("update", "findAndModify"):
+            self.concerns.append(event.command.get("writeConcern"))
+
+    def succeeded(self, event: Any) -> None: ...
+    def failed(self, event: Any) -> None: ...
+
+
+class MajorityTest(MongoTest):
+    @gen_test
+    async def test_what_ends_a_key_waits_for_a_majority_whatever_the_uri_says(self) -> None:
+        await AuthDB.save_key(USER_KEY, USER_ID)
+        await db.close()
+        listener = UpdateListener()
+        db.connect(f"{config.MONGODB.rstrip('/')}/?w=1", listeners=[listener])
+        await AuthDB.end_key(USER_KEY, NEXT_KEY)
+        await AuthDB.end_key(USER_KEY, NEXT_KEY)  # there is nothing left to end
+        await KeyDB.end_key(OTHER_KEY)
+        with self.assertRaises(NotFound):
+            await KeyDB.remove_key(OTHER_KEY, "backup")
+        with self.assertRaises(NotFound):
+            await AuthDB.set_roles(USER_ID + "1", ["admin"])
+        self.assertEqual(listener.concerns, 5 * [{"w": "majority"}])
+
+
+class RolesTest(MongoTest):
+    @gen_test
+    async def test_roles_of_a_user_who_never_logged_in_or_was_removed_can_not_be_set(self) -> None:
+        with self.assertRaises(NotFound):
+            await AuthDB.set_roles(USER_ID, ["admin"])
+        await AuthDB.save_key(USER_KEY, USER_ID)
+        await AuthDB.set_roles(USER_ID, ["admin"])
+        await AuthDB.end_key(USER_KEY, NEXT_KEY, ("user_id", "roles"))
+        with self.assertRaises(NotFound):
+            await AuthDB.set_roles(USER_ID, ["admin"])
+        self.assertNotIn("roles", self.database.auth.find_one() or {})
+
+    @gen_test
+    async def test_roles_are_a_list_of_names(self) -> None:
+        await AuthDB.save_key(USER_KEY, USER_ID)
+        with self.assertRaises(TypeError):
+            await AuthDB.set_roles(USER_ID, "admin")
+        for roles in (["a b"], [""], 21 * ["a", *map(str, range(20))]):
+            with self.assertRaises(InvalidValue):
+                await AuthDB.set_roles(USER_ID, roles)
+        await AuthDB.set_roles(USER_ID, ("b", "a:1", "b"))
+        self.assertEqual((await AuthDB.get_user_id(USER_KEY) or {})["roles"], ["a:1", "b"])
+
+
+class ApiKeyTest(MongoTest):
+    @gen_test
+    async def test_101_keys_at_once_are_100(self) -> None:
+        await AuthDB.save_key(USER_KEY, USER_ID)
+        calls = [KeyDB.create_key(USER_KEY, str(number), None, []) for number in range(101)]
+        made = await asyncio.gather(*calls, return_exceptions=True)
+        self.assertEqual(len([key for key in made if isinstance(key, dict)]), 100)
+        self.assertEqual(len(await KeyDB.list_keys(USER_KEY)), 100)
+        self.assertEqual(await KeyDB.list_keys(OTHER_KEY), [])
+
+    @gen_test
+    async def test_a_use_of_a_key_that_has_ended_is_not_recorded(self) -> None:
+        await AuthDB.save_key(USER_KEY, USER_ID)
+        key = (await KeyDB.create_key(USER_KEY, "backup", None, []))["key"]
+        await KeyDB.end_key(key)
+        await KeyDB.record_use(key, 7)
+        self.assertEqual(await KeyDB.list_keys(USER_KEY), [])

@@ -75,11 +75,14 @@ class WritingTest(MongoTest):
         self.assertEqual(self.wait(), ([], None))
 
     def test_a_callback_gets_none_and_the_error_for_what_can_not_be_encoded(self) -> None:
-        for value in (object(), {1, 2}, 2**64, "\ud800", {"a": {1: "no string"}}):
-            insert({"a": value}, lambda *arguments: self.stop(arguments))
-            result, error = self.wait()
-            self.assertIsNone(result)
-            self.assertIsInstance(error, InvalidValue)
+        of_a_client = (2**64, "\ud800", {"\0": 1})
+        of_the_program = (object(), {1, 2}, {"a": {1: "no string"}})
+        for values, kind in ((of_a_client, InvalidValue), (of_the_program, MongoError)):
+            for value in values:
+                insert({"a": value}, lambda *arguments: self.stop(arguments))
+                result, error = self.wait()
+                self.assertIsNone(result)
+                self.assertIsInstance(error, kind)
         self.assertEqual(list(self.database.things.find()), [])
 
     def test_a_callback_gets_any_other_error_as_it_is(self) -> None:
@@ -296,6 +299,18 @@ class ConnectionTest(DatabaseTest, AsyncTestCase):
             indico.db.connect(f"{scheme}://cluster.example.com/?W=1&journal=false")
             self.assertEqual(indico.db.CLIENT.write_concern.document, {"w": 1, "j": False})
 
+    def test_reads_are_of_what_a_majority_has_unless_the_uri_says_otherwise(self) -> None:
+        for query, level in (
+            ("", "majority"),
+            ("?w=majority", "majority"),
+            ("?readConcernLevel=local", "local"),
+            ("?readconcernlevel=linearizable", "linearizable"),
+            ("?w=1", None),  # a client would not find what it has just written
+        ):
+            indico.db.connect(f"mongodb://cluster.example.com/{query}")
+            self.assertEqual(indico.db.CLIENT.read_concern.level, level, query)
+            self.io_loop.run_sync(indico.db.close)
+
     def test_a_uri_that_makes_no_sense_is_a_setting_error_without_its_password(self) -> None:
         uris = ["mongodb://user:p@ssw0rd@host", "mongodb://", "mongodb://host/?w=-3", "mongodb://a:x"]
         for uri in [*uris, "mongodb://host/?tls=true&tlsCAFile=/no/such/file"]:
@@ -335,10 +350,11 @@ class IndexTest(MongoTest):
     async def test_data_that_breaks_an_index_is_named_and_stops_nothing(self) -> None:
         await insert({"a": 1, "b": 1})
         await insert({"a": 1, "b": 1})
-        with self.assertLogs("indico", "ERROR") as log:
+        index("others", "c")
+        self.addCleanup(indico.db.INDEXES.pop)
+        with self.assertRaisesRegex(MongoError, "^No index on a, b of things: .*duplicate key"):
             await indico.db.ensure_indexes()
-        [line] = log.output
-        self.assertIn("No index on a, b of things: ", line)
+        self.assertIn("c_1", self.database.others.index_information())
 
     @gen_test
     async def test_an_index_that_is_there_otherwise_is_named_with_what_helps(self) -> None:
@@ -426,6 +442,20 @@ class SchemaTest(MongoTest):
         self.assertEqual(count({"size": 1}), 1)
         with self.assertRaises(WrongFieldType):
             count({"size": "1"})
+
+    def test_strict_rejects_a_document_without_fields(self) -> None:
+        @mongo_obj({"size": (int, True)}, ("ours",), strict=True)
+        def fields_of(update_dic: dict[str, Any]) -> Any:
+            return update_dic
+
+        @mongo_obj({"size": (int, True)}, operators=True, strict=True)
+        def update_of(update_dic: dict[str, Any]) -> Any:
+            return update_dic
+
+        for function, empty in ((fields_of, {}), (fields_of, {"ours": 1}), (update_of, {"$set": {}})):
+            with self.assertRaisesRegex(InvalidValue, "There should be at least one field"):
+                function(empty)
+        self.assertEqual(update_of({"$inc": {"size": 1}}), {"$inc": {"size": 1}, "$set": {}})
 
     @gen_test
     async def test_strict_rejects_fields_that_the_schema_lacks(self) -> None:

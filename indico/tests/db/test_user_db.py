@@ -10,7 +10,7 @@ from typing import Any
 from tornado.testing import gen_test
 
 import indico.db.user_db as UserDB
-from indico.error import AuthError, InvalidValue, WrongFieldType
+from indico.error import AuthError, InvalidValue, MongoError, WrongFieldType
 from indico.tests.mocks import USER, USER_ID
 from indico.tests.testutils.mongo import MongoTest
 
@@ -32,7 +32,7 @@ class UserDBTest(MongoTest):
         UserDB.update({"$set": {"name": 7}}, USER_ID, self.callback)
         self.assertIsInstance(self.wait()[1], WrongFieldType)
         UserDB.update({"$set": {"extra": object()}}, USER_ID, self.callback)
-        self.assertIsInstance(self.wait()[1], InvalidValue)
+        self.assertIsInstance(self.wait()[1], MongoError)
 
     @gen_test
     async def test_an_update_takes_other_operators(self) -> None:
@@ -44,10 +44,17 @@ class UserDBTest(MongoTest):
     @gen_test
     async def test_no_operator_changes_what_only_the_server_sets(self) -> None:
         await UserDB.sync_user(USER, USER_ID)
-        updates: list[dict[str, Any]] = [{"$inc": {"created": 1}}, {"$unset": {"user_id": ""}}]
-        for update in updates:
-            with self.assertRaises(InvalidValue):
-                await UserDB.update(update, USER_ID)
+        stored = self.database.user.find_one()
+        for field in UserDB.SERVER_FIELDS:
+            updates: list[dict[str, Any]] = [
+                *({operator: {field: 1}} for operator in ("$set", "$inc", "$unset", "$push", "$setOnInsert")),
+                *({operator: {f"{field}.0": 1}} for operator in ("$inc", "$pull", "$max")),
+                *({"$rename": names} for names in ({field: "name"}, {"name": field}, {"name": f"{field}.a"})),
+            ]
+            for update in updates:
+                with self.subTest(update), self.assertRaises((InvalidValue, WrongFieldType)):
+                    await UserDB.update(update, USER_ID)
+        self.assertEqual(self.database.user.find_one(), stored)
 
     @gen_test
     async def test_an_update_never_makes_a_user(self) -> None:

@@ -8,7 +8,7 @@ import logging
 
 from tornado.web import HTTPError
 
-from indico.core.http.answers import to_answer
+from indico.core.http.errors import to_error
 from indico.error import (
     AuthError,
     BodyTooLarge,
@@ -86,18 +86,18 @@ class MessageTest(StrictTest):
 class AnswerTest(StrictTest):
     def test_an_indico_error_is_its_own_answer(self) -> None:
         error = InvalidValue("too deep")
-        self.assertIs(to_answer(error), error)
+        self.assertIs(to_error(error), error)
 
     def test_what_the_client_is_to_blame_for_is_not_logged(self) -> None:
         with self.assertNoLogs(level=logging.DEBUG):
             for error in (InvalidJSON(), AuthError(), RouteNotFound("x"), BodyTooLarge(1)):
-                self.assertIs(to_answer(error), error)
+                self.assertIs(to_error(error), error)
 
     def test_what_can_not_be_had_is_one_line_with_its_cause(self) -> None:
         error = Unavailable("The database can't be reached")
         error.__cause__ = OSError("no route to host")
         with self.assertLogs("indico", logging.WARNING) as logs:
-            self.assertIs(to_answer(error), error)
+            self.assertIs(to_error(error), error)
         [record] = logs.records
         self.assertEqual(record.levelno, logging.WARNING)
         self.assertIn("The database can't be reached", record.getMessage())
@@ -105,37 +105,37 @@ class AnswerTest(StrictTest):
 
     def test_what_has_no_cause_is_logged_without_one(self) -> None:
         with self.assertLogs("indico", logging.WARNING) as logs:
-            to_answer(Unavailable("The server is going down"))
+            to_error(Unavailable("The server is going down"))
         self.assertEqual(logs.records[0].getMessage(), "The server is going down")
 
     def test_the_cause_is_not_told_to_the_client(self) -> None:
         error = MongoError("The database refused the operation")
         error.__cause__ = OSError("secret")
         with self.assertLogs("indico", logging.ERROR) as logs:
-            answer = to_answer(error)
+            answer = to_error(error)
         self.assertEqual(answer.message, "The database refused the operation")
         self.assertIn("OSError: secret", logs.output[0])
 
     def test_an_http_error_is_answered_with_its_status_and_the_name_of_it(self) -> None:
         for code, reason in ((400, "Bad Request"), (404, "Not Found"), (409, "Conflict")):
-            answer = to_answer(HTTPError(code))
+            answer = to_error(HTTPError(code))
             self.assertEqual((answer.code, answer.message), (code, reason))
 
     def test_an_http_error_with_a_reason_is_answered_with_that(self) -> None:
-        answer = to_answer(HTTPError(409, reason="Taken"))
+        answer = to_error(HTTPError(409, reason="Taken"))
         self.assertEqual((answer.code, answer.message), (409, "Taken"))
 
     def test_an_http_error_of_an_unknown_status_has_an_answer_too(self) -> None:
-        answer = to_answer(HTTPError(499))
+        answer = to_error(HTTPError(499))
         self.assertEqual((answer.code, answer.message), (499, "Unknown"))
 
     def test_what_an_http_error_has_for_the_log_is_not_told_to_the_client(self) -> None:
-        answer = to_answer(HTTPError(403, "%s is on the list", "Ada"))
+        answer = to_error(HTTPError(403, "%s is on the list", "Ada"))
         self.assertEqual((answer.code, answer.message), (403, "Forbidden"))
 
     def test_what_an_http_error_says_of_our_own_fault_is_logged(self) -> None:
         with self.assertLogs("indico", logging.ERROR) as logs:
-            self.assertEqual(to_answer(HTTPError(500, "no %s", "ink")).message, "Internal Server Error")
+            self.assertEqual(to_error(HTTPError(500, "no %s", "ink")).message, "Internal Server Error")
         self.assertIn("no ink", logs.output[0])
 
     def test_anything_else_is_a_server_error_and_is_logged_with_its_traceback(self) -> None:
@@ -143,7 +143,7 @@ class AnswerTest(StrictTest):
             try:
                 raise KeyError("a secret")
             except KeyError as error:
-                answer = to_answer(error)
+                answer = to_error(error)
         self.assertIsInstance(answer, ServerError)
         self.assertEqual((answer.code, answer.message), (500, SCREWED_UP))
         [record] = logs.records
@@ -155,4 +155,4 @@ class AnswerTest(StrictTest):
 
     def test_an_error_of_the_interpreter_is_a_server_error_too(self) -> None:
         with self.assertLogs("indico", logging.ERROR):
-            self.assertIsInstance(to_answer(RecursionError()), ServerError)
+            self.assertIsInstance(to_error(RecursionError()), ServerError)

@@ -11,6 +11,7 @@ from tornado.httputil import HTTPHeaders
 
 from indico import config
 from indico.db import current_time
+from indico.db.user_db import SERVER_FIELDS
 from indico.routes.auth import AuthRoute
 from indico.routes.user import UserRoute
 from indico.tests.mocks import HEADERS, LOGIN_DATA, OAUTH_ID, USER, USER_ID, USER_KEY
@@ -92,6 +93,12 @@ class LoginTest(AccountTest):
             self.assertEqual(user["user_id"], USER_ID)
             self.assertGreater(user["created"], 1)
             self.assertEqual(len(user["_id"]), 24)
+
+    def test_no_field_that_only_the_server_sets_comes_in_by_a_login(self) -> None:
+        for forged in (["admin"], "forged", 7):
+            user = self.login(user={**USER, **dict.fromkeys(SERVER_FIELDS, forged)})["data"]["user"]
+            for field in SERVER_FIELDS:
+                self.assertNotEqual(user.get(field), forged)
 
     def test_created_is_set_once(self) -> None:
         created = self.login()["data"]["user"]["created"]
@@ -212,7 +219,7 @@ class KeyTest(AccountTest):
         self.post("auth/logout", {})
         self.assertIsNotNone(self.stored_user())
         [document] = self.database.auth.find()
-        self.assertEqual(set(document), {"_id", "key", "secret", "generation"})
+        self.assertEqual(set(document), {"_id", "key", "secret", "generation", "user_id"})
         self.assertEqual(document["generation"], 1)
 
     def test_a_key_expires_after_its_lifetime_since_the_last_login(self) -> None:

@@ -14,7 +14,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import nullcontext
 from typing import Any
 from unittest import mock
@@ -29,7 +29,7 @@ from tornado.iostream import IOStream
 from tornado.testing import gen_test
 
 from indico import config
-from indico.core.http import encoding, request_handler
+from indico.core.http import encoding
 from indico.core.http.encoding import encode
 from indico.core.http.envelope import name_request
 from indico.core.tasks import LATER
@@ -41,6 +41,7 @@ from indico.tests.mocks import HEADERS, LOGIN_DATA
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
 from indico.utils import type_check, unpack
+from indico.utils.auth.auth_utils import auth
 
 SCREWED_UP = "we screwed up and have some debugging to do"
 
@@ -79,6 +80,10 @@ class ProbeHandler(IndicoHandler):
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         future.set_result(None)
         return future
+
+    async def events(self, data: bytes) -> AsyncIterator[str]:
+        yield "first"
+        yield "second"
 
     def later(self, data: bytes) -> None:
         asyncio.get_running_loop().call_soon(self.respond, "later", 201)
@@ -173,6 +178,49 @@ class PreparedHandler(IndicoHandler):
         raise ValueError("after the answer")
 
 
+class NameTest(StrictTest):
+    """The names of actions, checked when their class is defined."""
+
+    def define(self, name: str, action: Callable[..., Any], *bases: type) -> None:
+        type("TeaHandler", (*bases, IndicoHandler), {name: action})
+
+    def test_a_decorated_function_that_no_client_can_call_complains_at_import(self) -> None:
+        def action(handler: Any, data: Any) -> None: ...
+
+        for name, better in (
+            ("find_all", "findAll"),
+            ("step2", "step"),
+            ("_hidden", "hidden"),
+            ("__", "action"),
+            ("größe", "grE"),
+            ("delete", "deleteTea"),
+            ("write", "writeTea"),
+            ("respond", "respondTea"),
+            ("_finish", "finishTea"),
+        ):
+            for decorate in (auth, unpack("data"), type_check(int)):
+                with self.subTest(name), self.assertRaises(TypeError) as raised:
+                    self.define(name, decorate(action))
+                message = str(raised.exception)
+                self.assertTrue(message.startswith(f"No client can call TeaHandler.{name}: "), message)
+                self.assertTrue(message.endswith(f" Rename it, for example to {better}."), message)
+
+    def test_an_action_named_like_a_method_of_http_needs_no_decorator_to_complain(self) -> None:
+        for name in ("delete", "put", "patch"):
+            with self.subTest(name), self.assertRaisesRegex(TypeError, f"for example to {name}Tea"):
+                self.define(name, ProbeHandler.echo)
+
+    def test_one_of_a_mixin_counts(self) -> None:
+        mixin = type("Mixin", (), {"find_all": auth(ProbeHandler.echo)})
+        with self.assertRaisesRegex(TypeError, "No client can call TeaHandler.find_all"):
+            self.define("find", ProbeHandler.echo, mixin)
+
+    def test_helpers_and_overridden_methods_may_have_any_name(self) -> None:
+        for name in ("find_all", "_hidden", "step2", "prepare", "write_error", "get"):
+            self.define(name, ProbeHandler.echo)
+        self.define("findAll", auth(ProbeHandler.echo))
+
+
 class ProbeTest(ServerTest):
     stores = False
     routes = [
@@ -230,6 +278,13 @@ class OutcomeTest(ProbeTest):
 
     def test_none_from_another_awaitable_is_null(self) -> None:
         self.assert_outcome("awaitable", None)
+
+    def test_the_values_of_an_async_generator_are_events(self) -> None:
+        response = self.call("/probe/events")
+        self.assertEqual(response.headers["Content-Type"], "text/event-stream")
+        events = [line for line in response.body.decode().splitlines() if line]
+        expected = [f'data: {{"status":200,"data":"{value}"}}' for value in ("first", "second")]
+        self.assertEqual(events, [*expected, "event: end", "data: null"])
 
     def test_none_from_a_plain_function_means_later(self) -> None:
         self.assert_outcome("later", "later", 201)
@@ -373,6 +428,15 @@ class MethodTest(ProbeTest):
         self.assert_envelope(response, 200)
         self.assertIn("prepared failed after its response", log.output[0])
 
+    def test_a_method_named_delete_is_never_run(self) -> None:
+        for name in ("delete", "put", "patch"):
+            with mock.patch.object(ProbeHandler, name, ProbeHandler.refuses):
+                response = self.fetch(
+                    "/probe/echo", method=name.upper(), body="x", allow_nonstandard_methods=True
+                )
+                self.assert_answer(response, 405, f"{name.upper()} is not allowed here, but POST is")
+                self.assertEqual(self.post(f"probe/{name}", {})["status"], 404)
+
 
 class BodySizeTest(ProbeTest):
     TOO_LARGE = "The body is larger than 100 bytes"
@@ -406,7 +470,6 @@ class BodySizeTest(ProbeTest):
         self.assert_too_large(self.send(head, 101 * b"a"))
 
     def test_a_body_larger_than_any_limit_of_tornados_is_refused_alike(self) -> None:
-        self.set(request_handler, "DISCARD_SECONDS", 0)
         for length in ("100000000000000", 30 * "9", 400 * "9"):
             head = f"POST /probe/echo HTTP/1.1\r\nContent-Length: {length}"
             self.assert_too_large(self.send(head, 101 * b"a"))
@@ -417,7 +480,6 @@ class BodySizeTest(ProbeTest):
         self.assert_too_large(self.send(head, chunk, chunk, chunk, b"0\r\n\r\n"))
 
     def test_a_chunked_body_that_never_ends_is_refused_and_cut_off(self) -> None:
-        self.set(request_handler, "DISCARD_SECONDS", 0.05)
         head = "POST /probe/echo HTTP/1.1\r\nTransfer-Encoding: chunked"
         self.assert_too_large(self.send(head, 20 * (b"3c\r\n" + 60 * b"a" + b"\r\n")))
 
@@ -750,7 +812,7 @@ class EncodeTest(StrictTest):
         self.assertEqual(json.loads(fast)["floats"][3:], [None, None])
 
     def test_what_one_does_not_take_the_other_does_not_either(self) -> None:
-        for value in (object(), Point(), {1, 2}, {("a", 1): 2}, b"bytes"):
+        for value in (object(), 1j, {("a", 1): 2}, datetime.timedelta(1), iter([])):
             with self.assertRaises(TypeError):
                 encode([value])
             with mock.patch.object(encoding, "orjson", None), self.assertRaises(TypeError):

@@ -30,7 +30,7 @@ from indico.tests.mocks import HEADERS
 from indico.tests.testutils.mongo import DatabaseTest
 
 PATIENCE = 30  # seconds until a wait fails
-READY = re.compile(r"^indico listens on (http://(\S+):(\d+))$", re.MULTILINE)
+READY = re.compile(r"indico listens on (http://([^\s:]+|\[\S+\]):(\d+))")
 
 linux = unittest.skipUnless(sys.platform == "linux", "a process ends with its parent only on Linux")
 
@@ -62,6 +62,12 @@ def is_mongod(pid: int) -> bool:
         return b"--dbpath" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
+
+
+def read_peak(pid: int) -> int:
+    """Return the most memory that the process has had, in kilobytes."""
+    [size] = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    return int(size)
 
 
 def make_folder() -> Path:

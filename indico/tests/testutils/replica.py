@@ -189,6 +189,14 @@ class ReplicaSet:
             assert each.proxy is not None and member.pid is not None, "it takes a set that is proxied"
             each.proxy.hold(None if each is member else owner_of_port(member.pid))
 
+    def isolate(self, member: Member) -> None:
+        """Disconnect a member from all others in both directions, and not from clients."""
+        others = [each for each in self.members if each is not member]
+        for each in self.members:
+            assert each.proxy is not None and each.pid is not None, "it takes a set that is proxied"
+            peers = [owner_of_port(other.pid or 0) for other in (others if each is member else [member])]
+            each.proxy.hold(lambda port, peers=peers: any(owns(port) for owns in peers))  # type: ignore[misc]
+
     def reconnect(self) -> None:
         """Reconnect all members. Data that was kept arrives now."""
         for each in self.members:

@@ -15,7 +15,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 from unittest import mock
 
 from tornado.ioloop import IOLoop
@@ -26,6 +26,7 @@ from indico.core.http import bodies, encoding
 from indico.core.http.bodies import MAX_DEPTH, MAX_FORM_FIELDS
 from indico.core.http.encoding import import_if_installed
 from indico.core.tasks import LATER, await_outcome, spawn
+from indico.core.types import Described
 from indico.error import IndicoError, InvalidJSON, InvalidValue, MissingField, MongoError, WrongFieldType
 from indico.tests.mocks import USER_ID, USER_KEY
 from indico.tests.mocks.request_mock import RequestHandler
@@ -43,6 +44,13 @@ from indico.utils import (
 from indico.utils.auth.auth_utils import auth
 
 MEBIBYTE = 1024 * 1024  # bytes
+
+
+class Colour(str, enum.Enum):  # noqa: UP042 - people write it
+    RED = "red"
+    BLUE = "blue"
+
+
 SCREWED_UP = "we screwed up and have some debugging to do"
 
 
@@ -437,6 +445,39 @@ class UnpackTest(StrictTest):
             with self.subTest(names), self.assertRaises(TypeError):
                 unpack(*names)(type_check(int, int)(action))
 
+    def test_a_name_that_is_a_parameter_at_another_position_complains_at_import(self) -> None:
+        def action(handler: Any, title: str, body: str, note: Any) -> None: ...
+
+        checked = type_check()(action)
+        for names, defaults in (
+            (("body", "title", "note"), {}),
+            (("title", "note", "text"), {}),
+            (("title", "note"), {"body": ""}),
+        ):
+            for function in (action, checked):
+                with self.subTest(names), self.assertRaises(TypeError) as raised:
+                    unpack(*names, **defaults)(function)
+                passed = ", ".join((*names, *defaults))
+                self.assertEqual(
+                    str(raised.exception),
+                    f"@unpack passes {passed} to {action.__qualname__}:"
+                    ' write @unpack("title", "body", "note")',
+                )
+
+    def test_a_name_that_is_no_parameter_may_stand_anywhere(self) -> None:
+        @unpack("from", "class", "note")
+        def action(handler: Any, sender: str, kind: str, note: str) -> list[str]:
+            return [sender, kind, note]
+
+        self.assertEqual(action(None, "note=3&class=2&from=1"), ["1", "2", "3"])
+
+    def test_the_rest_of_the_names_may_go_to_one_parameter(self) -> None:
+        @unpack("a", "b", "c")
+        def action(handler: Any, a: str, *others: str) -> Any:
+            return a, others
+
+        self.assertEqual(action(None, "a=1&b=2&c=3"), ("1", ("2", "3")))
+
     def test_above_auth_it_complains_at_import(self) -> None:
         def action(handler: Any, a: int) -> None: ...
 
@@ -626,9 +667,38 @@ class TypeCheckTest(StrictTest):
     def test_another_number_of_types_than_parameters_complains_at_import(self) -> None:
         def action(handler: Any, a: int, b: int) -> None: ...
 
-        for types in ((), (int,), (int, int, int)):
+        for types in ((int,), (int, int, int)):
             with self.subTest(types), self.assertRaisesRegex(TypeError, "2 arguments of .*action"):
                 type_check(*types)(action)
+
+    def test_without_types_it_takes_the_annotations(self) -> None:
+        @unpack("name", "tags", colour=Colour.RED)
+        @type_check()
+        def action(
+            handler: Any, name: Annotated[str, Described(examples=["Ada"])], tags: list[int], colour: Colour
+        ) -> Any:
+            return name, tags, colour
+
+        self.assertEqual(
+            action(None, '{"name": "a", "tags": [1], "colour": "blue"}'), ("a", [1], Colour.BLUE)
+        )
+        self.assertEqual(
+            self.message(action, '{"name": 1, "tags": []}'), "Field name - 1 is type int but should be str"
+        )
+        self.assertIn("Field tags[0] - x ", self.message(action, '{"name": "", "tags": ["x"]}'))
+
+    def test_without_types_and_annotations_it_complains_at_import(self) -> None:
+        def action(handler, a, b: int, c=None): ...  # type: ignore[no-untyped-def]
+
+        with self.assertRaisesRegex(
+            TypeError, r"the types of .*action from its annotations: write one for a, c$"
+        ):
+            type_check()(action)
+
+        def other(handler: Any, a: Unknown) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+
+        with self.assertRaisesRegex(TypeError, "the annotations of .*other: name 'Unknown' is not defined"):
+            type_check()(other)
 
     def test_above_unpack_or_auth_it_complains_at_import(self) -> None:
         for above in (unpack("a"), auth):

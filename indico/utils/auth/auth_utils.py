@@ -1,5 +1,5 @@
 """
-Keys, and the decorator that requires one.
+Keys and roles, and the decorators that require them.
 """
 
 from __future__ import annotations
@@ -10,19 +10,22 @@ import hmac
 import inspect
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import indico.db.auth_db as AuthDB
+import indico.db.key_db as KeyDB
 from indico import config
 from indico.core.decorators import add_decorator, check_order, get_info
 from indico.core.development import get_secret
 from indico.core.mongo import key_cache
 from indico.core.tasks import Prompt, await_outcome
-from indico.error import AuthError
+from indico.db import Document, current_time
+from indico.error import AuthError, Forbidden
 from indico.utils import Action
 
 USER_SALT = os.environ.get("USER_SALT")  # if None, `user_hash` sets it
+HOUR = 3_600_000  # milliseconds
 SCHEMES = {"indico_key": "", "authorization": "(?i:Bearer +)"}  # header: pattern before the key
 OTHER_SCHEME = re.compile(r"(?i)(?!(.*,)?\s*bearer\b)[a-z][\w-]* +\S")  # commas join repeated headers
 
@@ -78,25 +81,10 @@ def read_key(headers: Mapping[str, str]) -> str:
     return match[1]
 
 
-async def start_key(user_id: str, generation: int) -> str | None:
-    """Make the generation's key valid and return it. Returns None if the generation has ended."""
-    key = user_hash(user_id, generation)
-    return key if await AuthDB.save_key(key, user_id) else None
-
-
-async def end_key(key: str) -> None:
-    """End a valid key permanently. The user's next login gets the key of the next generation."""
-    document = await AuthDB.get_user_id(key)
-    if document is not None:
-        try:
-            await AuthDB.end_key(key, user_hash(document["user_id"], document["generation"] + 1))
-        finally:
-            key_cache.forget(document["_id"])
-
-
 def auth(action: Action) -> Action:
     """
-    Run an action only if the request has a valid key. The action can use `self.user_id` and `self.key`.
+    Run an action only if the request has a valid key. The action can use `self.user_id`, `self.roles` and
+    `self.key`.
 
     Raises AuthError at once if the request has no key, or a malformed one. Otherwise returns an awaitable of
     the action's result. It runs even if it is not awaited. Must stand above all other decorators.
@@ -106,10 +94,10 @@ def auth(action: Action) -> Action:
     @functools.wraps(action)
     def wrapper(self: Any, *args: Any) -> Any:
         key = read_key(self.request.headers)
-        document = key_cache.find(key)
-        if document is None:
+        owner = key_cache.find(key)
+        if owner is None:
             return Prompt(_run(action, self, key, args))
-        self.key, self.user_id = key, document["user_id"]
+        _authenticate(self, key, owner)
         outcome = action(self, *args)
         return Prompt(outcome) if inspect.iscoroutine(outcome) else outcome
 
@@ -119,9 +107,43 @@ def auth(action: Action) -> Action:
 
 async def _run(action: Action, handler: Any, key: str, args: tuple[Any, ...]) -> Any:
     version = key_cache.get_version()
-    document = await AuthDB.get_user_id(key)
-    if document is None:
+    owner = await AuthDB.get_user_id(key)
+    if owner is None:
         raise AuthError()
-    key_cache.remember(key, document, version)
-    handler.key, handler.user_id = key, document["user_id"]
+    key_cache.remember(key, owner, version)
+    _authenticate(handler, key, owner)
     return await await_outcome(action(handler, *args))
+
+
+def _authenticate(handler: Any, key: str, owner: Document) -> None:
+    handler.key, handler.key_owner = key, owner
+    handler.user_id, handler.roles = owner["user_id"], owner["roles"]
+    if owner["name"] is not None:
+        hour = current_time() // HOUR * HOUR
+        if owner["used"] != hour:
+            owner["used"] = hour  # the key cache may have this document
+            KeyDB.record_use(key, hour, lambda *_: None)  # nobody waits for it
+
+
+def allow(*roles: str, api_keys: bool = True) -> Callable[[Action], Action]:
+    """
+    Run an action only if the key has one of these roles: `@allow("admin")`. With `api_keys=False`, run it
+    only with a login's key. Raises Forbidden otherwise. Must stand below `@auth`.
+    """
+    if not all(isinstance(role, str) for role in roles) or (api_keys and not roles):
+        raise TypeError('@allow takes the names of roles: @allow("admin")')
+
+    def decorator(action: Action) -> Action:
+        check_order("allow", action)
+
+        @functools.wraps(action)
+        def wrapper(self: Any, *args: Any) -> Any:
+            lacks_role = roles and not any(role in roles for role in self.roles)
+            if lacks_role or (not api_keys and self.key_owner["name"] is not None):
+                raise Forbidden()
+            return action(self, *args)
+
+        add_decorator("allow", wrapper, get_info(action))
+        return wrapper
+
+    return decorator

@@ -25,7 +25,7 @@ def format_files(root: Path, paths: Sequence[str]) -> str:
     if importlib.util.find_spec("ruff") is None:
         return (
             "\nruff is not installed here, so lines were not formatted. In the new files' folder, run:"
-            " pip install -e '.[check]' && ruff format . && ruff check --fix ."
+            " pip install -e '.[dev]' && ruff format . && ruff check --fix ."
         )
     for words in (("format",), ("check", "--fix"), ("check", "--select", "E501", "--add-noqa"), ("format",)):
         command = [sys.executable, "-m", "ruff", *words, "-q", "--no-cache", *paths]

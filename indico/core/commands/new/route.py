@@ -33,7 +33,7 @@ def add_command(commands: Any) -> None:
     parser = commands.add_parser(
         "route",
         help="add a resource: its route, its helpers, their tests",
-        description="Add a resource with the actions create, find, list, update and remove: its route, its"
+        description="Add a resource with the actions create, find, page, update and remove: its route, its"
         " helpers, the tests of both, and its line in server.py.",
     )
     parser.add_argument("name", metavar="NAME", help="the resource's name in the singular, such as order")

@@ -24,6 +24,7 @@ from indico.core.mongo.helper import NOT_PRIMARY
 DUPLICATE_KEY = {11000, 11001, 12582}
 MAX_TIME_EXPIRED = 50
 CURSOR_NOT_FOUND = 43
+AUTHENTICATION_FAILED = 18
 WRITE_CONCERN_FAILED = 64
 
 # The string begins with one of these if a connection breaks or can't be opened.
@@ -66,6 +67,8 @@ def translate(error: Exception) -> Exception:
         return errors.AutoReconnect(kind)
     if reply is not None and UNREAD.match(kind):
         return UnreadReply(bytes.fromhex(reply))
+    if re.match(r"[\w-]+ failure: ", kind):  # the name is that of a mechanism, such as SCRAM
+        return errors.OperationFailure(kind, AUTHENTICATION_FAILED, {"code": AUTHENTICATION_FAILED})
     found = re.match(r'[^"]*?\bcode:? ([0-9]+)(?: \((\w+)\))?', kind)
     if found is None:
         return errors.PyMongoError(kind)

@@ -18,7 +18,7 @@ from unittest import mock
 
 from pymongo import IndexModel
 from pymongo.collection import Collection
-from pymongo.errors import AutoReconnect
+from pymongo.errors import AutoReconnect, OperationFailure
 
 import indico.migrate
 from indico import config, db, migrations
@@ -99,6 +99,23 @@ class IndexTest(MigrateTest):
         self.database.cup.create_index("size")
         self.migrate(apply=True, drop=True)
         self.assertEqual(list(self.database.cup.index_information()), ["_id_"])
+
+    def test_collections_of_mongodb_itself_are_neither_read_nor_named(self) -> None:
+        self.database.command("profile", 2)
+        self.addCleanup(self.database.command, "profile", 0)
+        self.database["system.js"].insert_one({"_id": "f", "value": 1})
+        self.database.create_collection("weather", timeseries={"timeField": "at"})
+        self.database.tea.insert_one({})
+        begin = self.database["system.profile"].count_documents({})
+        self.assertEqual(self.migrate(), [])
+        self.migrate(apply=True, drop=True)
+        self.database.command("profile", 0)
+        commands = list(self.database["system.profile"].find().skip(begin))
+        self.assertIn(f"{self.database.name}.tea", [command["ns"] for command in commands])
+        system = [command for command in commands if ".system." in command["ns"]]
+        self.assertEqual(
+            [command["command"] for command in system if "listIndexes" in command["command"]], []
+        )
 
     def test_other_options_or_another_order_of_fields_or_another_name_rebuild_it(self) -> None:
         self.database.tea.create_index("name")
@@ -225,6 +242,26 @@ class CommandTest(DatabaseTest):
             mock.patch.object(config, "MONGODB", "mongodb://127.0.0.1:1"),
             mock.patch.object(config, "MONGODB_TIMEOUT", 0.01),
             self.assertRaisesRegex(SystemExit, "^Not migrated: MONGODB can't be used, ServerSelection"),
+        ):
+            run_main(indico.migrate)
+
+    def test_so_does_a_user_without_rights(self) -> None:
+        unauthorized = OperationFailure("not authorized on shop to execute command", 13)
+        for step in ("find_migrations", "find_indexes"):
+            with (
+                self.subTest(step),
+                mock.patch.object(migrate, step, side_effect=unauthorized),
+                self.assertRaisesRegex(
+                    SystemExit, r"^Not fully migrated: the user in MONGODB needs the role readWrite\."
+                ),
+            ):
+                run_main(indico.migrate)
+
+    def test_any_other_refusal_keeps_its_traceback(self) -> None:
+        refusal = OperationFailure("Document failed validation", 121)
+        with (
+            mock.patch.object(migrate, "find_indexes", side_effect=refusal),
+            self.assertRaises(OperationFailure),
         ):
             run_main(indico.migrate)
 

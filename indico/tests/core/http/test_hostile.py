@@ -21,7 +21,7 @@ from tornado.testing import AsyncHTTPTestCase, gen_test
 
 from indico import config
 from indico.core.hooks import Application
-from indico.core.http import reading, request_handler
+from indico.core.http import requests
 from indico.core.serving import make_http_server
 from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler
@@ -641,8 +641,7 @@ class LengthTest(HostileTest):
                 self.assertEqual(answer.data, "ab")
 
     def test_equal_lengths_that_are_too_large_are_refused(self) -> None:
-        self.set(request_handler, "DISCARD_SECONDS", 0.05)
-        self.set(reading, "LINGER_SECONDS", 0.05)
+        self.set(requests, "LINGER_SECONDS", 0.05)
         headers = ["Content-Length: 99999999", "Content-Length: 99999999"]
         request = make_request("POST /probe/echo HTTP/1.1", *headers, body=2_000_000 * b"a")
         self.assertEqual([answer.status for answer in self.exchange(request)], [413])
@@ -666,8 +665,7 @@ class LengthTest(HostileTest):
             self.assert_answers(request + make_request("POST /probe/echo HTTP/1.1", length), 200, 200, LAST)
 
     def test_a_huge_length_is_refused_in_an_envelope(self) -> None:
-        self.set(request_handler, "DISCARD_SECONDS", 0.05)
-        self.set(reading, "LINGER_SECONDS", 0.05)
+        self.set(requests, "LINGER_SECONDS", 0.05)
         for length in (str(2**31), str(2**63 - 1), str(2**63), str(2**64), 100 * "9", 5000 * "9"):
             with self.subTest(length=length[:20], digits=len(length)):
                 request = make_request("POST /probe/echo HTTP/1.1", f"Content-Length: {length}", body=b"ab")
@@ -740,8 +738,7 @@ class ChunkTest(HostileTest):
         self.assert_answers(self.chunked(b"2\r\nab\r\n0\r\nExpires: never\r\n\r\n"), BARE)
 
     def test_a_huge_chunk_is_refused_in_an_envelope(self) -> None:
-        self.set(request_handler, "DISCARD_SECONDS", 0.05)
-        self.set(reading, "LINGER_SECONDS", 0.05)
+        self.set(requests, "LINGER_SECONDS", 0.05)
         self.set(config, "MAX_BODY_SIZE", 100)
         for size in (b"ffffffff", b"7fffffffffffffff", b"ffffffffffffffff", 30 * b"f"):
             with self.subTest(size=size):
@@ -815,8 +812,7 @@ class ExpectTest(HostileTest):
 
     def test_a_refused_body_gets_one_answer_whatever_is_expected(self) -> None:
         self.set(config, "MAX_BODY_SIZE", 100)
-        self.set(request_handler, "DISCARD_SECONDS", 0.05)
-        self.set(reading, "LINGER_SECONDS", 0.05)
+        self.set(requests, "LINGER_SECONDS", 0.05)
         for expectation in ("100-continue", "100-CONTINUE", "more"):
             with self.subTest(expectation=expectation):
                 request = make_post(500 * b"a", "POST /probe/echo HTTP/1.1", f"Expect: {expectation}")

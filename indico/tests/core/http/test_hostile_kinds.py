@@ -13,7 +13,7 @@ from tornado.web import HTTPError, RequestHandler
 
 from indico import server
 from indico.core.hooks import Application
-from indico.core.http.lazy import HEADERS
+from indico.core.http.headers import HEADERS
 from indico.core.http.pages import PageHandler
 from indico.routes.auth import AuthRoute
 from indico.routes.user import UserRoute

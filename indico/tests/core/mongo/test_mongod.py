@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -172,16 +173,44 @@ class MongodTest(StrictTest):
             self.mongod.start()
         self.assertEqual(str(raised.exception), f"mongod does not start: see {self.folder / 'mongod.log'}.")
 
-    def test_a_mongod_that_never_answers_is_a_sentence(self) -> None:
-        program = self.folder / "mongod"
-        program.write_text("#!/bin/sh\nexec sleep 1000\n")
-        program.chmod(0o700)
+    def fail_to_start(self, program: str, **limits: Any) -> str:
+        """Why a mongod of this source does not start."""
+        path = self.folder / "mongod"
+        path.write_text(program)
+        path.chmod(0o700)
         with (
             mock.patch.dict(os.environ, {"PATH": f"{self.folder}:{os.environ['PATH']}"}),
-            mock.patch.object(embedded, "START_TIMEOUT", 0.2),
-            self.assertRaisesRegex(MongodError, "^mongod does not start: "),
+            mock.patch.multiple(embedded, **{"START_TIMEOUT": 20, **limits}),
+            self.assertRaises(MongodError) as raised,
         ):
             self.mongod.start()
+        sentence = str(raised.exception)
+        self.assertTrue(sentence.startswith("mongod does not start: ") and sentence.endswith("."), sentence)
+        return sentence.removeprefix("mongod does not start: ").removesuffix(".")
+
+    def test_a_mongod_that_never_answers_is_a_sentence(self) -> None:
+        self.assertEqual(
+            self.fail_to_start("#!/bin/sh\nexec sleep 1000\n", START_TIMEOUT=0.2),
+            f"see {self.folder / 'mongod.log'}",
+        )
+
+    def test_a_mongod_that_can_not_run_is_named_by_what_it_printed_or_its_signal(self) -> None:
+        loader = "mongod: error while loading shared libraries: libcrypto.so.3: cannot open shared object"
+        for program, reason in (
+            (f"#!/bin/sh\necho '{loader}' >&2\nexit 127\n", loader),
+            ("#!/bin/sh\necho first\necho 'the last one.'\necho\nexit 126\n", "the last one"),
+            ("#!/bin/sh\nkill -ILL $$\n", "it died of signal 4"),
+        ):
+            with self.subTest(reason):
+                self.assertEqual(self.fail_to_start(program), reason)
+
+    def test_a_mongod_that_fails_in_any_other_way_is_tried_again_first(self) -> None:
+        for program, reason in (
+            ("#!/bin/sh\nkill -SEGV $$\n", "it died of signal 11"),
+            ("no program\n", "OSError: .Errno 8. Exec format error"),
+        ):
+            with self.subTest(reason):
+                self.assertRegex(self.fail_to_start(program, MAX_ATTEMPTS=1), reason)
 
     @slow
     def test_two_that_start_at_once_share_one(self) -> None:
@@ -272,6 +301,15 @@ class MainTest(StrictTest):
         self.assertTrue(
             sentence.startswith(f"No MongoDB answers at port {self.port}, and no mongod is installed.")
         )
+
+    def test_without_a_folder_one_that_answers_is_used(self) -> None:
+        (self.folder / ".indico").touch()
+        with (
+            contextlib.chdir(self.folder),
+            mock.patch.object(config, "MONGODB", config.DEFAULT_MONGODB),
+            mock.patch.object(serving, "is_answering", return_value=True),
+        ):
+            self.assertIsNone(serving.make_mongod())
 
     def test_a_folder_that_can_not_be_made_is_a_sentence(self) -> None:
         (self.folder / ".indico").touch()
@@ -445,6 +483,28 @@ server.main(debug=False, port=0)
         self.assertEqual(find_mongods(self.folder), [mongod])
         self.assertEqual(server.stop(), 0)
         self.assertEqual(processes_in(self.folder), [])
+
+    @slow
+    def test_it_stays_when_a_change_can_not_be_imported(self) -> None:
+        server = self.start(script=self.script.replace("debug=False", "debug=True"))
+        self.assert_serves(server)
+        mongod = self.find_mongod()
+        script = self.folder / "run.py"
+        text = script.read_text()
+
+        def save() -> bool:
+            script.write_text(text + "def (\n")  # a change counts once the watching has begun
+            time.sleep(0.1)
+            return "modified; restarting" in server.output
+
+        wait_until(save, "a restart")
+        server.wait_for("waits for the next change")
+        self.assertEqual(find_mongods(self.folder), [mongod])
+        script.write_text(text)
+        server.wait_for("indico listens on", 2)
+        self.assertEqual(server.post("auth/check"), {"status": 200, "data": True})
+        self.assertEqual(find_mongods(self.folder), [mongod])
+        self.assertEqual(server.stop(), 0)
 
     @slow
     def test_at_the_default_address_with_no_setting_at_all(self) -> None:

@@ -4,20 +4,29 @@ MongoDB away: what a server answers meanwhile, in what time, and how it comes ba
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import re
+import signal
 import time
-from collections.abc import Mapping
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from pymongo import IndexModel
+from pymongo import IndexModel, MongoClient
 
 from indico import config, db
+from indico.core import supervisor
+from indico.core.mongo.mongod import find_mongod
 from indico.tests.mocks import HEADERS, LOGIN_DATA
 from indico.tests.testutils import slow
 from indico.tests.testutils.mongo import start_mongodb
-from indico.tests.testutils.process import Answer, ProcessTest, ServerProcess, wait_until
-from indico.tests.testutils.proxy import Proxy
+from indico.tests.testutils.process import Answer, ProcessTest, ServerProcess, linux, wait_until
+from indico.tests.testutils.proxy import Proxy, reserve_port
 
 TIMEOUT = 1  # seconds, MONGODB_TIMEOUT
 GRACE = 1  # seconds that a 503 may take longer
@@ -265,7 +274,7 @@ class AwayTest(OutageTest):
 class AtStartTest(OutageTest):
     """The server starts without MongoDB, which comes later."""
 
-    SENTENCE = "requests that need it answer 503 until it can"
+    SENTENCE = "This is tried again until it succeeds"
 
     def assert_starts_without_and_makes_the_indexes(self) -> None:
         server = self.launch_server().wait_ready()
@@ -309,3 +318,116 @@ class AtStartTest(OutageTest):
         end = time.monotonic() + 3  # in which it tries again more than once
         wait_until(lambda: time.monotonic() > end, "the end of time")
         self.assertEqual(server.output, before)
+
+
+# Names are looked up by this until the file `resolved` exists: after that, db.example.test is MongoDB's host.
+UNRESOLVED = """
+import asyncio, dns.resolver, dns.asyncresolver, dns.name, os, socket
+from types import SimpleNamespace
+from indico import server
+from indico.core import serving
+
+def resolve(name, kind, *args, **kwargs):
+    if not os.path.exists("resolved"):
+        raise dns.resolver.NXDOMAIN(qnames=[dns.name.from_text(str(name))])
+    if kind != "SRV":
+        raise dns.resolver.NoAnswer(response=SimpleNamespace(question=[SimpleNamespace(to_text=str)]))
+    target = dns.name.from_text("db.example.test.")
+    class Answer(list):
+        rrset = SimpleNamespace(ttl=60)
+    return Answer([SimpleNamespace(target=target, port=PORT, priority=0, weight=0)])
+
+async def resolve_later(*args, **kwargs):
+    return resolve(*args, **kwargs)
+
+dns.resolver.resolve, dns.asyncresolver.resolve = resolve, resolve_later
+look_up = socket.getaddrinfo
+socket.getaddrinfo = lambda host, *rest, **options: look_up(
+    "127.0.0.1" if host == "db.example.test" else host, *rest, **options
+)
+serving.run = asyncio.run  # uvloop looks up names by itself
+server.main(debug=False, port=0)
+"""
+
+
+class NotYetTest(ProcessTest):
+    """A MongoDB that can't be used yet, for another reason than a lost connection."""
+
+    def assert_waits(self, server: ServerProcess) -> None:
+        """It answers 503 with one line for each request, and is not ready."""
+        server.wait_for("This is tried again until it succeeds")
+        before = len(server.output.splitlines())
+        answer = server.fetch("auth/check")
+        self.assertEqual((answer.status, answer.headers["Retry-After"]), (503, "1"))
+        self.assertEqual(self.get_ready(server)[0], 503)
+        lines = server.output.splitlines()[before:]
+        self.assertEqual(len([line for line in lines if "WARNING" in line]), 2, lines)
+        self.assertNotIn("Traceback", server.output)
+
+    def get_ready(self, server: ServerProcess) -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(f"{server.url}/health/ready", timeout=30) as response:
+                return response.status, response.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def assert_serves_soon(self, server: ServerProcess) -> None:
+        wait_until(lambda: self.get_ready(server)[0] == 200, "readiness", 10)
+        self.assertEqual(server.fetch("auth/login", LOGIN_DATA).status, 200)
+        self.assertEqual(server.output.count("This is tried again until it succeeds"), 1)
+        self.assertEqual(server.output.count("Indexes: done"), 1)
+        self.assertEqual(server.stop(), 0)
+
+    @slow
+    def test_a_name_that_can_not_be_resolved_yet(self) -> None:
+        address = start_mongodb().address
+        assert address is not None
+        for driver in ("motor", "pymongo"):
+            with self.subTest(driver):
+                server = self.start(
+                    script=UNRESOLVED.replace("PORT", str(address[1])),
+                    MONGODB="mongodb+srv://cluster.example.test/?tls=false",
+                    MONGODB_DRIVER=driver,
+                )
+                self.assert_waits(server)
+                (self.folder / "resolved").touch()
+                self.assert_serves_soon(server)
+                (self.folder / "resolved").unlink()
+        self.assertIn("user_id_1", self.database.user.index_information())
+
+    @slow
+    @linux
+    def test_a_user_that_does_not_exist_yet(self) -> None:
+        for driver in filter(importlib.util.find_spec, ("motor", "pymongo", "mongojet")):
+            with self.subTest(driver), start_with_auth(self.folder / driver) as client:
+                assert client.address is not None
+                address = f"127.0.0.1:{client.address[1]}"
+                stranger = self.start(MONGODB=f"mongodb://{address}/", MONGODB_DRIVER=driver)
+                self.assert_waits(stranger)
+                ready = '{"status":503,"data":"Not done yet: Indexes"}'
+                self.assertEqual(self.get_ready(stranger), (503, ready))
+                self.assertEqual(stranger.stop(), 0)
+                server = self.start(MONGODB=f"mongodb://ada:secret@{address}/", MONGODB_DRIVER=driver)
+                self.assert_waits(server)
+                client.admin.command("createUser", "ada", pwd="secret", roles=["root"])
+                self.assert_serves_soon(server)
+
+
+@contextmanager
+def start_with_auth(folder: Path) -> Iterator[MongoClient[dict[str, Any]]]:
+    """Run a mongod that requires users, and has none. Yields a client, with which the first can be made."""
+    folder.mkdir()
+    reserved, port = reserve_port()
+    path = find_mongod()
+    assert path is not None
+    options = ["--auth", "--dbpath", str(folder), "--port", str(port), "--bind_ip", "127.0.0.1"]
+    pid = supervisor.start_tied_to_parent([path, *options, "--nounixsocket", "--quiet"])
+    client: MongoClient[dict[str, Any]] = MongoClient("127.0.0.1", port, serverSelectionTimeoutMS=30_000)
+    try:
+        client.admin.command("ping")
+        yield client
+    finally:
+        client.close()
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: supervisor.has_ended(pid), "the end of a mongod")
+        reserved.close()

@@ -29,7 +29,8 @@ from indico.tests.testutils.mongo import MongoTest
 from indico.tests.testutils.strict import StrictTest
 from indico.utils import type_check, unpack
 from indico.utils.auth import auth_utils
-from indico.utils.auth.auth_utils import auth, end_key, start_key, user_hash
+from indico.utils.auth.auth_utils import allow, auth, user_hash
+from indico.utils.auth.key_utils import end_key, start_key
 
 UNKNOWN_KEY = user_hash("nobody")
 
@@ -379,9 +380,34 @@ class AuthenticatedTest(AuthTest):
         self.assertIs(wrapped.__wrapped__, action)  # type: ignore[attr-defined]
 
 
+class AllowTest(StrictTest):
+    def test_a_use_that_makes_no_sense_fails_at_import(self) -> None:
+        def action(handler: Any, data: bytes) -> None: ...
+
+        wrong: Any
+        for wrong in ((), (7,), (["admin"],), (action,)):
+            with self.assertRaisesRegex(TypeError, '@allow\\("admin"\\)'):
+                allow(*wrong)
+        with self.assertRaises(TypeError):
+            allow("admin")(auth(action))
+        with self.assertRaises(TypeError):
+            allow("admin")(allow("admin")(action))
+
+    def test_an_action_keeps_its_name(self) -> None:
+        def action(handler: Any, data: bytes) -> None:
+            """What it does."""
+
+        wrapped = auth(allow("admin")(action))
+        self.assertEqual((wrapped.__name__, wrapped.__doc__), ("action", "What it does."))
+
+
 class GenerationTest(MongoTest):
     async def is_valid(self, key: str) -> bool:
         return await AuthDB.get_user_id(key) is not None
+
+    async def end(self, key: str, generation: int = 0) -> None:
+        """End a login's key, as a logout does."""
+        await end_key(key, {"_id": 1, "user_id": USER_ID, "generation": generation, "name": None})
 
     @gen_test
     async def test_the_key_of_a_generation_is_valid_from_its_start_to_its_end(self) -> None:
@@ -391,16 +417,16 @@ class GenerationTest(MongoTest):
             assert key is not None
             self.assertEqual(key, user_hash(USER_ID, generation))
             self.assertTrue(await self.is_valid(key))
-            await end_key(key)
+            await self.end(key, generation)
             ended.append(key)
             for old in ended:
                 self.assertFalse(await self.is_valid(old))
-            self.assertEqual(await AuthDB.get_generation(key), generation + 1)
+            self.assertEqual((await AuthDB.find_document(key) or {})["generation"], generation + 1)
 
     @gen_test
     async def test_a_generation_that_has_ended_does_not_start_again(self) -> None:
         await start_key(USER_ID, 0)
-        await end_key(USER_KEY)
+        await self.end(USER_KEY)
         self.assertIsNone(await start_key(USER_ID, 0))
         self.assertFalse(await self.is_valid(USER_KEY))
 
@@ -413,24 +439,24 @@ class GenerationTest(MongoTest):
     @gen_test
     async def test_the_end_of_a_key_that_is_not_valid_changes_nothing(self) -> None:
         await start_key(USER_ID, 0)
-        await end_key(USER_KEY)
+        await self.end(USER_KEY)
         second = await start_key(USER_ID, 1)
         before = list(self.database.auth.find())
         for key in (USER_KEY, UNKNOWN_KEY, user_hash(USER_ID, 2)):
-            await end_key(key)
+            await self.end(key)
         self.assertEqual(list(self.database.auth.find()), before)
         self.assertTrue(await self.is_valid(str(second)))
 
     @gen_test
     async def test_a_key_that_is_ended_twice_at_once_ends_one_generation(self) -> None:
         await start_key(USER_ID, 0)
-        await asyncio.gather(*[end_key(USER_KEY) for _ in range(10)])
-        self.assertEqual(await AuthDB.get_generation(USER_KEY), 1)
+        await asyncio.gather(*[self.end(USER_KEY) for _ in range(10)])
+        self.assertEqual((await AuthDB.find_document(USER_KEY) or {})["generation"], 1)
 
     @gen_test
     async def test_no_clear_key_is_stored(self) -> None:
         await start_key(USER_ID, 0)
-        await end_key(USER_KEY)
+        await self.end(USER_KEY)
         second = str(await start_key(USER_ID, 1))
         stored = str(list(self.database.auth.find()))
         for half in (USER_KEY[:28], USER_KEY[28:], second[28:]):

@@ -16,6 +16,10 @@ from indico.core.commands.new.project.names import OLD, check_name, rename_files
 
 # Files and folders about the boilerplate itself.
 LEFT_BEHIND = (
+    *(
+        f".ci/{name}"
+        for name in ("all", "containers.sh", "debian.sh", "house.py", "lib.sh", "lowest.py", "readme.py")
+    ),
     "CHANGELOG.md",
     "bench",
     "docs/original.rst",
@@ -23,7 +27,9 @@ LEFT_BEHIND = (
     f"{OLD}/core/commands/new/project",
     f"{OLD}/tests/core/commands/new/test_project.py",
     f"{OLD}/tests/test_data_of_2015.py",
+    f"{OLD}/tests/test_repository.py",
 )
+CI_RUN = Path(__file__).parent / "templates" / "ci_run.txt"  # of a copy
 
 
 def add_command(commands: Any) -> None:
@@ -64,6 +70,7 @@ def make_project(folder: Path, also: str = "", without: str = "") -> str:
     for path in list(files):
         if any(path == left or path.startswith(f"{left}/") for left in LEFT_BEHIND):
             remove_file(files, path)
+    files[".ci/run"] = CI_RUN.read_bytes()
     replace_in(files, f"{OLD}/core/commands/new/__main__.py", f'    "{OLD}.core.commands.new.project",\n', "")
     replace_in(files, "README.md", f"^`python -m {OLD}.new project.*\n", "")
     replace_in(files, "README.md", "^bench/ .*\n", "")

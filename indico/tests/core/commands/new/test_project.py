@@ -120,7 +120,7 @@ class CopyTest(ProjectTest):
     @slow
     def test_without_ruff_it_says_how_to_get_it(self) -> None:
         with mock.patch.object(importlib.util, "find_spec", return_value=None):
-            self.assertIn("pip install -e '.[check]'", make_project(self.folder / "shop"))
+            self.assertIn("pip install -e '.[dev]'", make_project(self.folder / "shop"))
 
     def test_without_git_what_it_would_ignore_is_left_behind(self) -> None:
         for path in ("setup.py", "a/b.py", "a/b.pyc", "build/c", "a/build/d", ".git/e", "docs/_build/f"):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import json
 import subprocess
 import sys
 from contextlib import redirect_stdout
@@ -23,6 +24,7 @@ MADE = (
     "indico/tests/routes/test_tea_party.py",
     "indico/tests/db/test_tea_party_db.py",
 )
+FIELDS = '    "title": (str, True),\n    "note": (str, False),\n'
 
 
 class RouteTest(CheckoutTest):
@@ -59,6 +61,48 @@ class AddedTest(RouteTest):
         self.assertIn("OK", self.run_python("-m", "unittest", *modules))
 
     @slow
+    def test_its_tests_survive_another_schema(self) -> None:
+        self.add("tea_party")
+        path = self.copy / "indico/db/tea_party_db.py"
+        text = path.read_text().replace("import Annotated", "import Annotated, Any, Literal")
+        before, after = text.replace("\nfrom typing ", "\nimport datetime\nfrom typing ", 1).split(FIELDS)
+        for fields in (
+            '"item": (str, True), "count": (int, True), "paid": (bool, False),',
+            '"tags": (list[str], True), "size": (Literal["s", "m"], True), "at": (int | None, False),',
+            '"anything": (Any, True), "price": (float, False), "address": (dict[str, Any], False),',
+            '"day": (datetime.date, False), "items": (list[dict[str, int]], True), "any": (list, False),',
+        ):
+            with self.subTest(fields):
+                path.write_text(before + fields + after)
+                modules = [name[:-3].replace("/", ".") for name in MADE if "/tests/" in name]
+                self.assertIn("OK", self.run_python("-m", "unittest", *modules))
+
+    @slow
+    def test_its_description_has_its_schema_its_page_and_its_404(self) -> None:
+        self.add("tea_party")
+        script = (
+            "import json\n"
+            "from indico.batteries.openapi import describe_application\n"
+            "from indico.server import make_app\n"
+            "print(json.dumps(describe_application(make_app())))"
+        )
+        document = json.loads(self.run_python("-c", script))
+        paths = {
+            path.rpartition("/")[2]: operations["post"]
+            for path, operations in document["paths"].items()
+            if path.startswith("/tea_party/")
+        }
+        self.assertEqual(set(paths), {"create", "find", "page", "update", "remove"})
+        with_404 = {action for action, operation in paths.items() if "404" in operation["responses"]}
+        self.assertEqual(with_404, {"find", "update", "remove"})
+        body = paths["create"]["requestBody"]["content"]["application/json"]["schema"]
+        fields = body["properties"]["tea_party"]
+        self.assertEqual(list(fields["properties"]), ["title", "note"])
+        self.assertEqual((fields["additionalProperties"], fields["minProperties"]), (False, 1))
+        page = document["components"]["schemas"]["TeaPartyPage"]
+        self.assertEqual(list(page["properties"]["items"]["items"]["properties"]), ["_id", "title", "note"])
+
+    @slow
     def test_the_server_serves_a_new_route(self) -> None:
         self.add("tea_party")
         script = "from indico.server import ROUTES; print(ROUTES[-1][0])"
@@ -90,7 +134,7 @@ class AddedTest(RouteTest):
 
     def test_without_ruff_it_says_how_to_get_it(self) -> None:
         with mock.patch.object(importlib.util, "find_spec", return_value=None):
-            self.assertIn("pip install -e '.[check]'", self.add("tea_party"))
+            self.assertIn("pip install -e '.[dev]'", self.add("tea_party"))
 
     @slow
     def test_names_of_any_usual_length_leave_the_code_as_clean(self) -> None:
