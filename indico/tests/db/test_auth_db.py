@@ -38,6 +38,11 @@ class AuthDBTest(MongoTest):
             self.assertIsNone(await AuthDB.get_user_id(key))
 
     @gen_test
+    async def test_a_key_with_another_second_half_has_none(self) -> None:
+        await AuthDB.save_key(USER_KEY, USER_ID)
+        self.assertIsNone(await AuthDB.get_user_id(USER_KEY[:28] + 28 * "0"))
+
+    @gen_test
     async def test_no_part_of_a_key_is_stored(self) -> None:
         await AuthDB.save_key(USER_KEY, USER_ID)
         stored = str(self.database.auth.find_one())
