@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import asyncio
 
+from tornado.httputil import HTTPHeaders, HTTPServerConnectionDelegate, RequestStartLine
+
 from indico import config
 from indico.core.hooks import Application
-from indico.core.http.asgi import Receive, Scope, Send, reject_request, serve_request
+from indico.core.http.asgi import Receive, Scope, Send, serve_request
+from indico.core.http.filters import FilteredApplication
 from indico.core.lifecycle import lifespan
 from indico.core.serving import configure_logging
 from indico.core.tasks import spawn
@@ -18,23 +21,31 @@ from indico.server import make_app
 from indico.utils import LOGGER
 
 
+def reject(line: RequestStartLine, headers: HTTPHeaders) -> RequestStartLine:
+    raise Unavailable("The server can not start; its log says why")
+
+
+NOT_STARTED = FilteredApplication(HTTPServerConnectionDelegate(), reject)
+
+
 class ASGIApplication:
     """An ASGI application that serves a Tornado application: the given one, or else `make_app()`."""
 
     def __init__(self, served: Application | None = None) -> None:
         self._served = served
-        self._started: asyncio.Future[Application | None] | None = None  # None: it can't start
+        self._started: asyncio.Future[None] | None = None  # done when the first request has started it
+
+    @property
+    def _running(self) -> Application | None:
+        served = self._served
+        is_running = served is not None and (served.state.running or served.state.draining)
+        return served if is_running else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            served = self._served
-            if served is None or not (served.state.running or served.state.draining):
-                served = await self._start()
-            if served is None:
-                error = Unavailable("The server can not start; its log says why")
-                await reject_request(scope, receive, send, error)
-            else:
-                await serve_request(served, scope, receive, send)
+            if self._running is None:
+                await self._start()
+            await serve_request(self._running or NOT_STARTED, scope, receive, send)
         elif scope["type"] == "lifespan":
             await self._run_lifespan(receive, send)
         elif scope["type"] == "websocket":
@@ -58,21 +69,21 @@ class ASGIApplication:
         else:
             await send({"type": "lifespan.shutdown.complete"})
 
-    async def _start(self) -> Application | None:
+    async def _start(self) -> None:
         """Start without lifespan events. Some servers and frameworks send none."""
         loop = asyncio.get_running_loop()
         if self._started is None or self._started.get_loop() is not loop:
             self._started = loop.create_future()
             spawn(self._run(self._started))
-        return await asyncio.shield(self._started)  # other requests wait for it too
+        await asyncio.shield(self._started)  # other requests wait for it too
 
-    async def _run(self, started: asyncio.Future[Application | None]) -> None:
+    async def _run(self, started: asyncio.Future[None]) -> None:
         """Run until the event loop ends, which cancels its tasks."""
         configure_logging()
         try:
             self._served = self._served or make_app()
             async with lifespan(self._served):
-                started.set_result(self._served)
+                started.set_result(None)
                 await asyncio.Event().wait()
         except config.SettingError as error:
             LOGGER.critical("%s", error)

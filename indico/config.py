@@ -31,6 +31,7 @@ SHUTDOWN_TIMEOUT = environment.number("SHUTDOWN_TIMEOUT", 10, 0, 3600)  # second
 REQUEST_TIMEOUT = environment.number("REQUEST_TIMEOUT", 60, 0.01, YEAR)  # seconds
 MAX_BODY_SIZE = environment.whole("MAX_BODY_SIZE", 1024 * 1024, 1, 2**31)  # bytes
 MAX_UPLOADS = environment.whole("MAX_UPLOADS", 4 * 1024**3, 1, 2**63)  # bytes of files in requests
+MAX_ACTIONS = environment.whole("MAX_ACTIONS", 0, 0, 2**31)  # running in a process; 0: no limit
 
 # Connections
 HEADER_TIMEOUT = environment.number("HEADER_TIMEOUT", 10, 0.01, YEAR)  # seconds, for the first headers

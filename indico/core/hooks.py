@@ -54,6 +54,7 @@ class ServerState:
     """The state of a running server."""
 
     in_flight: set[RequestInFlight] = field(default_factory=set)  # requests without a response
+    actions: set[RequestInFlight] = field(default_factory=set)  # requests whose actions are running
     running: bool = False  # within the application's lifespan
     missing: set[str] = field(default_factory=set)  # names of start-up work that is not done yet
     draining: bool = False  # the server is shutting down

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
 from http.client import responses
 from types import NoneType
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter
 from pydantic_core import to_jsonable_python
@@ -40,6 +40,7 @@ SECURITY = {
     "indico_key": {"type": "apiKey", "in": "header", "name": "indico_key"},
     "bearer": {"type": "http", "scheme": "bearer"},
 }
+STREAMS = (AsyncGenerator, AsyncIterable, AsyncIterator)
 STATUS = re.compile(r"^(\d{3}): (.+)\n?", re.MULTILINE)  # within a docstring
 
 
@@ -94,13 +95,19 @@ class OpenAPIDocument:
             media = "multipart/form-data" if any(map(takes_uploads, kinds)) else "application/json"
             operation["requestBody"] = {"required": True, "content": {media: {"schema": body}}}
             occurring |= {400, 415}
-        result = self.refer(read_result(function), "serialization")
+        returned = read_result(function)
+        is_stream = get_origin(returned) in STREAMS or inspect.isasyncgenfunction(inspect.unwrap(function))
+        if is_stream:
+            returned = next(iter(get_args(returned)), Any)
+        result = self.refer(returned, "serialization")
         operation["responses"] = {
             str(status): describe_response(status, meanings.get(status), result if status == 200 else TEXT)
             for status in sorted(occurring)
         }
         if is_page and handler.content_type:
             operation["responses"]["200"]["content"] = {handler.content_type.partition(";")[0]: {}}
+        if is_stream:
+            describe_stream(operation["responses"]["200"])
         self.paths.setdefault(path, {}).setdefault("get" if is_page else "post", operation)
 
     def describe_types(self) -> dict[str, Schema]:
@@ -150,3 +157,25 @@ def describe_response(status: int, meaning: str | None, data: Schema) -> dict[st
         seconds = {"description": "Seconds to wait before the next try", "schema": {"type": "integer"}}
         response["headers"] = {"Retry-After": seconds}
     return response
+
+
+def describe_stream(response: dict[str, Any]) -> None:
+    """Make the response a stream: its envelope is then that of each event, and the schema is of an event."""
+    [envelope] = response["content"].values()
+    properties = {"status": {"type": "integer"}, "data": TEXT}
+    error = {"type": "object", "required": list(properties), "properties": properties}
+    events = [
+        describe_event(
+            "message", {"contentMediaType": "application/json", "contentSchema": envelope["schema"]}
+        ),
+        describe_event("error", {"contentMediaType": "application/json", "contentSchema": error}),
+        describe_event("end", {"const": "null"}),
+    ]
+    response["content"] = {"text/event-stream": {"schema": {"anyOf": events}}}
+
+
+def describe_event(name: str, data: Schema) -> Schema:
+    """The schema of a server-sent event. An event without a name is a "message" to its reader."""
+    fields = {"event": {"const": name}, "data": {"type": "string", **data}}
+    required = ["data"] if name == "message" else list(fields)
+    return {"type": "object", "required": required, "properties": fields, "additionalProperties": False}

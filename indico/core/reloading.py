@@ -29,7 +29,6 @@ def restart() -> None:
 
 def execute(command: list[str]) -> None:
     """Replace the program that this process runs. Does not return."""
-    sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", MODULE, *command])
 
 

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Coroutine, Generator
+from collections.abc import AsyncIterator, Coroutine, Generator
+from contextlib import aclosing
 from typing import Any
 
 from tornado.ioloop import IOLoop
@@ -44,7 +45,7 @@ def spawn(coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
 class Prompt:
     """
     Wraps a coroutine. It runs in the task that awaits it. If no task awaits it before the next iteration of
-    the loop, it runs as a separate task.
+    the loop, it runs as a separate task. If its result is an async generator, that can be iterated over.
     """
 
     __slots__ = ("_coroutine", "_handle", "_task")
@@ -64,6 +65,12 @@ class Prompt:
             return self._task.__await__()
         self._handle.cancel()
         return coroutine.__await__()
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        """Iterate over the result, an async generator."""
+        async with aclosing(await self) as values:
+            async for value in values:
+                yield value
 
 
 async def await_outcome(outcome: Any) -> Any:

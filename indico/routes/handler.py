@@ -6,27 +6,27 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 from indico.core.decorators import check_name, get_info
 from indico.core.http.encoding import JSONEncoder as JSONEncoder
 from indico.core.http.envelope import name_request
-from indico.core.http.request_handler import LimitedHandler
+from indico.core.http.streams import StreamHandler
 from indico.core.log import LOGGER
 from indico.core.tasks import LATER
 from indico.error import RouteNotFound
 
 
-class IndicoHandler(LimitedHandler):
+class IndicoHandler(StreamHandler):
     """
     Turns `POST /<route>/<action>` into a call of the method `<action>` with the body.
 
     If the action returns an awaitable, its result is the data of the response. If it is a plain function, its
-    return value is the data. If that is None, the request stays open until the action calls `respond`. An
-    IndicoError that the action raises becomes the response, and any other exception becomes a ServerError. An
-    action that takes longer than `request_timeout` is cancelled, and the response is 504. If the client
-    disconnects, the action is cancelled.
+    return value is the data. If that is None, the request stays open until the action calls `respond`. If it
+    is an async generator, each value is sent as an event. An IndicoError that the action raises becomes the
+    response, and any other exception becomes a ServerError. An action that takes longer than
+    `request_timeout` is cancelled, and the response is 504. If the client disconnects, it is cancelled, too.
     """
 
     SUPPORTED_METHODS = ("GET", "HEAD", "OPTIONS", "POST")  # all others are 405
@@ -51,13 +51,16 @@ class IndicoHandler(LimitedHandler):
         try:
             function = self.find_action(action)
             self.action = action
+            self.count_action()
             await self.run_hooks()
             outcome = function(self, self.request.body)
             if inspect.isawaitable(outcome):
                 outcome = await outcome
             elif outcome is None:
                 outcome = LATER
-            if outcome is LATER:
+            if isinstance(outcome, AsyncGenerator):
+                await self.send_events(outcome)
+            elif outcome is LATER:
                 await self.wait_for_response()
             elif outcome is not None or not self.has_response:
                 self.respond(outcome)

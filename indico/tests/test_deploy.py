@@ -16,9 +16,11 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 import unittest
 from collections import Counter
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -76,15 +78,23 @@ def has_grown(counter: Counter[str], size: int) -> bool:
 
 PREFIX = "location /api/ { proxy_pass http://indico/; proxy_set_header Host $host; }"
 SCRIPT = """
-from indico import server
+import asyncio
+from indico import config, server
 from indico.routes.handler import IndicoHandler
 
 class EchoHandler(IndicoHandler):
     def headers(self, data):
         return dict(self.request.headers)
 
+class ProbeHandler(IndicoHandler):
+    async def follow(self, data):
+        for number in range(3):
+            yield number
+            await asyncio.sleep(0.3)
+
 server.ROUTES.append((r"/echo/(?P<action>[a-zA-Z]+)?", EchoHandler))
-server.main(debug=False)
+server.ROUTES.append((r"/probe/(?P<action>[a-zA-Z]+)?", ProbeHandler))
+server.main(debug=False, port=config.PORT)
 """
 
 
@@ -255,6 +265,18 @@ class NginxTest(ProcessTest):
         headers = self.post("/echo/headers", headers={"X-Mine": "seen", **strange}).data
         self.assertEqual(headers["X-Mine"], "seen")
         self.assertNotIn("of a stranger", headers.values())
+
+    @slow
+    def test_a_stream_arrives_event_by_event(self) -> None:
+        connection = self.connect()
+        connection.request("POST", "/probe/follow")
+        response = connection.getresponse()
+        times = [time.monotonic() for line in response if line.startswith(b"data: {")]
+        connection.close()
+        self.assertEqual(response.headers["Content-Type"], "text/event-stream")
+        self.assertEqual(len(times), 3)
+        for earlier, later in pairwise(times):
+            self.assertGreater(later - earlier, 0.2)
 
     @slow
     def test_metrics_are_not_for_everybody(self) -> None:

@@ -14,6 +14,7 @@ import tempfile
 import unittest
 from pathlib import Path
 
+from indico.tests.mocks import LOGIN_DATA
 from indico.tests.testutils import slow
 from indico.tests.testutils.mongo import DatabaseTest
 from indico.tests.testutils.pages import (
@@ -29,11 +30,18 @@ from indico.tests.testutils.pages import (
     read_blocks,
     run_python,
 )
-from indico.tests.testutils.process import make_environment
+from indico.tests.testutils.process import ServerProcess, make_environment
 from indico.tests.testutils.strict import StrictTest
 
 COPIED = ("setup.cfg", "setup.py", "req.txt", "pyproject.toml", "README.md")
 SERVER = "indico/server.py"
+COUNT_SERVER = """
+from indico import server
+from indico.routes.count import CountRoute
+
+server.ROUTES.append(CountRoute)
+server.main(debug=False, port=0)
+"""
 
 
 def read_files(*pages: str) -> dict[str, str]:
@@ -240,6 +248,24 @@ class CopyTest(DatabaseTest):
         files = read_files(*list_pages())
         self.write(files)
         self.run_modules(files)
+
+    @slow
+    def test_the_javascript_of_the_guide_reads_a_stream(self) -> None:
+        if shutil.which("node") is None:
+            self.skipTest("node is not installed")
+        self.write(read_files("streams.rst"))
+        [block] = read_blocks("streams.rst", "javascript")
+        environment = {"PYTHONPATH": str(self.copy), **NOT_COVERED}
+        with ServerProcess(folder=self.copy, script=COUNT_SERVER, **environment) as server:
+            key = server.post("auth/login", LOGIN_DATA)["data"]["indico_key"]
+            script = block.code.replace('"/count/up"', f'"{server.url}/count/up"').replace("20", "3")
+            run = subprocess.run(
+                ["node", "--input-type=module"],
+                input=f'{script}\nawait countUp("{key}");\nawait countUp("").catch(console.log);',
+                capture_output=True,
+                text=True,
+            )
+        self.assertIn("0\n1\n2\nError: User not authenticated\n", run.stdout, run.stderr)
 
     @slow
     def test_the_migration_of_the_guide_runs_once(self) -> None:

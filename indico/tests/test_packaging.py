@@ -4,6 +4,7 @@ What a release would be: an sdist that holds the checkout, and a wheel, made fro
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
@@ -53,6 +54,35 @@ def list_files(folder: Path) -> set[str]:
         for path in folder.rglob("*")
         if path.is_file() and path.suffix != ".pyc"
     }
+
+
+class RequirementsTest(unittest.TestCase):
+    def test_req_txt_may_be_edited_as_people_edit_it(self) -> None:
+        if not ((ROOT / "setup.py").exists() and importlib.util.find_spec("setuptools")):
+            raise unittest.SkipTest("this is no checkout, or setuptools is not installed")
+        with tempfile.TemporaryDirectory(prefix="indico-test-") as folder:
+            for path in ("setup.py", "README.md", "LICENSE", "indico/__init__.py"):
+                target = Path(folder, path)
+                target.parent.mkdir(exist_ok=True)
+                shutil.copy(ROOT / path, target)
+            Path(folder, "req.txt").write_bytes(
+                b"\xef\xbb\xbf# for names\r\nidna>=3  # why\r\n\r\n"
+                b'pywin32 >= 306; sys_platform == "win32"\r\n'
+                b"pymongo [srv, tls] >=4.13, \\\r\n  <5\r\n  tornado~=6.5\r\n"
+                b"shop @ https://example.com/shop.zip#sha256=00\r\n#six\r\n"
+            )
+            run(sys.executable, "setup.py", "-q", "egg_info", folder=Path(folder))
+            requires = Path(folder, "indico.egg-info/requires.txt").read_text().splitlines()
+        for line in (
+            "idna>=3",
+            "pymongo[srv,tls]<5,>=4.13",
+            "tornado~=6.5",
+            "shop @ https://example.com/shop.zip#sha256=00",
+            '[:sys_platform == "win32"]',
+            "pywin32>=306",
+        ):
+            self.assertIn(line, requires)
+        self.assertNotIn("six", requires)
 
 
 @slow

@@ -22,8 +22,8 @@ from indico.core.decorators import (
 from indico.core.http.bodies import form_urlencoded_parse as form_urlencoded_parse
 from indico.core.http.bodies import smart_parse as smart_parse
 from indico.core.http.errors import to_error
+from indico.core.http.upload_handler import read_body
 from indico.core.http.uploads import Upload as Upload
-from indico.core.http.uploads import read_body
 from indico.core.log import LOGGER as LOGGER
 from indico.core.types import TypeMismatch, compile_type
 from indico.error import MissingField

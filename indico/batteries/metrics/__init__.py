@@ -44,8 +44,6 @@ def install(application: Application) -> None:
         MultiProcessCollector(registry, folder)  # type: ignore[no-untyped-call]
     else:
         ProcessCollector(registry=registry)  # of one process: sums over workers would mean nothing
-    if config.PRODUCTION and not config.METRICS_TOKEN:
-        LOGGER.warning("GET /metrics needs no token: set METRICS_TOKEN unless a proxy keeps it private")
     application.hooks.around_request.append(RequestMetrics(own, application.state.in_flight).watch)
     application.hooks.mongo_listeners.append(CommandMetrics(own))
     application.hooks.lifespans.append(partial(lifespan, make_lag(own), folder))
@@ -55,6 +53,8 @@ def install(application: Application) -> None:
 @asynccontextmanager
 async def lifespan(lag: Histogram, folder: str | None, application: Application) -> AsyncIterator[None]:
     """Measure the event loop's lag while the server runs."""
+    if config.PRODUCTION and not config.METRICS_TOKEN and not application.state.worker:
+        LOGGER.warning("GET /metrics needs no token: set METRICS_TOKEN unless a proxy keeps it private")
     if folder is not None:
         register_worker(folder, application.state.worker)
     parent = os.getppid()

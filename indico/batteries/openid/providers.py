@@ -3,8 +3,7 @@ Providers of OpenID Connect: their keys, and the checks of their ID tokens.
 
 An ID token is valid if the provider signed it for our app and it has not expired (OpenID Connect Core 1.0,
 3.1.3.7). The provider's keys are found by discovery when the server starts, and cached for an hour. If a
-token names an unknown key, they are fetched again, but at most once a minute. All logins that need the keys
-wait for the same fetch.
+token names an unknown key, they are fetched again, but at most once a minute.
 """
 
 from __future__ import annotations

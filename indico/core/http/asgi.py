@@ -43,13 +43,6 @@ def serve_request(
     return ASGIConnection(scope, receive, send).serve(guard_hosts(application, address))
 
 
-async def reject_request(scope: Scope, receive: Receive, send: Send, error: IndicoError) -> None:
-    """Respond with `error`, without an application."""
-    connection = ASGIConnection(scope, receive, send)
-    send_error_response(connection, error)
-    await connection.send_written()
-
-
 class ASGIConnection(HTTPConnection):
     """A request of an ASGI server, and its response."""
 
@@ -177,6 +170,11 @@ class ASGIConnection(HTTPConnection):
         self._complete = finished
         if sent is not None and not sent.done():
             sent.set_result(None)
+
+    def close(self) -> None:
+        """End a response that has begun: the server then closes the connection."""
+        if self._begun and not self._finished:
+            self._on_disconnect()
 
     def _on_disconnect(self) -> None:
         self._closed = True

@@ -50,6 +50,10 @@ class ServerConnection(RequestReader, asyncio.Protocol):
             paused.discard(self)
             self._transport.resume_reading()
 
+    def resume_writing(self) -> None:
+        self._server.limits.restart_write_timeout(self)
+        super().resume_writing()
+
     def eof_received(self) -> None:
         self._drop_request()
 

@@ -1,5 +1,5 @@
 """
-The JSON encoder of all responses. docs/database lists what each type becomes.
+The JSON encoder of all responses. docs/routes lists what each type becomes.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def convert(value: Any) -> Any:
 
 
 class JSONEncoder(json.JSONEncoder):
-    """Encodes an ObjectId as a string, a date as UTC milliseconds, and so on. See docs/database."""
+    """Encodes an ObjectId as a string, a date as UTC milliseconds, and so on. See docs/routes."""
 
     def default(self, o: Any) -> Any:
         return convert(o)

@@ -120,6 +120,10 @@ class ConnectionLimits:
         self.remove(connection)
         self._addresses[other] = address
 
+    def restart_write_timeout(self, connection: Limited) -> None:
+        """The client has taken data of a response that is still being written."""
+        self._writing.pop(connection, None)
+
     def count_received(self, size: int) -> None:
         """Check MAX_UNREAD, if the bytes received since the last check may exceed it."""
         limit = config.MAX_UNREAD

@@ -14,13 +14,11 @@ from tornado.web import HTTPError, stream_request_body
 
 from indico import config
 from indico.core.hooks import get_hooks
-from indico.core.http.bodies import smart_parse
 from indico.core.http.envelope import EnvelopeHandler, name_request
-from indico.core.http.uploads import Form, make_form
 from indico.core.log import LOGGER
 from indico.core.mongo.helper import begin_request
 from indico.core.timers import Timer, call_after
-from indico.error import BodyTooLarge, IndicoError, MethodNotAllowed, RequestTimeout
+from indico.error import BodyTooLarge, IndicoError, MethodNotAllowed, RequestTimeout, Unavailable
 
 CALLED_BY_TORNADO = (
     "__init__",
@@ -35,6 +33,7 @@ CALLED_BY_TORNADO = (
     "log_exception",
     "on_connection_close",
     "on_finish",
+    "post",
     "prepare",
     "send_error",
     "set_default_headers",
@@ -50,15 +49,12 @@ class LimitedHandler(EnvelopeHandler):
     task is cancelled after `request_timeout` seconds or when the client disconnects.
     """
 
-    __slots__ = ("_body_size", "_chunks", "_context", "_form", "_task", "_timer")
-    max_body_size: int | None = None  # bytes of a body with files; None: MAX_BODY_SIZE
-    body_timeout: float | None = None  # seconds for receiving such a body; None: BODY_TIMEOUT
+    __slots__ = ("_body_size", "_chunks", "_context", "_task", "_timer")
 
     def _set_up(self, application: Any) -> None:
         super()._set_up(application)
         self._chunks: list[bytes] = []
         self._body_size = 0  # bytes received so far
-        self._form: Form | None = None  # the body, if it may have files
         self._task: asyncio.Task[Any] | None = None  # runs the action
         self._timer: Timer | None = None
 
@@ -70,10 +66,9 @@ class LimitedHandler(EnvelopeHandler):
     @functools.cache
     def overrides_nothing(cls) -> bool:
         """Whether the class overrides no method that Tornado calls. Only then can a handler be lazy."""
-        base = next((kind for kind in cls.__mro__ if "get_action" in vars(kind)), LimitedHandler)
-        expected = [*((name, LimitedHandler) for name in CALLED_BY_TORNADO), ("post", base)]
-        return base is not LimitedHandler and all(
-            getattr(cls, name) is getattr(kind, name) for name, kind in expected
+        base = next((kind for kind in cls.__mro__ if "get_action" in vars(kind)), None)
+        return base is not None and all(
+            getattr(cls, name) is getattr(base, name) for name in CALLED_BY_TORNADO
         )
 
     def start(self) -> None:
@@ -97,63 +92,34 @@ class LimitedHandler(EnvelopeHandler):
     # The body
 
     def prepare(self) -> Awaitable[None] | None:
-        self._form = make_form(self)
         if self._declares_too_much():
             self._reject_body()
-        elif self._form is not None:
-            return self._start_upload(self._form)
         return None
 
-    @property
-    def _max_body(self) -> int:
-        return config.MAX_BODY_SIZE if self._form is None else self._form.limit
+    def _get_max_body(self) -> int:
+        """Return the number of bytes that the body may have."""
+        return config.MAX_BODY_SIZE
 
     def _declares_too_much(self) -> bool:
         head = getattr(self.request.connection, "head", None)
         if head is not None:  # the connection is one of our own server
-            return bool(head.body_size > config.MAX_BODY_SIZE)
+            return bool(head.body_size > self._get_max_body())
         # Tornado accepts a repeated length: "7, 7".
         length = self.request.headers.get("Content-Length", "").partition(",")[0]
-        return length.isdecimal() and float(length) > self._max_body
+        return length.isdecimal() and float(length) > self._get_max_body()
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
-        if self._form is not None:
-            return self._form.feed(chunk)
         self._body_size += len(chunk)
         if self._body_size <= config.MAX_BODY_SIZE:
             self._chunks.append(chunk)
-        elif not self._has_response:
+        else:  # no server passes on more of a body after the response
             self._reject_body()
         return None
 
     def _reject_body(self) -> None:
         self._chunks.clear()
         self.set_header("Connection", "close")
-        self.fail(BodyTooLarge(self._max_body))
-
-    async def _start_upload(self, form: Form) -> None:
-        """Run the action before the body is received. Return when it wants the body or has ended."""
-        connection: Any = self.request.connection
-        connection.set_body_timeout(self.body_timeout or config.BODY_TIMEOUT)
-        post: Any = self.post
-        action = asyncio.ensure_future(post(**self.path_kwargs))
-
-        async def end_upload(**kwargs: Any) -> None:
-            form.end()
-            await action
-
-        setattr(self, "post", end_upload)  # noqa: B010 - Tornado calls it after the body
-        await asyncio.wait((action, form.wanted), return_when=asyncio.FIRST_COMPLETED)
-
-    async def read_fields(self, data: bytes) -> dict[str, Any]:
-        """Return the fields of a body that may have files. No timeout of the action runs meanwhile."""
-        if self._form is None:
-            return smart_parse(data)
-        self._stop_timer()
-        try:
-            return await self._form.read()
-        finally:
-            self._start_timer()
+        self.fail(BodyTooLarge(self._get_max_body()))
 
     # The action
 
@@ -168,31 +134,33 @@ class LimitedHandler(EnvelopeHandler):
         self._chunks.clear()
         begin_request()
         self._task = self._task or asyncio.current_task()
-        self._start_timer()
+        self.start_timer()
         return True
 
-    def _start_timer(self) -> None:
+    def start_timer(self) -> None:
+        """Abort the request after `request_timeout` seconds."""
         timeout = self.request_timeout
         self._timer = None if timeout is None else call_after(timeout, self._on_timeout)
 
-    def _stop_timer(self) -> None:
+    def stop_timer(self) -> None:
+        """Cancel the timeout."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None  # avoids a reference cycle
 
+    def count_action(self) -> None:
+        """Count the action until `end_action`. Raises Unavailable if MAX_ACTIONS are running."""
+        if 0 < config.MAX_ACTIONS <= len(self._state.actions):
+            raise Unavailable("The server is busy")
+        self._state.actions.add(self)
+
     def end_action(self) -> None:
         """Stop the timeout: the action has ended."""
         self._task = None
-        self._stop_timer()
-        if self._form is not None:
-            self._form.close()
+        self._state.actions.discard(self)
+        self.stop_timer()
         if self._is_lazy and self._aborted and not self._has_response:
             self.application.log_request(self)  # Tornado does it for other handlers
-
-    def fail(self, error: BaseException) -> None:
-        if self._form is not None and not self._form.received:
-            self.set_header("Connection", "close")  # the rest of the body is not read
-        super().fail(error)
 
     async def run_hooks(self) -> None:
         """Run the hooks in `before_action`. Their exceptions are not caught."""
@@ -239,7 +207,7 @@ class LimitedHandler(EnvelopeHandler):
     def _find_method_error(self) -> IndicoError:
         if self._declares_too_much():  # Tornado finds some wrong methods before it calls `prepare`
             self.set_header("Connection", "close")
-            return BodyTooLarge(config.MAX_BODY_SIZE)
+            return BodyTooLarge(self._get_max_body())
         try:
             self.check_path()
         except IndicoError as error:

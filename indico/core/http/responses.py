@@ -21,6 +21,7 @@ from tornado.httputil import (
 from tornado.iostream import StreamClosedError
 
 from indico.core.http.head import Head
+from indico.core.http.sockets import limit_unsent
 
 if TYPE_CHECKING:
     from indico.core.http.server import Server
@@ -116,6 +117,9 @@ class ResponseWriter(HTTPConnection):
         else:
             remaining = None
             lines.append("Transfer-Encoding: chunked")
+        if remaining in (None, math.inf):
+            self._transport.set_write_buffer_limits(0)  # `flush` then waits until the client takes the data
+            limit_unsent(self._transport.get_extra_info("socket"))
         if code != 101:
             lines += self._get_connection_header()
         text = "\r\n".join(lines)

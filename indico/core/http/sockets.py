@@ -14,6 +14,7 @@ from typing import Any
 from tornado.netutil import bind_sockets
 
 BACKLOG = 1024  # connections that may wait to be accepted
+MAX_NOT_SENT = 16 * 1024  # bytes
 
 
 def raise_file_limit() -> int:
@@ -24,6 +25,15 @@ def raise_file_limit() -> int:
     except (ValueError, OSError):  # macOS reports no hard limit, but has one
         return soft
     return hard
+
+
+def limit_unsent(connected: socket.socket) -> None:
+    """
+    Keep the kernel's buffer small, MAX_NOT_SENT bytes more than the client has room for. Otherwise it holds
+    megabytes, so that a write does not wait for a slow client, and then waits until a third of them is sent.
+    """
+    with suppress(OSError):  # not a TCP socket
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_NOT_SENT)
 
 
 class ListeningSocket(socket.socket):

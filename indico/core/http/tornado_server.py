@@ -6,15 +6,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 
 from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPHeaders, HTTPServerConnectionDelegate, RequestStartLine
+from tornado.iostream import IOStream
 from tornado.log import gen_log
 
 from indico import config
 from indico.core.http.filters import FilteredApplication
 from indico.core.http.head import LARGEST_HEAD, take_absolute_target
 from indico.core.http.limits import LAST_REQUEST_SECONDS
+from indico.core.http.sockets import limit_unsent
 
 
 def edit_head(line: RequestStartLine, headers: HTTPHeaders) -> RequestStartLine:
@@ -26,6 +29,10 @@ def edit_head(line: RequestStartLine, headers: HTTPHeaders) -> RequestStartLine:
 
 class TornadoServer(HTTPServer):
     """Implements `HTTPServer` (see `limits`)."""
+
+    def handle_stream(self, stream: IOStream, address: Any) -> None:
+        limit_unsent(stream.socket)
+        super().handle_stream(stream, address)
 
     async def wait_until_idle(self) -> None:
         await asyncio.sleep(LAST_REQUEST_SECONDS)

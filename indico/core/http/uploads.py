@@ -8,7 +8,7 @@ import asyncio
 import io
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, BinaryIO, get_args, get_origin
 
@@ -20,9 +20,6 @@ from multipart import (
 )
 
 from indico import config
-from indico.core.decorators import get_info
-from indico.core.http.bodies import check_encoding, smart_parse
-from indico.core.tasks import await_outcome
 from indico.error import BodyTooLarge, IndicoError, InvalidValue, Unavailable
 
 MEMORY = 1024 * 1024  # bytes of a file that are kept in memory; larger files go to disk
@@ -55,35 +52,9 @@ class Upload:
         return {"type": "string", "format": "binary"}
 
 
-def make_form(handler: Any) -> Form | None:
-    """Return the form of a multipart request to an action with files. Returns None for all other requests."""
-    request = handler.request
-    content_type = request.headers.get("Content-Type", "")
-    if request.method != "POST" or not content_type.lower().startswith("multipart/form-data"):
-        return None
-    info = get_info(handler.get_action(str(handler.path_kwargs.get("action"))))
-    files = {name: kind for name, kind in zip(info.fields or (), info.types or ()) if takes_uploads(kind)}
-    return Form(content_type, files, handler.max_body_size or config.MAX_BODY_SIZE) if files else None
-
-
 def takes_uploads(kind: Any) -> bool:
     """Whether the type is `Upload`, or contains it: `Upload | None`, `list[Upload]`."""
     return kind is Upload or any(map(takes_uploads, get_args(kind)))
-
-
-def read_body(pass_fields: Callable[[Any, dict[str, Any]], Any], types: Iterable[Any]) -> Callable[..., Any]:
-    """Return an action that passes the fields of its body on. It waits for the body if one may have files."""
-
-    def parse(self: Any, data: str | bytes) -> Any:
-        if hasattr(self, "request"):  # not if it is called without a handler
-            check_encoding(self.request.headers)
-        return pass_fields(self, smart_parse(data))
-
-    async def receive(self: Any, data: bytes) -> Any:
-        check_encoding(self.request.headers)
-        return await await_outcome(pass_fields(self, await self.read_fields(data)))
-
-    return receive if any(map(takes_uploads, types)) else parse
 
 
 class Storage:

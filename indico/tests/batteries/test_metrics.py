@@ -24,7 +24,9 @@ from tornado.testing import gen_test
 
 import indico
 from indico import config, db
+from indico.batteries import metrics
 from indico.batteries.metrics import sharing
+from indico.core.hooks import Application
 from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler
 from indico.server import make_app
@@ -206,17 +208,28 @@ class MissingTest(StrictTest):
 
 
 class ProductionTest(StrictTest):
-    def test_production_says_when_everybody_may_read_the_page(self) -> None:
+    def test_production_says_once_when_everybody_may_read_the_page(self) -> None:
+        async def run(application: Application) -> None:
+            async with metrics.lifespan(mock.Mock(), None, application):
+                pass
+
         sentence = "GET /metrics needs no token: set METRICS_TOKEN unless a proxy keeps it private"
-        for production, token in ((True, ""), (True, "secret"), (False, "")):
+        for production, token, worker, says in (
+            (True, "", None, True),
+            (True, "", 0, True),
+            (True, "", 1, False),
+            (True, "secret", None, False),
+            (False, "", None, False),
+        ):
+            application = Application(database=db)
+            application.state.worker = worker
             with (
-                mock.patch.object(config, "PRODUCTION", production),
-                mock.patch.object(config, "METRICS_TOKEN", token),
+                self.subTest(production=production, token=token, worker=worker),
+                mock.patch.multiple(config, PRODUCTION=production, METRICS_TOKEN=token),
                 mock.patch.object(LOGGER, "warning") as warning,
             ):
-                make_app()
-            says = mock.call(sentence) in warning.mock_calls
-            self.assertEqual(says, production and not token)
+                asyncio.run(run(application))
+                self.assertEqual(warning.mock_calls, [mock.call(sentence)] if says else [])
 
 
 class NotSharedTest(StrictTest):

@@ -12,12 +12,14 @@ import re
 import subprocess
 import sys
 import unittest
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from pydantic import BaseModel
 from tornado.web import RequestHandler
 
+import indico.openapi
 from indico import config
 from indico.batteries import openapi
 from indico.batteries.openapi import describe_application
@@ -28,7 +30,7 @@ from indico.routes.handler import IndicoHandler
 from indico.routes.user import UserRoute
 from indico.server import make_app
 from indico.tests.testutils import slow
-from indico.tests.testutils.process import ProcessTest, make_environment
+from indico.tests.testutils.process import ProcessTest, make_environment, run_main
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
 from indico.utils import type_check, unpack
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from collections import OrderedDict
 
 VALUE = {"$ref": "#/components/schemas/Value"}
-
+INTEGER = {"type": "integer", "format": "int64"}
 
 needs_validator = unittest.skipUnless(
     importlib.util.find_spec("openapi_spec_validator"), "openapi-spec-validator is not installed"
@@ -81,6 +83,16 @@ class TeaHandler(IndicoHandler):
 
     @type_check(bytes)
     def taste(self, data: bytes) -> OrderedDict[str, int]:
+        raise NotImplementedError
+
+    @auth
+    async def steep(self) -> AsyncIterator[list[int]]:
+        yield []
+
+    async def smell(self, data: bytes):  # type: ignore[no-untyped-def]
+        yield None
+
+    def stir(self, data: bytes) -> AsyncGenerator[Leaf, None]:
         raise NotImplementedError
 
     def _clean(self, data: bytes) -> None: ...
@@ -129,7 +141,8 @@ class PathsTest(StrictTest):
         ours = [
             path for path in self.document["paths"] if re.match("/(tea|endless|cups|nothing|tornado)", path)
         ]
-        self.assertEqual(ours, ["/tea/brew", "/tea/pour", "/tea/taste", "/endless/wait", "/cups/{cup}.txt"])
+        tea = [f"/tea/{action}" for action in ("brew", "pour", "taste", "steep", "smell", "stir")]
+        self.assertEqual(ours, [*tea, "/endless/wait", "/cups/{cup}.txt"])
         self.assertIn("/openapi.json", self.document["paths"])
 
     def test_an_action_is_described_by_its_docstring(self) -> None:
@@ -169,6 +182,25 @@ class PathsTest(StrictTest):
         self.assertEqual(self.data("/tea/brew", 409), {"type": "string"})
         self.assertEqual(self.data("/tea/pour"), VALUE)
         self.assertEqual(self.data("/tea/taste"), VALUE)
+
+    def test_a_stream_is_described_by_the_envelopes_of_its_events(self) -> None:
+        for action, data in (
+            ("steep", {"type": "array", "items": INTEGER}),
+            ("smell", VALUE),
+            ("stir", {"$ref": "#/components/schemas/Leaf"}),
+        ):
+            with self.subTest(action):
+                responses = self.describe(f"/tea/{action}")["responses"]
+                self.assertEqual(list(responses["200"]["content"]), ["text/event-stream"])
+                events = responses["200"]["content"]["text/event-stream"]["schema"]["anyOf"]
+                self.assertEqual(
+                    [event["properties"]["event"]["const"] for event in events],
+                    ["message", "error", "end"],
+                )
+                envelope = events[0]["properties"]["data"]["contentSchema"]["properties"]
+                self.assertEqual(envelope, {"status": {"const": 200}, "data": data})
+                self.assertEqual(list(responses["504"]["content"]), ["application/json"])
+        self.assertIn("Leaf", self.document["components"]["schemas"])
 
     def test_the_statuses_are_those_that_occur(self) -> None:
         def statuses(path: str, method: str = "post") -> list[int]:
@@ -223,6 +255,18 @@ class DefaultTest(StrictTest):
         self.assertEqual(
             (schema["required"], schema["properties"]), ([], {"anything": {**VALUE, "default": 1.5}})
         )
+
+
+class CommandTest(StrictTest):
+    def test_it_prints_the_document_that_the_server_serves(self) -> None:
+        self.assertEqual(json.loads(run_main(indico.openapi)), describe_application(make_app()))
+
+    @slow
+    def test_it_needs_no_mongodb_and_no_settings(self) -> None:
+        environment = make_environment({"MONGODB": "mongodb://127.0.0.1:1", "INDICO_ENV": "production"})
+        del environment["USER_SALT"]
+        printed = subprocess.check_output([sys.executable, "-m", "indico.openapi"], env=environment)
+        self.assertIn("/auth/login", json.loads(printed)["paths"])
 
 
 class ServedTest(ServerTest):
@@ -290,10 +334,12 @@ class ProductionTest(StrictTest):
 RICH_SERVER = """
 from __future__ import annotations
 import datetime, enum, uuid
+from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 from typing_extensions import NotRequired, TypedDict
 from indico import server
+from indico.error import InvalidValue
 from indico.routes.handler import IndicoHandler
 from indico.utils import type_check, unpack
 from indico.utils.auth.auth_utils import auth
@@ -325,6 +371,14 @@ class RichHandler(IndicoHandler):
     @type_check(Colour, datetime.date, datetime.datetime, uuid.UUID | None, Name)
     async def paint(self, colour: Colour, day: Any, at: Any, id: Any, note: str) -> list[str | None]:
         return [colour, day.isoformat(), at.isoformat(), id and str(id), note]
+
+    @unpack("count", "last")
+    @type_check(int, Tea)
+    async def pour(self, count: int, last: Tea) -> AsyncIterator[Tea]:
+        if count < 0:
+            raise InvalidValue("There is no such tea")
+        for _ in range(min(count, 3)):
+            yield last.model_dump()
 
     @auth
     @unpack("anything")
@@ -402,5 +456,6 @@ class SchemathesisTest(ProcessTest):
             "auth.logout",
             "rich.order",
             "rich.paint",
+            "rich.pour",
         ):
             self.assertIn(f"200 {action} ", server.output)

@@ -16,7 +16,7 @@ from types import ModuleType
 from unittest import mock
 
 from indico.core import reloading
-from indico.tests.testutils.process import make_folder, remove_folder
+from indico.tests.testutils.process import make_folder, remove_folder, run_main
 from indico.tests.testutils.strict import StrictTest
 
 
@@ -67,6 +67,10 @@ class ReloadingTest(StrictTest):
         sys.path[0] = ""
         command = (str(self.script), "--port", "1")
         self.assertEqual(self.run_command(*command), f"__main__ {list(command)} found\n")
+
+    def test_it_is_a_command(self) -> None:
+        self.script.write_text("import sys; print(sys.argv)")
+        self.assertEqual(run_main(reloading, str(self.script), "-x"), f"['{self.script}', '-x']\n")
 
     def test_a_module_runs_with_its_arguments(self) -> None:
         self.script.write_text("import sys; print(__name__, sys.argv)")

@@ -14,7 +14,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import nullcontext
 from typing import Any
 from unittest import mock
@@ -80,6 +80,10 @@ class ProbeHandler(IndicoHandler):
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         future.set_result(None)
         return future
+
+    async def events(self, data: bytes) -> AsyncIterator[str]:
+        yield "first"
+        yield "second"
 
     def later(self, data: bytes) -> None:
         asyncio.get_running_loop().call_soon(self.respond, "later", 201)
@@ -274,6 +278,13 @@ class OutcomeTest(ProbeTest):
 
     def test_none_from_another_awaitable_is_null(self) -> None:
         self.assert_outcome("awaitable", None)
+
+    def test_the_values_of_an_async_generator_are_events(self) -> None:
+        response = self.call("/probe/events")
+        self.assertEqual(response.headers["Content-Type"], "text/event-stream")
+        events = [line for line in response.body.decode().splitlines() if line]
+        expected = [f'data: {{"status":200,"data":"{value}"}}' for value in ("first", "second")]
+        self.assertEqual(events, [*expected, "event: end", "data: null"])
 
     def test_none_from_a_plain_function_means_later(self) -> None:
         self.assert_outcome("later", "later", 201)

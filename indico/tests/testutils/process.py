@@ -64,6 +64,12 @@ def is_mongod(pid: int) -> bool:
         return False
 
 
+def read_peak(pid: int) -> int:
+    """Return the most memory that the process has had, in kilobytes."""
+    [size] = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    return int(size)
+
+
 def make_folder() -> Path:
     """Make a folder. Pass it to `remove_folder` later."""
     return Path(tempfile.mkdtemp(prefix="indico-test-")).resolve()

@@ -12,7 +12,9 @@ import json
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -28,10 +30,18 @@ from indico.error import Unavailable
 from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler
 from indico.server import make_app
+from indico.tests.core.http.test_hostile import make_post
 from indico.tests.mocks import HEADERS, LOGIN_DATA, USER_KEY
 from indico.tests.testutils import slow
 from indico.tests.testutils.mongo import DatabaseTest
-from indico.tests.testutils.process import PATIENCE, ProcessTest, make_environment, wait_until
+from indico.tests.testutils.process import (
+    PATIENCE,
+    ProcessTest,
+    make_environment,
+    processes_in,
+    read_peak,
+    wait_until,
+)
 from indico.tests.testutils.server import ServerTest
 
 
@@ -482,7 +492,7 @@ class DevelopmentTest(ASGITest):
 
 
 SCRIPT = """
-import asyncio
+import asyncio, json
 from indico import server
 from indico.routes.handler import IndicoHandler
 
@@ -495,6 +505,16 @@ class ProbeHandler(IndicoHandler):
             print("cancelled", flush=True)
             raise
         return "done"
+
+    async def follow(self, data):
+        count, pause = json.loads(data)
+        try:
+            for number in range(count):
+                yield 1000 * "a"
+                if pause:
+                    await asyncio.sleep(pause)
+        finally:
+            print("ended", flush=True)
 
 server.ROUTES.append((r"/probe/(?P<action>[a-zA-Z]+)?", ProbeHandler))
 from indico.asgi import application
@@ -598,6 +618,55 @@ class ASGIServerTest(ProcessTest):
             wait_until(lambda: "cancelled" in self.log.read_text(), "the end of the action")
 
         self.each(test)
+
+    def test_a_stream_arrives_event_by_event(self) -> None:
+        def test(process: subprocess.Popen[str], port: int) -> None:
+            with self.follow(port, 3, 0.3) as client:
+                times = [
+                    time.monotonic()
+                    for part in iter(partial(client.recv, 100_000), b"")
+                    if b"data: {" in part
+                ]
+            self.assertEqual(len(times), 3)
+            self.assertGreater(times[-1] - times[0], 0.5)
+
+        self.each(test)
+
+    def test_a_client_that_leaves_ends_its_stream(self) -> None:
+        def test(process: subprocess.Popen[str], port: int) -> None:
+            for count, (number, pause) in enumerate([(10**9, 0), (2, 3600)], 1):
+                with self.follow(port, number, pause) as client:
+                    client.recv(1000)
+                wait_until(lambda: self.log.read_text().count("ended") == count, "the end", patience=1)  # noqa: B023
+
+        self.each(test)
+
+    def test_many_events_to_a_slow_client_keep_memory_flat(self) -> None:
+        def test(process: subprocess.Popen[str], port: int) -> None:
+            with self.follow(port, 1, 0) as client:
+                client.recv(100_000)
+            before = self.read_peak()
+            with self.follow(port, 30_000, 0) as client:
+                time.sleep(2)
+                received = 0
+                while part := client.recv(1 << 16):
+                    received += len(part)
+                    time.sleep(0.001)
+            self.assertGreater(received, 30_000_000)
+            self.assertLess(self.read_peak() - before, 10_000)
+
+        self.each(test)
+
+    def read_peak(self) -> int:
+        return max(map(read_peak, processes_in(self.folder)))
+
+    def follow(self, port: int, count: int, pause: float) -> socket.socket:
+        """A client that has asked for a stream."""
+        client = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+        client.sendall(
+            make_post(json.dumps([count, pause]).encode(), "POST /probe/follow HTTP/1.1", "Connection: close")
+        )
+        return client
 
     def test_sigterm_lets_a_request_in_flight_finish(self) -> None:
         def test(process: subprocess.Popen[str], port: int) -> None:

@@ -17,6 +17,7 @@ from tornado.web import RequestHandler
 from indico import server
 from indico.core.hooks import Application
 from indico.core.http.dispatch import LazyRequest
+from indico.core.http.head import LazyHeaders
 from indico.core.http.headers import HEADERS
 from indico.routes.handler import IndicoHandler
 from indico.server import make_app
@@ -276,3 +277,11 @@ class LazyRequestTest(StrictTest):
         self.assertLess(request.request_time(), 60)
         with self.assertRaisesRegex(AttributeError, "'LazyRequest' object has no attribute 'nonsense'"):
             request.nonsense  # type: ignore[attr-defined] # noqa: B018
+
+
+class LazyHeadersTest(StrictTest):
+    def test_they_are_tornados_when_something_reads_one(self) -> None:
+        headers = LazyHeaders({b"host": [b"tea.example"], b"x-cup": [b"one", b"two"]})
+        self.assertEqual((headers["Host"], headers.get_list("X-Cup")), ("tea.example", ["one", "two"]))
+        with self.assertRaisesRegex(AttributeError, "'LazyHeaders' object has no attribute 'nonsense'"):
+            headers.nonsense  # type: ignore[attr-defined] # noqa: B018

@@ -9,6 +9,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import AsyncIterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack, suppress
 from pathlib import Path
@@ -47,6 +48,9 @@ class ProbeHandler(IndicoHandler):
 
     def half(self, data: bytes) -> str:
         return LARGE // 2 * "a"
+
+    async def follows(self, data: bytes) -> AsyncIterator[str]:
+        yield await self.waits(data)
 
     async def waits(self, data: bytes) -> str:
         self.test.started.set()
@@ -261,6 +265,53 @@ class UnsentTest(LimitTest):
             self.assertLess(len(await clients[1].receive_all()), LARGE)
             for client in (clients[0], clients[2]):
                 self.assertGreater(len(await client.receive_all()), LARGE // 2)
+
+
+class MaxActionsTest(LimitTest):
+    limits = {"MAX_ACTIONS": 2, "REQUEST_TIMEOUT": SHORT}
+
+    async def begin(self, stack: AsyncExitStack, action: str = "waits") -> Client:
+        client = await self.connect(stack)
+        await client.send(make_request(f"POST /probe/{action} HTTP/1.1"))
+        await self.started.wait()
+        self.started.clear()
+        return client
+
+    async def get_status(self, line: str) -> int:
+        async with AsyncExitStack() as stack:
+            client = await self.connect(stack)
+            await client.send(make_request(f"{line} HTTP/1.1"))
+            self.answer = await client.receive()
+        return int(self.answer.split()[1])
+
+    @gen_test(timeout=PATIENCE)
+    async def test_beyond_the_limit_an_action_is_busy_at_once_and_pages_answer(self) -> None:
+        async with AsyncExitStack() as stack:
+            await self.begin(stack)
+            await self.begin(stack, "follows")
+            with self.assertLogs("indico", "WARNING"):
+                began = time.monotonic()
+                self.assertEqual(await self.get_status("POST /probe/echo"), 503)
+                self.assertLess(time.monotonic() - began, 0.05)
+            self.assertIn(b"\r\nRetry-After: 1\r\n", self.answer)
+            self.assertTrue(self.answer.endswith(b'{"status":503,"data":"The server is busy"}'))
+            for line in ("GET /health", "GET /metrics"):
+                self.assertEqual(await self.get_status(line), 200)
+            for line in ("POST /probe/nope", "POST /nope"):
+                self.assertEqual(await self.get_status(line), 404)
+
+    @gen_test(timeout=PATIENCE)
+    async def test_however_it_ends_an_action_counts_no_more(self) -> None:
+        async with AsyncExitStack() as stack:
+            for action in ("waits", "follows"):
+                timed_out = await self.begin(stack, action)
+                self.assertIn(b"504", await timed_out.receive())
+                left = await self.begin(stack, action)
+                left.socket.close()
+            while self._app.state.actions:
+                await asyncio.sleep(0.01)
+            for _ in range(3):
+                self.assertEqual(await self.get_status("POST /probe/echo"), 200)
 
 
 class StopTest(LimitTest):
@@ -588,12 +639,13 @@ class CrowdTest(ProcessTest):
             "        time.sleep(1.5)\n"
             "        return 'good morning'\n"
             "server.ROUTES.append((r'/sleepy/(?P<action>[a-zA-Z]+)?', SleepyHandler))\n"
-            "server.main(debug=True, port=0)\n"
+            "server.main(debug=True, port=0)\n",
+            LOG_FORMAT="text",
         )
         self.assertNotIn("in nap", process.output)
         self.assertEqual(process.post("sleepy/nap")["data"], "good morning")
         process.wait_for('run.py", line 6, in nap')
-        self.assertIn("WARNING indico: A call has blocked the event loop for more than 1 s", process.output)
+        self.assertIn("A call has blocked the event loop for more than 1 s", process.output)
         self.assertNotIn("in watch", process.output)  # the stack of another thread
         self.assertEqual(process.stop(), 0)
 
