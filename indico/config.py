@@ -8,7 +8,6 @@ and the command line can change it.
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from indico.core.settings import Environment
 from indico.core.settings import SettingError as SettingError
@@ -92,8 +91,9 @@ OTEL_EXPORTER_OTLP_TRACES_ENDPOINT = environment.address("OTEL_EXPORTER_OTLP_TRA
 OTEL_SDK_DISABLED = environment.text("OTEL_SDK_DISABLED")  # true: no traces
 OTEL_TRACES_EXPORTER = environment.text("OTEL_TRACES_EXPORTER")  # none: no traces
 
-# Secrets in files are not loaded here: `read_secret` reads each when it is first used.
 environment.load(globals())
+# Reads the secrets in files. If this were a `def`, mypy would accept any name as a setting.
+globals()["__getattr__"] = environment.make_reader(globals())
 
 
 def check() -> None:
@@ -111,15 +111,3 @@ def check() -> None:
 def override(**variables: str) -> None:
     """Set settings as environment variables of these names would: `override(PORT="5001")`."""
     environment.override(globals(), variables)
-
-
-def read_secret(name: str) -> Any:
-    """Read a secret from its file, when it is first used. Raises SettingError if it can't be read."""
-    if name not in environment.settings:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = environment.read(name)
-    return value
-
-
-# Python calls it for missing names. If it were a `def`, mypy would accept any name as a setting.
-globals()["__getattr__"] = read_secret
