@@ -20,6 +20,7 @@ from indico import config
 
 Document = dict[str, Any]
 Query = Mapping[str, Any] | None
+Client = Any  # its items are its databases; its methods depend on the driver
 Update = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
 DRIVERS = {
@@ -66,14 +67,6 @@ class Database(Protocol):
     async def command(self, command: Any, value: Any = 1, **options: Any) -> Any: ...
     def __getattr__(self, name: str) -> Collection: ...
     def __getitem__(self, name: str) -> Collection: ...
-
-
-class Client(Protocol):
-    """A client. Its items are its databases. Other methods depend on the driver."""
-
-    def close(self) -> Any: ...
-    def __getattr__(self, name: str) -> Any: ...
-    def __getitem__(self, name: str) -> Any: ...
 
 
 def make_client(uri: str, listeners: Iterable[CommandListener]) -> Client:
