@@ -74,7 +74,6 @@ async def drain(application: Application) -> None:
 async def check_settings(application: Application) -> None:
     """Raise SettingError if the server can't start with these settings. Runs once, before the workers."""
     config.check()
-    if not config.PRODUCTION:
-        make_secrets()
+    make_secrets()
     application.database.connect()
     await application.database.close()
