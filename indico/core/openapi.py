@@ -164,18 +164,14 @@ def describe_stream(response: dict[str, Any]) -> None:
     [envelope] = response["content"].values()
     properties = {"status": {"type": "integer"}, "data": TEXT}
     error = {"type": "object", "required": list(properties), "properties": properties}
-    events = [
-        describe_event(
-            "message", {"contentMediaType": "application/json", "contentSchema": envelope["schema"]}
-        ),
-        describe_event("error", {"contentMediaType": "application/json", "contentSchema": error}),
-        describe_event("end", {"const": "null"}),
-    ]
+    events = []
+    for name, data in (
+        ("message", {"contentMediaType": "application/json", "contentSchema": envelope["schema"]}),
+        ("error", {"contentMediaType": "application/json", "contentSchema": error}),
+        ("end", {"const": "null"}),
+    ):
+        fields = {"event": {"const": name}, "data": {**TEXT, **data}}
+        required = ["data"] if name == "message" else list(fields)  # a message has no name
+        schema = {"type": "object", "required": required, "properties": fields, "additionalProperties": False}
+        events.append(schema)
     response["content"] = {"text/event-stream": {"schema": {"anyOf": events}}}
-
-
-def describe_event(name: str, data: Schema) -> Schema:
-    """The schema of a server-sent event. An event without a name is a "message" to its reader."""
-    fields = {"event": {"const": name}, "data": {"type": "string", **data}}
-    required = ["data"] if name == "message" else list(fields)
-    return {"type": "object", "required": required, "properties": fields, "additionalProperties": False}
