@@ -1,11 +1,11 @@
 """
 Limit: `@limit("100/minute")` allows each user that many calls of an action, and LOGIN_RATE limits logins.
 
-Further calls are 429 until the window ends. Calls are counted in MongoDB, in windows of a fixed length, so all
-workers and machines share the count. What is counted is stored as a digest, until its window ends.
+Further calls are 429 until the window ends. Calls are counted in MongoDB, in windows of a fixed length, so
+all workers and machines share the count. What is counted is stored as a digest, until its window ends.
 
-LOGIN_RATE counts per address and per account. A login is the action `login` of any handler. Its account is the
-handler's property `subject`, if there is one. A login whose `subject` is None is not counted.
+LOGIN_RATE counts per address and per account. A login is the action `login` of any handler. Its account is
+the handler's property `subject`, if there is one. A login whose `subject` is None is not counted.
 """
 
 from __future__ import annotations

@@ -277,14 +277,16 @@ class SharedLimitTest(ProcessTest):
     def test_four_processes_let_exactly_100_a_minute_through(self) -> None:
         servers = [self.start(script=LIMITED_SERVER) for _ in range(4)]
         servers[0].post("auth/login", LOGIN_DATA)
-        window, codes = -1, []
+        window = -1.0
+        codes: list[int] = []
+
+        def call(server: Any) -> None:
+            codes.extend(server.fetch("tea/drink", headers=HEADERS).status for _ in range(15))
+
         while window != time.time() // 60:  # all calls are to be within one window
-            window, codes = time.time() // 60, []
-
-            def call(number: int) -> None:
-                codes.extend(servers[number % 4].fetch("tea/drink", headers=HEADERS).status for _ in range(15))
-
-            threads = [threading.Thread(target=call, args=(number,)) for number in range(12)]
+            window = time.time() // 60
+            codes.clear()
+            threads = [threading.Thread(target=call, args=(servers[number % 4],)) for number in range(12)]
             for thread in threads:
                 thread.start()
             for thread in threads:
