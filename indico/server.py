@@ -35,6 +35,7 @@ BATTERIES: list[str] = [  # modules, each with one install(application)
     "indico.batteries.openapi",
     "indico.batteries.openid",
     "indico.batteries.opentelemetry",
+    "indico.batteries.password",
     "indico.batteries.sentry",
 ]
 

@@ -207,3 +207,4 @@ class ResponseWriter(HTTPConnection):
     def resume_writing(self) -> None:
         if not self._drained.done():
             self._drained.set_result(None)
+        self._drained = self._server.done  # not the future that a caller may have cancelled

@@ -117,7 +117,7 @@ async def _run(action: Action, handler: Any, key: str, args: tuple[Any, ...]) ->
 
 def _authenticate(handler: Any, key: str, owner: Document) -> None:
     handler.key, handler.key_owner = key, owner
-    handler.user_id, handler.roles = owner["user_id"], owner["roles"]
+    handler.user_id, handler.roles = owner["user_id"], [*owner["roles"]]
     if owner["name"] is not None:
         hour = current_time() // HOUR * HOUR
         if owner["used"] != hour:

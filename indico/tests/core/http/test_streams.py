@@ -18,6 +18,7 @@ from unittest import mock
 from tornado.httpclient import HTTPResponse
 from tornado.testing import gen_test
 
+import indico.db.auth_db as AuthDB
 from indico import config
 from indico.asgi import ASGIApplication
 from indico.core.http import limits, streams
@@ -27,10 +28,10 @@ from indico.core.mongo import key_cache
 from indico.error import IndicoError, Unavailable
 from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler
-from indico.tests.core.http.test_asgi import Exchange
 from indico.tests.core.http.test_hostile import Client, make_post
-from indico.tests.mocks import HEADERS, LOGIN_DATA
+from indico.tests.mocks import HEADERS, LOGIN_DATA, USER_KEY
 from indico.tests.mocks.request_mock import RequestHandler
+from indico.tests.test_asgi import Exchange
 from indico.tests.testutils import slow
 from indico.tests.testutils.process import ProcessTest, ServerProcess, linux, read_peak
 from indico.tests.testutils.server import ServerTest
@@ -351,7 +352,10 @@ class LeavingTest(StreamTest):
 
     @gen_test(timeout=PATIENCE)
     async def test_a_client_that_leaves_while_nothing_comes_ends_the_generator(self) -> None:
-        await self.assert_ends("waits", self.started.is_set, wait=0, then=3600)
+        with self.assertLogs("indico", "INFO") as log:
+            await self.assert_ends("waits", self.started.is_set, wait=0, then=3600)
+        self.assertEqual([line for line in log.output if "200 probe.waits" not in line], [])
+        self.assertEqual(len(log.output), 2)
 
     @gen_test(timeout=PATIENCE)
     async def test_a_client_that_leaves_without_reading_ends_the_generator(self) -> None:
@@ -484,8 +488,9 @@ class AuthTest(StreamTest):
         self.assert_stream(self.call("keyed", count=2), 2 * make_event(user_id), END)
         self.assert_answer(self.call("keyed", headers={}, count=1), 401, "User not authenticated")
         self.assert_answer(self.call("keyed"), 400, "count field was not provided")
-        with mock.patch.object(key_cache, "find", return_value={"user_id": "cached", "roles": []}):
-            self.assert_stream(self.call("keyed", count=1), make_event("cached"), END)
+        owner = self.io_loop.run_sync(lambda: AuthDB.get_user_id(USER_KEY))
+        with mock.patch.object(key_cache, "find", return_value=owner):
+            self.assert_stream(self.call("keyed", count=1), make_event(user_id), END)
 
     @gen_test
     async def test_a_unit_test_may_iterate_over_an_action(self) -> None:
