@@ -64,6 +64,9 @@ FACEBOOK_GRAPH_URL = environment.address("FACEBOOK_GRAPH_URL", "https://graph.fa
 # The battery limit
 LOGIN_RATE = environment.rate("LOGIN_RATE", "10/minute")  # logins per address and per oauth_id
 
+# The battery idempotency
+IDEMPOTENCY_LIFETIME = environment.number("IDEMPOTENCY_LIFETIME", 24 * 3600, 1, YEAR)  # seconds
+
 # The battery cors
 CORS_ORIGINS = environment.origins("CORS_ORIGINS")  # their pages may call the server
 CORS_HEADERS = environment.headers("CORS_HEADERS")  # that these pages may send, besides the usual ones

@@ -28,12 +28,14 @@ BATTERIES: list[str] = [  # modules, each with one install(application)
     "indico.batteries.cors",
     "indico.batteries.docs_page",
     "indico.batteries.health",
+    "indico.batteries.idempotency",
     "indico.batteries.limit",
     "indico.batteries.logs",
     "indico.batteries.metrics",
     "indico.batteries.openapi",
     "indico.batteries.openid",
     "indico.batteries.opentelemetry",
+    "indico.batteries.password",
     "indico.batteries.sentry",
 ]
 

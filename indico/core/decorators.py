@@ -25,6 +25,8 @@ class ActionInfo:
     fields: tuple[str, ...] | None = None  # of the body, as @unpack passes them on
     defaults: Mapping[str, Any] = field(default_factory=dict)  # of the fields that may be missing
     types: tuple[Any, ...] | None = None  # of the arguments, as @type_check checks them
+    statuses: Mapping[int, str] = field(default_factory=dict)  # additional ones, and their meanings
+    headers: Mapping[str, str] = field(default_factory=dict)  # of the request, and their descriptions
 
 
 def get_info(function: Callable[..., Any]) -> ActionInfo:

@@ -64,7 +64,8 @@ class OpenAPIDocument:
         """Add an action or a page, unless its path has one. `statuses` don't follow from its decorators."""
         info = get_info(function)
         text = inspect.getdoc(function) or ""
-        meanings = {int(status): meaning for status, meaning in STATUS.findall(text)}
+        found = {int(status): meaning for status, meaning in STATUS.findall(text)}
+        meanings = {**info.statuses, **found}
         summary, _, description = STATUS.sub("", text).strip().partition("\n\n")
         occurring = {200, 413, 500, 503, *statuses, *meanings}
         is_page = issubclass(handler, PageHandler)
@@ -78,6 +79,10 @@ class OpenAPIDocument:
             "parameters": [
                 {"name": name, "in": "path", "required": True, "schema": TEXT}
                 for name in re.findall(r"\{(\w+)\}", path)
+            ]
+            + [
+                {"name": name, "in": "header", "description": description, "schema": TEXT}
+                for name, description in info.headers.items()
             ],
         }
         if "auth" in info.decorators:
