@@ -25,6 +25,7 @@ Route = tuple[str, type[RequestHandler]]
 
 ROUTES: list[Route] = [AuthRoute, UserRoute, KeyRoute]
 BATTERIES: list[str] = [  # modules, each with one install(application)
+    "indico.batteries.compute",
     "indico.batteries.cors",
     "indico.batteries.docs_page",
     "indico.batteries.health",
