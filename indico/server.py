@@ -28,6 +28,7 @@ BATTERIES: list[str] = [  # modules, each with one install(application)
     "indico.batteries.compute",
     "indico.batteries.cors",
     "indico.batteries.docs_page",
+    "indico.batteries.files",
     "indico.batteries.health",
     "indico.batteries.limit",
     "indico.batteries.logs",
