@@ -64,6 +64,10 @@ FACEBOOK_GRAPH_URL = environment.address("FACEBOOK_GRAPH_URL", "https://graph.fa
 # The battery limit
 LOGIN_RATE = environment.rate("LOGIN_RATE", "10/minute")  # logins per address and per oauth_id
 
+# The battery compute
+COMPUTE_WORKERS = environment.whole("COMPUTE_WORKERS", 0, 0, 512)  # processes; 0: (cores - 1) / WORKERS
+COMPUTE_QUEUE = environment.whole("COMPUTE_QUEUE", 0, 0, 2**31)  # waiting calls; 0: 4 for each process
+
 # The battery idempotency
 IDEMPOTENCY_LIFETIME = environment.number("IDEMPOTENCY_LIFETIME", 24 * 3600, 1, YEAR)  # seconds
 

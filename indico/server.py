@@ -25,8 +25,10 @@ Route = tuple[str, type[RequestHandler]]
 
 ROUTES: list[Route] = [AuthRoute, UserRoute, KeyRoute]
 BATTERIES: list[str] = [  # modules, each with one install(application)
+    "indico.batteries.compute",
     "indico.batteries.cors",
     "indico.batteries.docs_page",
+    "indico.batteries.files",
     "indico.batteries.health",
     "indico.batteries.idempotency",
     "indico.batteries.limit",

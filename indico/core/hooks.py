@@ -47,6 +47,8 @@ class Hooks:
     welcome_pages: dict[str, str] = field(default_factory=dict)
     # Additional statuses of an action, by its name, for the description of the API.
     extra_statuses: dict[str, list[int]] = field(default_factory=dict)
+    # Gauges for the metrics of the running server, by name: a description, and what reads the value.
+    gauges: dict[str, tuple[str, Callable[[], float]]] = field(default_factory=dict)
 
 
 @dataclass
@@ -85,7 +87,7 @@ class Application(Dispatcher):
         super().add_handlers(host_pattern, host_handlers)
 
 
-NO_HOOKS = Hooks((), (), (), (), (), {}, {})  # type: ignore[arg-type] # tuples, so that nothing can be added
+NO_HOOKS = Hooks((), (), (), (), (), {}, {}, {})  # type: ignore[arg-type] # tuples, so that nothing can be added
 _plain_states: WeakKeyDictionary[tornado.web.Application, ServerState] = WeakKeyDictionary()
 
 

@@ -70,27 +70,28 @@ def auth(action: Action) -> Action:
     check_order("auth", action)
 
     @functools.wraps(action)
-    def wrapper(self: Any, *args: Any) -> Any:
+    def wrapper(self: Any, *args: Any, **parts: Any) -> Any:  # a page gets the parts of its path
         key = read_key(self.request.headers)
+        run = functools.partial(action, self, *args, **parts)
         owner = key_cache.find(key)
         if owner is None:
-            return Prompt(_run(action, self, key, args))
+            return Prompt(_run(run, self, key))
         _authenticate(self, key, owner)
-        outcome = action(self, *args)
+        outcome = run()
         return Prompt(outcome) if inspect.iscoroutine(outcome) else outcome
 
     add_decorator("auth", wrapper, get_info(action))
     return wrapper
 
 
-async def _run(action: Action, handler: Any, key: str, args: tuple[Any, ...]) -> Any:
+async def _run(run: Callable[[], Any], handler: Any, key: str) -> Any:
     version = key_cache.get_version()
     owner = await AuthDB.get_user_id(key)
     if owner is None:
         raise AuthError()
     key_cache.remember(key, owner, version)
     _authenticate(handler, key, owner)
-    return await await_outcome(action(handler, *args))
+    return await await_outcome(run())
 
 
 def _authenticate(handler: Any, key: str, owner: Document) -> None:
