@@ -28,6 +28,7 @@ BATTERIES: list[str] = [  # modules, each with one install(application)
     "indico.batteries.cors",
     "indico.batteries.docs_page",
     "indico.batteries.health",
+    "indico.batteries.jobs",
     "indico.batteries.limit",
     "indico.batteries.logs",
     "indico.batteries.metrics",

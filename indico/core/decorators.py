@@ -22,6 +22,7 @@ class ActionInfo:
     fields: tuple[str, ...] | None = None  # of the body, as @unpack passes them on
     defaults: Mapping[str, Any] = field(default_factory=dict)  # of the fields that may be missing
     types: tuple[Any, ...] | None = None  # of the arguments, as @type_check checks them
+    response: tuple[int, Any] | None = None  # status and type, if they are not 200 and the action's
 
 
 def get_info(function: Callable[..., Any]) -> ActionInfo:
