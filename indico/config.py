@@ -81,6 +81,11 @@ DOCS = environment.flag("DOCS", not PRODUCTION)  # whether to serve them
 # The battery metrics
 METRICS_TOKEN = environment.secret("METRICS_TOKEN")  # required to read /metrics, if it is set
 
+# The battery jobs
+JOB_WORKERS = environment.whole("JOB_WORKERS", 1, 0, 1000)  # jobs that a process runs at a time
+JOB_LEASE = environment.number("JOB_LEASE", 30, 1, 3600)  # seconds until the job of a lost worker is taken
+JOB_LIFETIME = environment.number("JOB_LIFETIME", 7 * 24 * 3600, 1, 10 * YEAR)  # seconds, of a result
+
 # The battery openid
 OPENID_PROVIDERS = environment.providers("OPENID_PROVIDERS")  # name: issuer and client ids
 

@@ -31,6 +31,7 @@ BATTERIES: list[str] = [  # modules, each with one install(application)
     "indico.batteries.files",
     "indico.batteries.health",
     "indico.batteries.idempotency",
+    "indico.batteries.jobs",
     "indico.batteries.limit",
     "indico.batteries.logs",
     "indico.batteries.metrics",

@@ -27,6 +27,7 @@ class ActionInfo:
     types: tuple[Any, ...] | None = None  # of the arguments, as @type_check checks them
     statuses: Mapping[int, str] = field(default_factory=dict)  # additional ones, and their meanings
     headers: Mapping[str, str] = field(default_factory=dict)  # of the request, and their descriptions
+    response: tuple[int, Any] | None = None  # status and type, if they are not 200 and the action's
 
 
 def get_info(function: Callable[..., Any]) -> ActionInfo:

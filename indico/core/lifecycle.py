@@ -44,7 +44,8 @@ async def lifespan(application: Application) -> AsyncIterator[None]:
             await batteries.enter_async_context(battery_lifespan(application))
         database.connect(listeners=application.hooks.mongo_listeners)
         indexes = StartupTask("Indexes", application.state.missing)
-        work = [indexes.run(database.ensure_indexes)]
+        work = [task(application) for task in application.hooks.background_tasks]
+        work.append(indexes.run(database.ensure_indexes))
         if config.KEY_CACHE:
             stream = StartupTask("Key cache", application.state.missing)
             work.append(key_cache.follow_logouts(database, stream))

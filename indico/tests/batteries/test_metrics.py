@@ -284,7 +284,7 @@ class FolderTest(StrictTest):
         self.assertFalse(folder.exists())
 
     async def live(self, application: Application, folder: Path) -> None:
-        async with metrics.lifespan(mock.Mock(), str(folder), application):
+        async with metrics.lifespan(mock.Mock(), mock.Mock(), str(folder), application):
             self.assertEqual((folder / "worker-0.pid").read_text(), str(os.getpid()))
 
 
