@@ -22,7 +22,7 @@ from indico import config
 WRITES = 60  # of a user
 PATIENCE = 30  # seconds until a client gives up
 PAUSE = 0.02  # seconds between the requests of a client
-ENDED_CHECKS = 40  # of a key that has ended, right after its end
+ENDED_CHECKS = 30  # of a key that has ended, right after its end
 KEPT = 20  # keys that have ended and are tried again from time to time
 POSSIBLE = {200, 401, 503}
 
@@ -154,9 +154,11 @@ class Clients:
         self._servers = servers
         self._stopped = threading.Event()
         self._ended: list[str] = []  # keys
+        self._writers: dict[str, tuple[str, str]] = {}  # the current user and key of each
         self._lock = threading.Lock()
         kinds: list[tuple[Callable[[Client], None], int]] = [
             (self._write, 4),
+            (self._read, 2),
             (self._end_keys, 3),
             (self._log_in, 2),
         ]
@@ -190,11 +192,18 @@ class Clients:
         for generation in count():
             oauth_id = f"{client.name}-{generation}"
             key = self._insist_on_login(client, oauth_id)
+            self._writers[client.name] = "facebook" + oauth_id, key
             for write in range(WRITES):
                 if not self._is_running():
                     return
                 client.post("user/update", "facebook" + oauth_id, {f"write_{write}": write}, key, write)
                 client.post("user/find", "facebook" + oauth_id, None, key)
+
+    def _read(self, client: Client) -> None:
+        """Read what the others write, also while it is not acknowledged yet."""
+        while self._is_running():
+            for user, key in list(self._writers.values()):
+                client.post("user/find", user, None, key)
 
     def _end_keys(self, client: Client) -> None:
         other = Client(self._history, self._servers, client.name + "b", client.number + 1)
@@ -217,10 +226,15 @@ class Clients:
             other.close()
 
     def _log_out(self, client: Client, other: Client, key: str) -> int:
-        """Log out, through both servers at once in one of two cases."""
+        """Log out, in one of two cases twice at the same time or a bit later."""
         if random.random() < 0.5:
             return client.post("auth/logout", key, None, key)
-        thread = threading.Thread(target=other.post, args=("auth/logout", key, None, key))
+
+        def log_out_too() -> None:
+            self._stopped.wait(random.choice([0, 0.2]))
+            other.post("auth/logout", key, None, key)
+
+        thread = threading.Thread(target=log_out_too)
         thread.start()
         try:
             return client.post("auth/logout", key, None, key)
