@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
 import random
 import threading
 import time
@@ -31,6 +32,7 @@ class Seen(NamedTuple):
     """A request of a client, and what it was answered."""
 
     client: str
+    server: str  # its address
     route: str
     subject: str  # the user, or for `check` the key
     status: int
@@ -49,7 +51,10 @@ class Window(NamedTuple):
 
 
 class History:
-    """What clients saw. Each key is expected to be dead `grace` seconds after its end."""
+    """
+    What clients saw. A key that has ended should open nothing, at once at the server that ended it, and after
+    `grace` seconds at the others.
+    """
 
     def __init__(self, grace: float) -> None:
         self.grace = grace
@@ -95,15 +100,16 @@ class History:
                 known[place] |= seen.writes
 
     def _find_ended_keys(self) -> Iterable[str]:
-        ended: dict[str, float] = {}
-        for seen in self.seen:
+        ended: dict[str, dict[str, float]] = defaultdict(dict)  # of each key, by server
+        for seen in sorted(self.seen, key=lambda seen: seen.ended):
             if seen.route == "auth/logout" and seen.status == 200:
-                ended[seen.subject] = min(seen.ended, ended.get(seen.subject, seen.ended))
+                ended[seen.subject].setdefault(seen.server, seen.ended)
         for seen in self.seen:
             if seen.status == 200 and seen.route == "auth/check" and seen.subject in ended:
-                late = seen.began - ended[seen.subject] - self.grace
-                if late > 0 and not self._may_be_outdated(seen):
-                    yield f"{seen.client}: {late:.2f} s too late"
+                times = ended[seen.subject]
+                since = min(min(times.values()) + self.grace, times.get(seen.server, math.inf))
+                if seen.began > since and not self._may_be_outdated(seen):
+                    yield f"{seen.client} by {seen.server}: {seen.began - since:.2f} s too late"
 
     def _find_created(self, stored: dict[str, list[dict[str, Any]]]) -> Iterable[str]:
         times: dict[str, set[int]] = defaultdict(set)
@@ -307,6 +313,7 @@ class Client:
         self._history.seen.append(
             Seen(
                 self.name,
+                server[0],
                 route,
                 subject,
                 self.status,
