@@ -1,6 +1,6 @@
 """
 Draws a request's way through the server, `request.svg`, from the calls that a request really makes.
-`python -m unittest indico.tests.test_pictures` compares the file with them, and `PICTURES=1` before it writes the file.
+`python -m unittest indico.tests.test_pictures` compares the file with them, and with `PICTURES=1` writes it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ path { fill: none; stroke: #666; marker-end: url(#arrow) } .title { font-weight:
 
 
 def trace(request: Callable[[], object]) -> list[tuple[str, str]]:
-    """Make a request to a server in this thread. Returns the file and the name of each function, as first called."""
+    """Make a request to a server in this thread. Returns the path and name of each function that it calls."""
     seen: dict[tuple[str, str], None] = {}
 
     def note(frame: FrameType, event: str, _: object) -> None:
@@ -70,7 +70,7 @@ def draw(calls: list[tuple[str, str]]) -> str:
         x, y = 10 + column * (WIDTH + 40), TOP + row * ROW
         places.append((x, y))
         parts += [
-            f'<rect class="{("yours", "core")[column]}" x="{x}" y="{y}" width="{WIDTH}" height="{BOX}" rx="5"/>',
+            f'<rect class="{("yours", "core")[column]}" x="{x}" y="{y}" width="{WIDTH}" height="{BOX}"/>',
             f'<text x="{x + 12}" y="{y + 19}">{row + 1}. {escape(STEPS[name])}</text>',
             f'<text class="code" x="{x + 12}" y="{y + 37}">{escape(path)}</text>',
         ]

@@ -78,7 +78,7 @@ METRICS_TOKEN = environment.secret("METRICS_TOKEN")  # required to read /metrics
 # The battery openid
 OPENID_PROVIDERS = environment.providers("OPENID_PROVIDERS")  # name: issuer and client ids
 
-# The battery logs
+# Logging
 LOG_LEVEL = environment.choice("LOG_LEVEL", "INFO", "DEBUG", "WARNING", "ERROR", "CRITICAL")
 LOG_FORMAT = environment.choice("LOG_FORMAT", "auto", "json", "text")  # auto: text on a terminal
 

@@ -32,8 +32,10 @@ async def lifespan(application: Application) -> AsyncIterator[None]:
     if not application.state.worker:  # of several workers, only the first
         for sentence in config.environment.find_misspelt():
             LOGGER.warning(sentence)
+    # if facebook
     if config.PRODUCTION and not (config.FACEBOOK_APP_ID and config.FACEBOOK_APP_SECRET):
         LOGGER.warning("FACEBOOK_APP_ID or FACEBOOK_APP_SECRET is not set: logins with Facebook answer 503")
+    # end if
     if not config.PRODUCTION and not config.DEV_TOKEN:
         config.DEV_TOKEN = get_secret("dev_token")
     database = application.database

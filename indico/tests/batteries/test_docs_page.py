@@ -229,7 +229,10 @@ class BrowserTest(ProcessTest):
             self.browser.driver.switch_to.active_element.send_keys(*keys)
 
         def go_to(selector: str, text: str = "") -> None:
-            is_there = "const e = document.activeElement; return e.matches(arguments[0]) && e.textContent.includes(arguments[1])"
+            is_there = (
+                "const e = document.activeElement;"
+                "return e.matches(arguments[0]) && e.textContent.includes(arguments[1])"
+            )
             for _ in range(100):
                 press(Keys.TAB)
                 if self.browser.run(is_there, selector, text):

@@ -28,10 +28,10 @@ from indico.core.mongo import key_cache
 from indico.error import IndicoError, Unavailable
 from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler
-from indico.tests.core.http.test_asgi import Exchange
 from indico.tests.core.http.test_hostile import Client, make_post
 from indico.tests.mocks import HEADERS, LOGIN_DATA, USER_KEY
 from indico.tests.mocks.request_mock import RequestHandler
+from indico.tests.test_asgi import Exchange
 from indico.tests.testutils import slow
 from indico.tests.testutils.process import ProcessTest, ServerProcess, linux, read_peak
 from indico.tests.testutils.server import ServerTest

@@ -35,7 +35,6 @@ from indico.tests.mocks import HEADERS, LOGIN_DATA, USER_KEY
 from indico.tests.testutils import slow
 from indico.tests.testutils.mongo import DatabaseTest
 from indico.tests.testutils.process import (
-    PATIENCE,
     ProcessTest,
     make_environment,
     processes_in,
@@ -43,6 +42,8 @@ from indico.tests.testutils.process import (
     wait_until,
 )
 from indico.tests.testutils.server import ServerTest
+
+PATIENCE = 30  # seconds until a wait fails
 
 
 class ProbeHandler(IndicoHandler):
