@@ -23,7 +23,7 @@ CLOSE_SECONDS = 1  # at the end, for sending the unsent data
 
 
 class Server:
-    """HTTP/1.1 on asyncio, with the limits of ConnectionLimits. It has the methods of TornadoServer that the process calls."""
+    """HTTP/1.1 on asyncio, with the limits of ConnectionLimits, and the interface of TornadoServer."""
 
     def __init__(self, application: HTTPServerConnectionDelegate) -> None:
         self.application = application
