@@ -4,7 +4,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 unset INDICO_ENV PORT ADDRESS WORKERS MONGODB MONGODB_DATABASE MONGODB_DRIVER USER_SALT DEV_TOKEN SLOW_TESTS
 unset HTTP_SERVER CORS_ORIGINS OPENID_PROVIDERS SENTRY_DSN SENTRY_TRACES_SAMPLE_RATE OTEL_EXPORTER_OTLP_ENDPOINT
-unset LOG_LEVEL LOG_FORMAT DOCS KEY_CACHE CORS_HEADERS METRICS_TOKEN OTEL_EXPORTER_OTLP_TRACES_ENDPOINT
+unset COMPUTE_WORKERS COMPUTE_QUEUE LOG_LEVEL LOG_FORMAT DOCS KEY_CACHE CORS_HEADERS METRICS_TOKEN OTEL_EXPORTER_OTLP_TRACES_ENDPOINT
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_QUIET=2
 touch "$work/results" # a line for each check: passed, failed, seconds, name
 
@@ -59,6 +59,25 @@ at_once() {
 # clone NAME: a fresh copy of the checkout, which the following commands run in.
 clone() {
   git clone -q "$root" "$work/$1" && cd "$work/$1" || exit 1
+}
+
+# new WORDS...: `python -m indico.new` in the clone `source`, by the Python that is active.
+new() {
+  (cd "$work/source" && PYTHONPATH=$PWD python -m indico.new "$@")
+}
+
+# names LIST: names of parts, such as NAMES or DEFAULT, with commas between.
+names() {
+  (cd "$work/source" && PYTHONPATH=$PWD python -c \
+    "from indico.core.commands.new.project.parts import DEFAULT, NAMES; print(','.join($1))")
+}
+
+# suite_of COPY WHAT: the copy's own suite, in a new environment that has what the copy needs alone.
+suite_of() {
+  cd "$1" || return
+  deactivate 2>/dev/null
+  check "what $2 needs" bash -c "rm -rf .venv && python3 -m venv .venv && .venv/bin/pip install -e '.[dev]'" &&
+    check "the suite of $2" .venv/bin/nosetests
 }
 
 # python_of VERSION: the newest such Python that pyenv has, or the machine's own.

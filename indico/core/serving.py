@@ -29,10 +29,9 @@ from indico.core import reloading, supervisor
 from indico.core.development import make_folder
 from indico.core.hooks import Application
 from indico.core.http.filters import guard_hosts
-from indico.core.http.limits import HTTPServer
 from indico.core.http.server import Server
 from indico.core.http.sockets import listen
-from indico.core.http.tornado_server import make_tornado_server
+from indico.core.http.tornado_server import TornadoServer, make_tornado_server
 from indico.core.lifecycle import check_settings, drain, lifespan
 from indico.core.log import LOGGER
 from indico.core.mongo.mongod import Mongod, MongodError, is_answering
@@ -214,6 +213,6 @@ def report_blocking_calls(ended: threading.Event) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def make_http_server(application: HTTPServerConnectionDelegate) -> HTTPServer:
+def make_http_server(application: HTTPServerConnectionDelegate) -> Server | TornadoServer:
     """Return the HTTP server that HTTP_SERVER selects."""
     return make_tornado_server(application) if config.HTTP_SERVER == "tornado" else Server(application)

@@ -30,13 +30,13 @@ class WorkersDied(Exception):
     """The workers die as fast as they are started."""
 
 
-def die_with_parent(parent: int) -> None:
+def die_with_parent(parent: int, number: signal.Signals = signal.SIGTERM) -> None:
     """
-    Have the kernel send this process SIGTERM when `parent` ends, even after SIGKILL. Only on Linux: on other
+    Have the kernel send this process a signal when `parent` ends, even after SIGKILL. Only on Linux: on other
     systems this process goes on running.
     """
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
         if os.getppid() != parent:
             os._exit(1)  # pragma: no cover - only if the parent ends between these two lines
 
