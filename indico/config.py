@@ -95,6 +95,11 @@ OTEL_EXPORTER_OTLP_TRACES_ENDPOINT = environment.address("OTEL_EXPORTER_OTLP_TRA
 OTEL_SDK_DISABLED = environment.text("OTEL_SDK_DISABLED")  # true: no traces
 OTEL_TRACES_EXPORTER = environment.text("OTEL_TRACES_EXPORTER")  # none: no traces
 
+# The battery password
+PUBLIC_URL = environment.address("PUBLIC_URL")  # of your pages; without it there is no /password/
+MAIL_URL = environment.secret("MAIL_URL", "", "smtp://", "smtps://")
+MAIL_FROM = environment.text("MAIL_FROM")  # by default noreply at the host of PUBLIC_URL
+
 # Secrets in files are not loaded here: `read_secret` reads each when it is first used.
 environment.load(globals())
 

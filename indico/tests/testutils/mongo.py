@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import tempfile
+import unittest
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,12 @@ def name_database(test_id: str) -> str:
     """Return a unique name: the beginning of the test's name, and an ObjectId."""
     readable = re.sub("[^a-zA-Z0-9]+", "_", ".".join(test_id.split(".")[-2:]))
     return f"test_{readable[:30]}_{ObjectId()}"
+
+
+def undo_declarations(test: unittest.TestCase) -> None:
+    """At the end of the test, forget the indexes and the helpers of users' data that it has declared."""
+    for declared in (db.INDEXES, db._removers, db._exporters):
+        test.addCleanup(declared.__setitem__, slice(None), list(declared))
 
 
 class DatabaseTest(StrictTest):
