@@ -50,7 +50,7 @@ class OtherBody(IndicoError):
 
 
 def install(application: Application) -> None:
-    """Declare the collection if an action has `@idempotent`. Raise TypeError if it has no `@auth`: no user."""
+    """Declare the collection if an action has `@idempotent`. Raise TypeError if that has no `@auth`."""
     for route in application.routes:
         handler = route[1]
         if isinstance(handler, type) and issubclass(handler, IndicoHandler):

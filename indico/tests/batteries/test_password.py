@@ -560,7 +560,7 @@ class RealHashTest(ProcessTest):
     """With real hashes, over a server of its own. Mails are printed."""
 
     def start_server(self) -> ServerProcess:
-        server = self.start(PUBLIC_URL="https://app.example.com")
+        server = self.start(PUBLIC_URL="https://app.example.com", REQUEST_TIMEOUT="600")
         self.fetch(server, "register", email=EMAIL, password=PASSWORD, user={})
         server.wait_for("verify?token=")
         [token] = re.findall(r"verify\?token=([\w-]+)", server.output)
@@ -569,7 +569,7 @@ class RealHashTest(ProcessTest):
         return server
 
     def fetch(self, server: ServerProcess, action: str, **data: Any) -> int:
-        return server.fetch(f"password/{action}", data, {}).status
+        return server.fetch(f"password/{action}", data, {}, timeout=600).status
 
     def test_unknown_unverified_and_wrong_take_the_same_time(self) -> None:
         server = self.start_server()

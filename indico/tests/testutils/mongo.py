@@ -63,8 +63,13 @@ def name_database(test_id: str) -> str:
 
 def undo_declarations(test: unittest.TestCase) -> None:
     """At the end of the test, forget the indexes and the helpers of users' data that it has declared."""
+    declared: list[Any]
     for declared in (db.INDEXES, db._removers, db._exporters):
-        test.addCleanup(declared.__setitem__, slice(None), list(declared))
+        test.addCleanup(_restore, declared, list(declared))
+
+
+def _restore(declared: list[Any], before: list[Any]) -> None:
+    declared[:] = before
 
 
 class DatabaseTest(StrictTest):
