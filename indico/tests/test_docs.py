@@ -134,7 +134,7 @@ class PagesTest(StrictTest):
 
     def test_readme_and_routes_have_the_same_action(self) -> None:
         self.assertEqual(
-            read_blocks("README.md", "python")[0].code, read_files("routes.rst")["indico/routes/name.py"]
+            read_blocks("README.md", "python")[0].code, read_files("routes.rst")["indico/routes/greeting.py"]
         )
 
 

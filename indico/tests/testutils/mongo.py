@@ -19,6 +19,7 @@ from pymongo import MongoClient
 from tornado.testing import AsyncTestCase, bind_unused_port
 
 from indico import config, db
+from indico.core.mongo import user_data
 from indico.core.mongo.mongod import Mongod
 from indico.tests.testutils.strict import StrictTest
 
@@ -64,7 +65,7 @@ def name_database(test_id: str) -> str:
 def undo_declarations(test: unittest.TestCase) -> None:
     """At the end of the test, forget the indexes and the helpers of users' data that it has declared."""
     declared: list[Any]
-    for declared in (db.INDEXES, db._removers, db._exporters):
+    for declared in (db.INDEXES, user_data._removers, user_data._exporters):
         test.addCleanup(_restore, declared, list(declared))
 
 

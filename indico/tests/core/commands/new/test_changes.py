@@ -361,15 +361,18 @@ class RealTest(CloneTest):
         )
         self.assertFalse((self.copy / "shop/batteries/openid").exists())
         self.assertIn('"size": (int, False)', (self.copy / "shop/db/user_db.py").read_text())
-        for path in expected:  # both the owner's import and what is new, without what is gone
-            self.edit(path, "(?s)<<<<<<< HEAD\n(.*?)=======\n.*?>>>>>>> boilerplate\n", r"\1")
-            self.edit(path, r".*import (Described|UnknownHandler, describe)\n", "")
+        for path in expected:  # what is new, with the owner's names
+            self.edit(path, "(?s)<<<<<<< HEAD\n.*?=======\n(.*?)>>>>>>> boilerplate\n", r"\1")
+            self.edit(path, r"auth\.facebook_utils", "auth.facebook")
+            self.edit(path, "import facebook_utils", "import facebook as facebook_utils")
+        self.edit(
+            "shop/server.py", "(from shop.routes.auth .*\n)", r"\1from shop.routes.order import OrderRoute\n"
+        )
         # What docs/updating says of version 1.0.
         self.edit("shop/db/order_db.py", r"\bblank\b", "empty_document")
         self.edit("shop/db/order_db.py", r"(?s)(mongo_obj\(ORDER_SCHEMA.*?)\)", r"\1, operators=True)")
         self.edit("shop/tests/db/test_order_db.py", r"order = self\.wait\(\)", "order, _ = self.wait()")
         self.edit("shop/tests/db/test_order_db.py", r"self\.wait\(\), order", "self.wait()[0], order")
-        self.edit("shop/routes/auth.py", "(from shop.error)", r"from shop.core.types import Described\n\1")
         self.run_suite()
 
     def edit(self, path: str, pattern: str, new: str) -> None:
