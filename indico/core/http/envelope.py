@@ -40,7 +40,7 @@ class EnvelopeHandler(RequestHandler):
     _aborted = False  # True after a timeout or a disconnect: later responses are dropped
     _response_sent: Future[None] | None = None
     _end_callbacks: Sequence[Callable[[], object]] = ()
-    _envelope: Any = None
+    response_envelope: Any = None  # of the last `respond`, even if the client has disconnected
 
     def __init__(self, application: Any, request: Any, **kwargs: Any) -> None:
         super().__init__(application, request, **kwargs)
@@ -121,18 +121,13 @@ class EnvelopeHandler(RequestHandler):
         """Whether the request has timed out or its client has disconnected."""
         return self._aborted
 
-    @property
-    def response_envelope(self) -> Any:
-        """The envelope of the last `respond`, even if it was dropped because the client has disconnected."""
-        return self._envelope
-
     def respond(self, data: Any, code: int = 200) -> None:
         """Respond with `{"status": code, "data": data}`. Raises TypeError for values without JSON."""
         self.send_envelope({"status": code, "data": data}, code)
 
     def send_envelope(self, envelope: Any, code: int) -> None:
         """Respond with this envelope, unless the request was aborted."""
-        self._envelope = envelope
+        self.response_envelope = envelope
         if self._aborted:
             return
         if not (self._has_tornado or self._state.draining or code == 503 or code in WITHOUT_BODY):
