@@ -17,6 +17,7 @@ OPTIONAL = {  # what a battery or a setting needs besides req.txt
     "openid": ["pyjwt[crypto]>=2.12"],
     "opentelemetry": ["opentelemetry-exporter-otlp-proto-http>=1.30"],
     "sentry": ["sentry-sdk>=2.27"],
+    "webhooks": ["standardwebhooks>=1.1"],
 }
 
 setup(

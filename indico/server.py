@@ -36,6 +36,7 @@ BATTERIES: list[str] = [  # modules, each with one install(application)
     "indico.batteries.openid",
     "indico.batteries.opentelemetry",
     "indico.batteries.sentry",
+    "indico.batteries.webhooks",
 ]
 
 
