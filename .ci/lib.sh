@@ -61,6 +61,25 @@ clone() {
   git clone -q "$root" "$work/$1" && cd "$work/$1" || exit 1
 }
 
+# new WORDS...: `python -m indico.new` in the clone `source`, by the Python that is active.
+new() {
+  (cd "$work/source" && PYTHONPATH=$PWD python -m indico.new "$@")
+}
+
+# names LIST: names of parts, such as NAMES or DEFAULT, with commas between.
+names() {
+  (cd "$work/source" && PYTHONPATH=$PWD python -c \
+    "from indico.core.commands.new.project.parts import DEFAULT, NAMES; print(','.join($1))")
+}
+
+# suite_of COPY WHAT: the copy's own suite, in a new environment that has what the copy needs alone.
+suite_of() {
+  cd "$1" || return
+  deactivate 2>/dev/null
+  check "what $2 needs" bash -c "rm -rf .venv && python3 -m venv .venv && .venv/bin/pip install -e '.[dev]'" &&
+    check "the suite of $2" .venv/bin/nosetests
+}
+
 # python_of VERSION: the newest such Python that pyenv has, or the machine's own.
 python_of() {
   local found

@@ -32,8 +32,10 @@ async def lifespan(application: Application) -> AsyncIterator[None]:
     if not application.state.worker:  # of several workers, only the first
         for sentence in config.environment.find_misspelt():
             LOGGER.warning(sentence)
+    # if facebook
     if config.PRODUCTION and not (config.FACEBOOK_APP_ID and config.FACEBOOK_APP_SECRET):
         LOGGER.warning("FACEBOOK_APP_ID or FACEBOOK_APP_SECRET is not set: logins with Facebook answer 503")
+    # end if
     if not config.PRODUCTION and not config.DEV_TOKEN:
         config.DEV_TOKEN = get_secret("dev_token")
     database = application.database
@@ -42,7 +44,8 @@ async def lifespan(application: Application) -> AsyncIterator[None]:
             await batteries.enter_async_context(battery_lifespan(application))
         database.connect(listeners=application.hooks.mongo_listeners)
         indexes = StartupTask("Indexes", application.state.missing)
-        work = [indexes.run(database.ensure_indexes)]
+        work = [task(application) for task in application.hooks.background_tasks]
+        work.append(indexes.run(database.ensure_indexes))
         if config.KEY_CACHE:
             stream = StartupTask("Key cache", application.state.missing)
             work.append(key_cache.follow_logouts(database, stream))
@@ -74,7 +77,6 @@ async def drain(application: Application) -> None:
 async def check_settings(application: Application) -> None:
     """Raise SettingError if the server can't start with these settings. Runs once, before the workers."""
     config.check()
-    if not config.PRODUCTION:
-        make_secrets()
+    make_secrets()
     application.database.connect()
     await application.database.close()

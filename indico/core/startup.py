@@ -28,7 +28,7 @@ class StartupTask:
         self.name = name
         self.tried = asyncio.Event()  # the first attempt has ended
         self._missing = missing
-        self._pause = 0.0  # seconds; 0: the last attempt did not fail
+        self._pause = 0.0  # seconds, since the last attempt failed
         missing.add(name)
 
     async def run(self, attempt: Callable[[], Awaitable[object]]) -> None:

@@ -35,6 +35,7 @@ from indico.tests.testutils.strict import StrictTest
 
 COPIED = ("setup.cfg", "setup.py", "req.txt", "pyproject.toml", "README.md")
 SERVER = "indico/server.py"
+ELSEWHERE = "updating.rst"  # its commands are run by core/commands/new/test_updating.py
 COUNT_SERVER = """
 from indico import server
 from indico.routes.count import CountRoute
@@ -133,7 +134,7 @@ class PagesTest(StrictTest):
 
     def test_readme_and_routes_have_the_same_action(self) -> None:
         self.assertEqual(
-            read_blocks("README.md", "python")[0].code, read_files("routes.rst")["indico/routes/name.py"]
+            read_blocks("README.md", "python")[0].code, read_files("routes.rst")["indico/routes/greeting.py"]
         )
 
 
@@ -306,7 +307,7 @@ class CopyTest(DatabaseTest):
         self.write(read_files(*list_pages()))
         for page in list_pages():
             blocks = read_blocks(page, "console")
-            if blocks:
+            if blocks and page != ELSEWHERE:
                 self.database.client.drop_database(self.database.name)
                 with self.subTest(page), Console(self.copy) as console:
                     for block in blocks:

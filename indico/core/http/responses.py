@@ -181,7 +181,7 @@ class ResponseWriter(HTTPConnection):
         if not self._write_closed:
             if len(more) > LARGE:
                 self._transport.writelines([data, more])
-            elif data:
+            else:
                 self._transport.write(data + more)
         return self._drained
 
@@ -207,3 +207,4 @@ class ResponseWriter(HTTPConnection):
     def resume_writing(self) -> None:
         if not self._drained.done():
             self._drained.set_result(None)
+        self._drained = self._server.done  # not the future that a caller may have cancelled

@@ -56,6 +56,8 @@ class StreamHandler(UploadHandler):
                 self.finish(END)
         finally:
             self._stop_waiting()
+            if self._is_lazy and self._is_streaming and self._aborted:
+                self.application.log_request(self)  # Tornado does it for other handlers
 
     def _wait_for_value(self) -> None:
         """Send a comment in COMMENT_SECONDS, unless `_stop_waiting` is called before."""
@@ -108,6 +110,7 @@ class StreamHandler(UploadHandler):
         if not self._is_streaming or self._aborted:
             super().fail(error)
             return
-        answer = to_error(error)
-        envelope = encode({"status": answer.code, "data": answer.message})
+        self._is_streaming = False
+        response = to_error(error)
+        envelope = encode({"status": response.code, "data": response.message})
         self.finish(b"%bevent: error\ndata: %b\n\n" % (bytes(self._rest), envelope))

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
+import subprocess
 from typing import Any
 
 from indico import config
@@ -15,8 +17,51 @@ from indico.server import make_app
 from indico.tests.mocks import OAUTH_ID, USER_ID
 from indico.tests.testutils import slow
 from indico.tests.testutils.browser import Browser, needs_browser
-from indico.tests.testutils.process import ProcessTest
+from indico.tests.testutils.pages import DOCS
+from indico.tests.testutils.process import ProcessTest, wait_until
 from indico.tests.testutils.server import ServerTest
+
+SERVER = """
+import asyncio
+from collections.abc import AsyncIterator
+from indico import server
+from indico.routes.handler import IndicoHandler
+from indico.utils import LOGGER, Upload, type_check, unpack
+from indico.utils.auth.auth_utils import auth
+
+class ShelfHandler(IndicoHandler):
+    @auth
+    @unpack("step")
+    @type_check(int)
+    async def count(self, step: int) -> AsyncIterator[int]:
+        try:
+            for number in range(3 if step < 100 else 1000):
+                yield number * step
+                await asyncio.sleep(0.2)
+        finally:
+            LOGGER.info("the stream has ended")
+
+    @auth
+    @unpack("title", "image")
+    @type_check(str, Upload)
+    async def save(self, title: str, image: Upload) -> str:
+        return f"{title}, {image.name}: {image.size} bytes"
+
+server.ROUTES.append((r"/shelf/(?P<action>[a-zA-Z]+)?", ShelfHandler))
+server.main(debug=False, port=0)
+"""
+NO_NPM = "axe-core can't be installed: npm is missing, or can't reach its registry"
+LOGIN = {"access_token": config.DEV_TOKEN, "oauth_id": OAUTH_ID, "user": {"name": "Ada"}}
+PHONE = (390, 844)  # pixels
+# What axe finds in Swagger UI. docs/batteries/docs_page.rst lists it.
+KNOWN = {
+    "button-name",
+    "color-contrast",
+    "heading-order",
+    "label",
+    "nested-interactive",
+    "scrollable-region-focusable",
+}
 
 
 class PageTest(ServerTest):
@@ -54,6 +99,13 @@ class PageTest(ServerTest):
             response = self.fetch(path, method="POST", body="")
             self.assertEqual((response.code, response.headers["Allow"]), (405, "GET, HEAD"))
             self.assertEqual(json.loads(response.body)["status"], 405)
+
+    def test_what_is_known_of_swagger_ui_is_listed(self) -> None:
+        page = DOCS / "batteries/docs_page.rst"
+        if not page.exists():
+            self.skipTest("the guide is not there: the package is installed without its checkout")
+        for rule in KNOWN:
+            self.assertIn(f"``{rule}``", page.read_text())
 
     def test_development_names_it_at_start(self) -> None:
         self.assertEqual(self._app.hooks.welcome_pages["docs page"], "/docs")
@@ -96,30 +148,126 @@ class BrowserTest(ProcessTest):
         super().setUp()
         if importlib.util.find_spec("indico.batteries.openapi") is None:
             self.skipTest("there is no description to show")
+        self.server = self.start(script=SERVER)
+        self.browser = self.enterContext(Browser())
+        self.browser.open(f"{self.server.url}/docs")
 
-    def call(self, browser: Browser, path: str, data: Any) -> None:
-        """What a person does: unfold the action, write a body, and press the button."""
-        browser.find(".opblock-summary", path).click()
-        body = browser.find("textarea.body-param__text")
-        body.clear()
-        body.send_keys(json.dumps(data))
-        browser.find("button.execute").click()
+    def tearDown(self) -> None:
+        self.assertEqual(self.browser.read_console(), self.console)
+        super().tearDown()
+
+    console: list[str] = []
+
+    def send(self, path: str, data: Any) -> None:
+        self.browser.send(path, json.dumps(data))
+
+    def log_in(self) -> None:
+        self.send("/auth/login", LOGIN)
+        self.browser.find("#note", "Logged in")
+        self.browser.find(".live-responses-table", USER_ID)
+        self.fold("/auth/login")
+
+    def fold(self, path: str) -> None:
+        self.browser.find(".opblock-summary", path).click()
 
     def test_a_person_logs_in_and_tries_an_action_and_nothing_leaves_the_machine(self) -> None:
-        server = self.start()
-        with Browser() as browser:
-            browser.open(f"{server.url}/docs")
-            login = {"access_token": config.DEV_TOKEN, "oauth_id": OAUTH_ID, "user": {"name": "Ada"}}
-            self.call(browser, "/auth/login", login)
-            browser.find("#note", "Logged in")
-            browser.find(".live-responses-table", USER_ID)
-            browser.find(".opblock-summary", "/auth/login").click()
-            self.call(browser, "/user/update", {"update_user": {"location": "London"}})
-            browser.find(".live-responses-table", '"location": "London"')
-            browser.find(".live-responses-table", '"name": "Ada"')
-            self.assertEqual(browser.read_console(), [])
-            requests = browser.read_requests()
-        self.assertIn(f"{server.url}/user/update", requests)
-        self.assertEqual([url for url in requests if not url.startswith(server.url)], [])
+        self.log_in()
+        self.send("/user/update", {"update_user": {"location": "London"}})
+        self.browser.find(".live-responses-table", '"location": "London"')
+        self.browser.find(".live-responses-table", '"name": "Ada"')
+        requests = self.browser.read_requests()
+        self.assertIn(f"{self.server.url}/user/update", requests)
+        self.assertEqual([url for url in requests if not url.startswith(self.server.url)], [])
         stored = self.database.user.find_one({"user_id": USER_ID}) or {}
         self.assertEqual((stored["name"], stored["location"]), ("Ada", "London"))
+
+    def test_a_stream_is_shown_as_it_comes_and_clear_ends_it(self) -> None:
+        self.log_in()
+        self.send("/shelf/count", {"step": 100})
+        self.browser.find(".live-responses-table", '{"status":200,"data":300}')
+        self.assertNotIn("the stream has ended", self.server.output)
+        self.browser.find("button.btn-clear").click()
+        wait_until(lambda: "the stream has ended" in self.server.output, "the end of the stream")
+        self.assertEqual(self.browser.driver.find_elements("css selector", ".live-responses-table"), [])
+
+    def test_a_stream_is_shown_whole(self) -> None:
+        self.log_in()
+        self.send("/shelf/count", {"step": 7})
+        response = self.browser.find(".live-responses-table", "event: end")
+        for number in (0, 7, 14):
+            self.assertEqual(response.text.count(f'{{"status":200,"data":{number}}}'), 1)
+
+    def test_an_error_is_shown_with_its_sentence(self) -> None:
+        self.console = [
+            f"SEVERE: {self.server.url}/user/find - Failed to load resource: the server responded "
+            "with a status of 401 (Unauthorized)"
+        ]
+        self.fold("/user/find")
+        self.browser.find("button.execute").click()
+        self.browser.find(".live-responses-table", "User not authenticated")
+
+    def test_a_file_is_sent_on_the_width_of_a_telephone(self) -> None:
+        self.browser.driver.set_window_size(*PHONE)
+        self.log_in()
+        (self.folder / "tea.png").write_bytes(b"12345")
+        self.fold("/shelf/save")
+        title = self.browser.find("[data-property-name=title] input")
+        title.clear()
+        title.send_keys("Tea")
+        self.browser.find("[data-property-name=image] input").send_keys(str(self.folder / "tea.png"))
+        self.browser.find("button.execute").click()
+        self.browser.find(".live-responses-table", "Tea, tea.png: 5 bytes")
+        wider = self.browser.run(
+            "const page = document.documentElement; return page.scrollWidth - page.clientWidth"
+        )
+        self.assertEqual(wider, 0)
+
+    def test_the_keyboard_alone_will_do(self) -> None:
+        from selenium.webdriver.common.keys import Keys
+
+        def press(*keys: str) -> None:
+            self.browser.driver.switch_to.active_element.send_keys(*keys)
+
+        def go_to(selector: str, text: str = "") -> None:
+            is_there = (
+                "const e = document.activeElement;"
+                "return e.matches(arguments[0]) && e.textContent.includes(arguments[1])"
+            )
+            for _ in range(100):
+                press(Keys.TAB)
+                if self.browser.run(is_there, selector, text):
+                    return
+            self.fail(f"the key Tab does not lead to {selector} {text}")
+
+        self.browser.find(".opblock-summary", "/auth/login")
+        go_to("button.opblock-summary-control", "/auth/login")
+        press(Keys.ENTER)
+        go_to("textarea.body-param__text")
+        press(Keys.CONTROL, "a")
+        press(json.dumps(LOGIN))
+        go_to("button.execute")
+        press(Keys.ENTER)
+        self.browser.find("#note", "Logged in")
+        go_to("button.opblock-summary-control", "/user/find")
+        press(Keys.ENTER)
+        go_to("button.execute")
+        press(Keys.ENTER)
+        self.browser.find(".live-responses-table", '"name": "Ada"')
+
+    def test_axe_finds_nothing_but_what_is_known_of_swagger_ui(self) -> None:
+        npm = shutil.which("npm")
+        command = [npm or "npm", "install", "--silent", "axe-core@4"]
+        if npm is None or subprocess.run(command, cwd=self.folder, capture_output=True).returncode:
+            self.skipTest(NO_NPM)
+        axe = (self.folder / "node_modules/axe-core/axe.min.js").read_text()
+        self.log_in()
+        self.send("/shelf/count", {"step": 7})
+        self.browser.find(".live-responses-table", "event: end")
+        self.browser.driver.set_script_timeout(60)
+        script = f"{axe}; const done = arguments[0]; axe.run().then(result => done(result.violations))"
+        found = self.browser.driver.execute_async_script(script)
+        ours = "const e = document.querySelector(arguments[0]); return !e.closest('.swagger-ui')"
+        for rule in found:
+            for node in rule["nodes"]:
+                self.assertFalse(self.browser.run(ours, node["target"][0]), (rule["id"], node["html"]))
+        self.assertLessEqual({rule["id"] for rule in found}, KNOWN)

@@ -39,6 +39,11 @@ class HealthTest(ServerTest):
         self.assertEqual(self.get("/health"), TRUE)
         self.assertEqual(self.get("/health/ready"), {"status": 503, "data": "The server is going down"})
 
+    def test_a_server_that_has_not_done_all_of_its_start_is_not_ready(self) -> None:
+        self._app.state.missing.add("indexes")
+        self.addCleanup(self._app.state.missing.clear)
+        self.assertEqual(self.get("/health/ready"), {"status": 503, "data": "Not done yet: indexes"})
+
     def test_a_server_that_runs_says_so_without_a_key(self) -> None:
         self.assertEqual(self.get("/health"), TRUE)
 

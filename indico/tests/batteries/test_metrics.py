@@ -265,6 +265,30 @@ class NotSharedTest(StrictTest):
 
 
 class FolderTest(StrictTest):
+    """The folder of several workers, in one process."""
+
+    def test_it_is_removed_by_a_worker_whose_supervisor_was_killed(self) -> None:
+        with (
+            mock.patch.object(config, "WORKERS", 2),
+            mock.patch.dict(os.environ),
+            mock.patch.dict(sys.modules),
+            mock.patch.object(os, "getppid", side_effect=[2, 1]),
+        ):
+            sys.modules.pop("prometheus_client", None)
+            application = make_app()
+            folder = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+            (folder / "worker-1.pid").write_text("1")  # of a worker that died
+            for worker in (0, 1):
+                sharing.register_worker(str(folder), worker)
+            asyncio.run(self.live(application, folder))
+        self.assertFalse(folder.exists())
+
+    async def live(self, application: Application, folder: Path) -> None:
+        async with metrics.lifespan(mock.Mock(), mock.Mock(), str(folder), application):
+            self.assertEqual((folder / "worker-0.pid").read_text(), str(os.getpid()))
+
+
+class GivenFolderTest(StrictTest):
     """One process, in an environment that names a folder."""
 
     def make_folder(self, name: str, value: str) -> str | None:

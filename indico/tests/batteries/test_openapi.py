@@ -120,6 +120,7 @@ ROUTES: Any = [
     (r"/cups/([a-z]+)", CupHandler),  # nobody can tell what this is
     (r"/cups/?", CupHandler),
     (r"/nothing", TeaHandler),  # this leads to no action
+    (r"/numbers/(?P<action>[0-9]+)?", TeaHandler),  # nor does this
     (r"/tornado", RequestHandler),  # this answers in its own way
 ]
 

@@ -5,7 +5,9 @@ Keys in the database.
 from __future__ import annotations
 
 import asyncio
+import runpy
 from typing import Any
+from unittest import mock
 
 from pymongo.monitoring import CommandListener
 from tornado.testing import gen_test
@@ -16,6 +18,7 @@ from indico import config, db
 from indico.error import InvalidValue, NotFound
 from indico.tests.mocks import USER_ID, USER_KEY
 from indico.tests.testutils.mongo import MongoTest
+from indico.tests.testutils.strict import StrictTest
 
 NEXT_KEY = USER_KEY[:28] + 28 * "0"
 OTHER_KEY = 56 * "a"
@@ -33,6 +36,11 @@ class AuthDBTest(MongoTest):
         await AuthDB.save_key(USER_KEY, USER_ID)
         for key in (OTHER_KEY, NEXT_KEY, ""):
             self.assertIsNone(await AuthDB.get_user_id(key))
+
+    @gen_test
+    async def test_a_key_with_another_second_half_has_none(self) -> None:
+        await AuthDB.save_key(USER_KEY, USER_ID)
+        self.assertIsNone(await AuthDB.get_user_id(USER_KEY[:28] + 28 * "0"))
 
     @gen_test
     async def test_no_part_of_a_key_is_stored(self) -> None:
@@ -136,6 +144,14 @@ class MajorityTest(MongoTest):
         with self.assertRaises(NotFound):
             await AuthDB.set_roles(USER_ID + "1", ["admin"])
         self.assertEqual(listener.concerns, 5 * [{"w": "majority"}])
+
+
+class IndexTest(StrictTest):
+    def test_a_key_cache_has_an_index_of_its_own(self) -> None:
+        for seconds, expected in ((0, ["key"]), (60, ["key", "beat"])):
+            with mock.patch.object(config, "KEY_CACHE", seconds), mock.patch.object(db, "index") as index:
+                runpy.run_path(AuthDB.__file__)
+            self.assertEqual([call.args[1] for call in index.call_args_list], expected)
 
 
 class RolesTest(MongoTest):

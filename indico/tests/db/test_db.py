@@ -244,6 +244,7 @@ class ConnectionTest(DatabaseTest, AsyncTestCase):
 
     @gen_test
     async def test_indexes_and_changes_connect_too(self) -> None:
+        self.assertTrue(hasattr(indico.db.watch("auth", [], 1), "__anext__"))
         await indico.db.ensure_indexes()
         self.assertIn("user_id_1", self.database.user.index_information())
 
@@ -270,6 +271,14 @@ class ConnectionTest(DatabaseTest, AsyncTestCase):
         await user_db.sync_user(USER, USER_ID)
         self.assertEqual(self.database.list_collection_names(), [])
         self.assertEqual(start_mongodb()[other].user.count_documents({}), 1)
+
+    @gen_test
+    async def test_a_client_whose_close_is_a_coroutine_is_closed(self) -> None:
+        client = mock.Mock(close=mock.AsyncMock())
+        await indico.db.close()
+        indico.db.CLIENT = client
+        await indico.db.close()
+        client.close.assert_awaited_once()
 
     @gen_test
     async def test_both_drivers_serve_the_same_helpers(self) -> None:

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import hashlib
 from typing import Any
+from unittest import mock
 
 from tornado.httputil import HTTPHeaders
 
 from indico import config
+from indico.core.mongo import key_cache
 from indico.db import current_time
 from indico.db.user_db import SERVER_FIELDS
 from indico.routes.auth import AuthRoute
@@ -168,6 +170,11 @@ class KeyTest(AccountTest):
         self.assertEqual(self.post("auth/check", {}), TRUE)
         self.assertEqual(self.post("auth/logout", {}), TRUE)
         self.assert_not_authenticated(HEADERS)
+
+    def test_a_key_that_is_remembered_opens_the_server_at_once(self) -> None:
+        owner: dict[str, Any] = {"user_id": USER_ID, "roles": [], "name": None}
+        with mock.patch.object(key_cache, "find", return_value=owner):
+            self.assertEqual(self.post("auth/check", {}), TRUE)
 
     def test_the_body_of_a_check_is_never_parsed(self) -> None:
         self.login()

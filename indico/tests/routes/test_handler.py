@@ -341,6 +341,18 @@ class OutcomeTest(ProbeTest):
     def test_numbers_that_json_lacks_are_null(self) -> None:
         self.assert_outcome("notANumber", {"a": [None, 1.5], "b": [None], "c": None})
 
+    def test_the_values_of_a_generator_are_events(self) -> None:
+        self.assertIn(b'"first"', self.call("/probe/events").body)
+
+    def test_an_action_is_not_run_for_a_client_that_has_left(self) -> None:
+        handler = mock.Mock(**{"begin_action.return_value": False})
+        self.io_loop.run_sync(lambda: IndicoHandler.post(handler, "echo"))
+        handler.find_action.assert_not_called()
+
+    def test_a_body_that_is_too_large_is_an_error(self) -> None:
+        with mock.patch.object(config, "MAX_BODY_SIZE", 2):
+            self.assert_answer(self.call("/probe/echo", body="abc"), 413, "The body is larger than 2 bytes")
+
     def test_fields_are_unpacked_and_checked(self) -> None:
         self.assert_answer(self.call("/probe/typed", body='{"text": "a", "number": 7}'), 200, [7, "a"])
         for body, data in (

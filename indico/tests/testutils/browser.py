@@ -86,6 +86,14 @@ class Browser:
         wait = WebDriverWait(self.driver, PATIENCE, ignored_exceptions=[StaleElementReferenceException])
         return wait.until(look, f"nothing matches {selector} with {text!r}")
 
+    def send(self, path: str, body: str) -> None:
+        """On the docs page: unfold the action, write this body, and press the button."""
+        self.find(".opblock-summary", path).click()
+        field = self.find("textarea.body-param__text")
+        field.clear()
+        field.send_keys(body)
+        self.find("button.execute").click()
+
     def read_console(self) -> list[str]:
         """Return the console's new lines since the last call, including errors."""
         return [f"{entry['level']}: {entry['message']}" for entry in self.driver.get_log("browser")]

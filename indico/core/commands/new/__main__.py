@@ -13,6 +13,7 @@ from indico.core.commands.new import CannotCreate
 
 COMMANDS = [
     "indico.core.commands.new.project",
+    "indico.core.commands.new.project.changes",
     "indico.core.commands.new.route",
 ]
 

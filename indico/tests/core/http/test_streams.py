@@ -18,6 +18,7 @@ from unittest import mock
 from tornado.httpclient import HTTPResponse
 from tornado.testing import gen_test
 
+import indico.db.auth_db as AuthDB
 from indico import config
 from indico.asgi import ASGIApplication
 from indico.core.http import limits, streams
@@ -27,10 +28,10 @@ from indico.core.mongo import key_cache
 from indico.error import IndicoError, Unavailable
 from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler
-from indico.tests.core.http.test_asgi import Exchange
 from indico.tests.core.http.test_hostile import Client, make_post
-from indico.tests.mocks import HEADERS, LOGIN_DATA
+from indico.tests.mocks import HEADERS, LOGIN_DATA, USER_KEY
 from indico.tests.mocks.request_mock import RequestHandler
+from indico.tests.test_asgi import Exchange
 from indico.tests.testutils import slow
 from indico.tests.testutils.process import ProcessTest, ServerProcess, linux, read_peak
 from indico.tests.testutils.server import ServerTest
@@ -120,6 +121,12 @@ class ProbeHandler(IndicoHandler):
 
     async def responds(self, data: bytes) -> AsyncIterator[str]:
         self.respond("responded")
+        yield "dropped"
+
+    async def lingers(self, data: bytes) -> AsyncIterator[str]:
+        self.respond("responded")
+        await asyncio.sleep(SHORT)
+        self.test.ended.set()
         yield "dropped"
 
     async def stubborn(self, data: bytes) -> AsyncIterator[str]:
@@ -273,6 +280,13 @@ class EventsTest(StreamTest):
             self.assert_answer(self.call("responds"), 200, "responded")
         self.assertIn("probe.responds has responded already; its events are dropped", log.output[0])
 
+    def test_no_comment_comes_after_a_response(self) -> None:
+        self.set(streams, "COMMENT_SECONDS", SHORT / 4)
+        with self.assertLogs("indico", "WARNING") as log:
+            self.assert_answer(self.call("lingers"), 200, "responded")
+            self.io_loop.run_sync(self.ended.wait)
+        self.assertIn("probe.lingers has responded already; its events are dropped", log.output[0])
+
     def test_an_event_may_be_large(self) -> None:
         response = self.call("large")
         self.assertEqual(len(response.body), len(make_event("")) + 10_000 * 1024 + len(END))
@@ -351,7 +365,10 @@ class LeavingTest(StreamTest):
 
     @gen_test(timeout=PATIENCE)
     async def test_a_client_that_leaves_while_nothing_comes_ends_the_generator(self) -> None:
-        await self.assert_ends("waits", self.started.is_set, wait=0, then=3600)
+        with self.assertLogs("indico", "INFO") as log:
+            await self.assert_ends("waits", self.started.is_set, wait=0, then=3600)
+        self.assertEqual([line for line in log.output if "200 probe.waits" not in line], [])
+        self.assertEqual(len(log.output), 2)
 
     @gen_test(timeout=PATIENCE)
     async def test_a_client_that_leaves_without_reading_ends_the_generator(self) -> None:
@@ -484,8 +501,9 @@ class AuthTest(StreamTest):
         self.assert_stream(self.call("keyed", count=2), 2 * make_event(user_id), END)
         self.assert_answer(self.call("keyed", headers={}, count=1), 401, "User not authenticated")
         self.assert_answer(self.call("keyed"), 400, "count field was not provided")
-        with mock.patch.object(key_cache, "find", return_value={"user_id": "cached", "roles": []}):
-            self.assert_stream(self.call("keyed", count=1), make_event("cached"), END)
+        owner = self.io_loop.run_sync(lambda: AuthDB.get_user_id(USER_KEY))
+        with mock.patch.object(key_cache, "find", return_value=owner):
+            self.assert_stream(self.call("keyed", count=1), make_event(user_id), END)
 
     @gen_test
     async def test_a_unit_test_may_iterate_over_an_action(self) -> None:

@@ -28,9 +28,9 @@ from indico.core.http.uploads import MAX_PARTS, MEMORY, STORAGE
 from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler
 from indico.server import make_app
-from indico.tests.core.http.test_asgi import Exchange
 from indico.tests.core.http.test_hostile import PATIENCE, Client, read_answers
 from indico.tests.mocks import HEADERS, LOGIN_DATA
+from indico.tests.test_asgi import Exchange
 from indico.tests.testutils import slow
 from indico.tests.testutils.process import ServerProcess
 from indico.tests.testutils.server import ServerTest

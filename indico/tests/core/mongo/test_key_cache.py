@@ -305,7 +305,7 @@ class StreamTest(StrictTest, AsyncTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.addCleanup(key_cache.forget_all)
-        for module, name, value in ((config, "KEY_CACHE", 60), (startup, "FIRST_PAUSE", 0)):
+        for module, name, value in ((config, "KEY_CACHE", 60), (startup, "FIRST_PAUSE", 0.001)):
             patch = mock.patch.object(module, name, value)
             patch.start()
             self.addCleanup(patch.stop)
@@ -395,7 +395,7 @@ class StreamTest(StrictTest, AsyncTestCase):
 
         with self.assertLogs("indico", "WARNING") as logs:
             await self.follow(refused, refused, self.last)
-        self.assertEqual(len(logs.output), 1)
+        self.assertEqual(len(logs.output), 1, logs.output)
         self.assertIn("Key cache: not authorized. This is tried again", logs.output[0])
         self.assertEqual(self.missing, set())
 

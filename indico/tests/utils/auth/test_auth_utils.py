@@ -29,7 +29,7 @@ from indico.tests.testutils.mongo import MongoTest
 from indico.tests.testutils.strict import StrictTest
 from indico.utils import type_check, unpack
 from indico.utils.auth import auth_utils
-from indico.utils.auth.auth_utils import allow, auth, user_hash
+from indico.utils.auth.auth_utils import allow, auth, is_dev_token, user_hash
 from indico.utils.auth.key_utils import end_key, start_key
 
 UNKNOWN_KEY = user_hash("nobody")
@@ -461,3 +461,12 @@ class GenerationTest(MongoTest):
         stored = str(list(self.database.auth.find()))
         for half in (USER_KEY[:28], USER_KEY[28:], second[28:]):
             self.assertIsNone(re.search(half, stored))
+
+
+class DevTokenTest(StrictTest):
+    def test_it_is_accepted_in_development_alone(self) -> None:
+        with mock.patch.object(config, "DEV_TOKEN", "token"):
+            self.assertTrue(is_dev_token("token"))
+            self.assertFalse(is_dev_token("another"))
+            with mock.patch.object(config, "PRODUCTION", True):
+                self.assertFalse(is_dev_token("token"))

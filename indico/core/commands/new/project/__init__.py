@@ -1,91 +1,105 @@
 """
-`python -m indico.new project ../shop`: copies this checkout under another name. Files about the boilerplate
-itself, and this command, are not copied.
+`python -m indico.new project ../shop`: makes a copy of this checkout under another name, with the parts that
+it is asked for.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import indico
 from indico.core.commands.new import ROOT, CannotCreate, check_root
 from indico.core.commands.new.formatting import format_files
-from indico.core.commands.new.project.batteries import DEFAULT, find_batteries, list_batteries, remove_battery
-from indico.core.commands.new.project.files import read_files, remove_file, replace_in, write_files
-from indico.core.commands.new.project.names import OLD, check_name, rename_files
+from indico.core.commands.new.project.names import check_name, rename_files
+from indico.core.commands.new.project.parts import DEFAULT, NAMES, sort_names, split_names
+from indico.core.commands.new.project.rendering import Files, read_files, remove_parts, run_git
 
-# Files and folders about the boilerplate itself.
-LEFT_BEHIND = (
-    *(
-        f".ci/{name}"
-        for name in ("all", "containers.sh", "debian.sh", "house.py", "lib.sh", "lowest.py", "readme.py")
-    ),
-    "CHANGELOG.md",
-    "bench",
-    "docs/original.rst",
-    "docs/renaming.rst",
-    f"{OLD}/core/commands/new/project",
-    f"{OLD}/tests/core/commands/new/test_project.py",
-    f"{OLD}/tests/test_data_of_2015.py",
-    f"{OLD}/tests/test_repository.py",
-)
-CI_RUN = Path(__file__).parent / "templates" / "ci_run.txt"  # of a copy
+RECORD = ".boilerplate.json"  # in a copy: what it was made from
+
+# Imports all that a copy starts with, and makes its application. A package of an extra may be missing here.
+START = """
+import importlib, pkgutil, sys
+name = sys.argv[1]
+for module in pkgutil.walk_packages(importlib.import_module(name).__path__, name + "."):
+    if "tests" not in module.name and not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+try:
+    importlib.import_module(name + ".server").make_app()
+except importlib.import_module(name + ".config").SettingError:
+    pass
+"""
 
 
 def add_command(commands: Any) -> None:
     parser = commands.add_parser(
         "project",
-        help="make a renamed copy of this boilerplate, --with or --without some batteries",
+        help="make a renamed copy of this boilerplate, with the parts that you choose",
         description="Make a renamed copy of this boilerplate in a new folder. The last part of FOLDER is the"
-        " new name of the package, the settings and the classes.",
+        f" new name of the package, the settings and the classes. The parts: {', '.join(NAMES)}.",
     )
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="where to make it, such as ../shop")
-    parser.add_argument(
-        "--with",
-        dest="also",
-        metavar="BATTERIES",
-        default="",
-        help=f"batteries besides {', '.join(DEFAULT)}, separated by commas, such as openid,sentry",
-    )
-    parser.add_argument(
-        "--without",
-        metavar="BATTERIES",
-        default="",
-        help="batteries to leave out, separated by commas, such as health,limit",
-    )
+    add_options(parser)
+    parser.add_argument("--parts", metavar="PARTS", help="exactly these parts, whatever the default is")
     parser.set_defaults(run=make_project)
 
 
-def make_project(folder: Path, also: str = "", without: str = "") -> str:
+def add_options(parser: Any) -> None:
+    also = f"parts besides {', '.join(DEFAULT)}, separated by commas, such as openid,sentry"
+    parser.add_argument("--with", dest="also", metavar="PARTS", default="", help=also)
+    less = "parts to leave out, separated by commas, such as health,limit"
+    parser.add_argument("--without", metavar="PARTS", default="", help=less)
+
+
+def make_project(folder: Path, also: str = "", without: str = "", parts: str | None = None) -> str:
     """Make the copy, and return a message for the terminal. Raises CannotCreate."""
+    wanted = {*DEFAULT, *split_names(also)} - split_names(without)
+    if parts is not None:
+        wanted = split_names(parts)
+    count = write_copy(folder.resolve(), wanted)
+    commit = find_commit()
+    hint = "" if commit else " It records no commit, because this checkout has changes: it can't be updated."
+    return (
+        f"Created {folder.resolve()} with {count} files. Its README.md says how to start and test it.{hint}"
+    )
+
+
+def write_copy(folder: Path, wanted: Collection[str]) -> int:
+    """Write a copy with these parts and start it once. Returns the number of files. Raises CannotCreate."""
     check_root()
-    folder = folder.resolve()
+    if importlib.util.find_spec("ruff") is None:
+        raise CannotCreate("ruff, which formats the copy, is not installed: pip install -e '.[dev]'")
     files = read_files()
     check_name(folder.name, files)
     check_folder(folder)
-    wanted = {*DEFAULT, *find_batteries(also, files)} - {*find_batteries(without, files)}
-    for battery in list_batteries(files):
-        if battery not in wanted:
-            remove_battery(files, battery)
-    for path in list(files):
-        if any(path == left or path.startswith(f"{left}/") for left in LEFT_BEHIND):
-            remove_file(files, path)
-    files[".ci/run"] = CI_RUN.read_bytes()
-    replace_in(files, f"{OLD}/core/commands/new/__main__.py", f'    "{OLD}.core.commands.new.project",\n', "")
-    replace_in(files, "README.md", f"^`python -m {OLD}.new project.*\n", "")
-    replace_in(files, "README.md", "^bench/ .*\n", "")
-    # The machine room is tested here. What a copy covers of it depends on its batteries.
-    omitted = f"omit =\n    {OLD}/tests/*\n    {OLD}/core/*"
-    replace_in(files, "setup.cfg", r"^omit = .+$", omitted)
-    replace_in(files, "setup.cfg", "^show_missing = true$", f"show_missing = true\n{omitted}")
-    replace_in(files, "README.md", "starts a project of your own, or a route$", "starts a route")
+    remove_parts(files, wanted)
     files = rename_files(files, folder.name)
+    record = {"name": folder.name, "version": indico.__version__, "commit": find_commit()}
+    files[RECORD] = json.dumps({**record, "parts": sort_names(wanted)}, indent=2) + "\n"
     try:
         write_files(folder, files)
     except OSError as error:
         raise CannotCreate(f"{folder} can't be created: {error.strerror}.") from error
-    hint = format_files(folder, [path for path in files if path.endswith(".py")])
-    return f"Created {folder} with {len(files)} files. Its README.md says how to start and to test it.{hint}"
+    format_files(folder, [path for path in files if path.endswith(".py")])
+    start = [sys.executable, "-Bc", START, folder.name]
+    result = subprocess.run(start, cwd=folder, capture_output=True, text=True)
+    if result.returncode:
+        shutil.rmtree(folder)
+        reason = result.stderr.strip().rpartition("\n")[2]
+        raise CannotCreate(f"The copy would not start, so it was not made: {reason}")
+    return len(files)
+
+
+def find_commit() -> str | None:
+    """Return the commit of this checkout, or None if it has changes that are not committed."""
+    is_changed = run_git(ROOT, "status", "--porcelain", "--untracked-files=no")
+    return None if is_changed else run_git(ROOT, "rev-parse", "HEAD").strip()
 
 
 def check_folder(folder: Path) -> None:
@@ -98,3 +112,12 @@ def check_folder(folder: Path) -> None:
         raise CannotCreate(
             f"{folder} is inside this checkout: choose one beside it, such as ../{folder.name}."
         )
+
+
+def write_files(folder: Path, files: Files) -> None:
+    for path, content in files.items():
+        file = folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content.encode(errors="surrogateescape"))
+        if content.startswith("#!"):
+            file.chmod(0o755)

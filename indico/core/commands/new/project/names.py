@@ -9,16 +9,15 @@ import importlib.util
 import keyword
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from indico.core.commands.new import CannotCreate, read_names
-from indico.core.commands.new.project.files import Files
 
 OLD = "indico"
 KEPT = ("LICENSE",)  # unchanged: it names the author
 
 
-def check_name(name: str, files: Files) -> None:
+def check_name(name: str, files: Mapping[str, str]) -> None:
     """Raise CannotCreate unless a package can have this name and it is not used yet."""
     if not re.fullmatch("(?=.{1,40}$)[a-z][a-z0-9]*(_[a-z0-9]+)*", name) or keyword.iskeyword(name):
         raise CannotCreate(
@@ -34,11 +33,11 @@ def check_name(name: str, files: Files) -> None:
     if importlib.util.find_spec(name) is not None:
         raise CannotCreate(f"{name} is an installed package: choose another name.")
     sources = [source for path, source in files.items() if path.endswith(".py")]
-    old = {word for source in sources for word in re.findall(rf"\w*{OLD}\w*", source.decode(), re.IGNORECASE)}
+    old = {word for source in sources for word in re.findall(rf"\w*{OLD}\w*", source, re.IGNORECASE)}
     new = {name, *map(make_rename(name), old)}
     for source in sources:
-        found = new.intersection(re.findall(r"\w+", source.decode()))
-        for word in sorted(found and found & read_names(source)):
+        found = new.intersection(re.findall(r"\w+", source))
+        for word in sorted(found and found & read_names(source.encode())):
             raise CannotCreate(f"{word} is already a name in the code: choose another name than {name}.")
 
 
@@ -55,23 +54,19 @@ def make_rename(name: str) -> Callable[[str], str]:
     return lambda text: re.sub(rf"({OLD})(?=(_)?)", replace, text, flags=re.IGNORECASE)
 
 
-def rename_files(files: Files, name: str) -> Files:
+def rename_files(files: Mapping[str, str], name: str) -> dict[str, str]:
     """Return the files with the new name in their paths and contents."""
     rename = make_rename(name)
     renamed = {}
-    for path, content in files.items():
-        try:
-            text = content.decode()
-        except UnicodeDecodeError:  # a picture
-            renamed[rename(path)] = content
-            continue
+    for path, text in files.items():
+        new = text
+        if path not in KEPT and "\0" not in text:  # no picture
+            new = rename(text)
         if path.endswith((".rst", ".md")):
             new = fit_underlines(text, rename(fit_columns(text, rename)))
-        else:
-            new = rename(text) if path not in KEPT else text
         if path.endswith((".py", ".rst")):
             new = sort_members(new)
-        renamed[rename(path)] = new.encode()
+        renamed[rename(path)] = new
     return renamed
 
 

@@ -1,24 +1,35 @@
 """
-Renamed copies of this checkout: what is in them and what is not, what is refused, and that they work.
+Copies of this checkout: what is in them and what is not, what is refused, and that they work.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
+import unittest
+from collections.abc import Collection
+from fnmatch import fnmatchcase
 from pathlib import Path
 from unittest import mock
 
 from indico.core.commands.new import CannotCreate
 from indico.core.commands.new.__main__ import main
-from indico.core.commands.new.project import LEFT_BEHIND, make_project
-from indico.core.commands.new.project import files as project_files
-from indico.core.commands.new.project.batteries import find_batteries, remove_battery
+from indico.core.commands.new.project import RECORD, find_commit, make_project, rendering, write_files
 from indico.core.commands.new.project.names import check_name, make_rename, rename_files
+from indico.core.commands.new.project.parts import DEFAULT, NAMES, PARTS, Part, split_names
+from indico.core.commands.new.project.rendering import (
+    Files,
+    keep_regions,
+    keep_tests,
+    read_files,
+    remove_mentions,
+    remove_parts,
+)
 from indico.server import BATTERIES
 from indico.tests.testutils import slow
 from indico.tests.testutils.checkout import ROOT, needs, needs_checkout, run_python
@@ -26,7 +37,10 @@ from indico.tests.testutils.process import linux
 from indico.tests.testutils.strict import StrictTest
 
 OLD = "indico"
-NAMES = [battery.rpartition(".")[2] for battery in BATTERIES]
+# A part whose pages and tests mention another, which may be missing.
+MENTIONS = {"docs_page": "openapi", "mongojet": "pymongo"}
+OLDER = ("indico/batteries/login_rate.py",)  # files of earlier versions
+MOST_LINES = {"all but core": 5500, "tests": 2800, "core": 6760}  # the aims are 4900, 2800 and 3900
 
 
 class ProjectTest(StrictTest):
@@ -50,97 +64,183 @@ class ProjectTest(StrictTest):
         self.assertEqual(sorted(self.folder.rglob("*")), before)
 
 
-class CopyTest(ProjectTest):
-    @slow
-    def test_a_copy_has_all_but_what_is_about_the_boilerplate_and_no_trace_of_its_name(self) -> None:
-        copy = self.make("tea_shop", ",".join(NAMES))
-        paths = {path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file()}
-        expected = {
-            make_rename("tea_shop")(path)
-            for path in project_files.read_files()
-            if not any(path == left or path.startswith(f"{left}/") for left in LEFT_BEHIND)
-        }
-        self.assertEqual(paths, expected)
-        self.assertFalse([path for path in paths if OLD in path.lower()])
-        traces = [path for path in paths if OLD.encode() in (copy / path).read_bytes().lower()]
-        self.assertLessEqual(set(traces), {"LICENSE"})
-        self.assertEqual((copy / "LICENSE").read_bytes(), (ROOT / "LICENSE").read_bytes())
+def render(wanted: Collection[str]) -> Files:
+    files = read_files()
+    remove_parts(files, wanted)
+    return files
+
+
+class DefaultCopyTest(StrictTest):
+    """What is in a default copy."""
+
+    place: tempfile.TemporaryDirectory[str]
+    copy: Path
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        if not (ROOT / "docs").is_dir() or importlib.util.find_spec("ruff") is None:
+            raise unittest.SkipTest("this needs a checkout and ruff")
+        cls.place = tempfile.TemporaryDirectory(prefix=f"{OLD}-test-")
+        cls.addClassCleanup(cls.place.cleanup)
+        cls.copy = Path(cls.place.name).resolve() / "tea_shop"
+        make_project(cls.copy)
+
+    def test_it_has_its_name_its_parts_and_a_record(self) -> None:
+        texts = {path: path.read_bytes().lower() for path in self.copy.rglob("*") if path.is_file()}
+        traces = [path.name for path, text in texts.items() if OLD in path.name or OLD.encode() in text]
+        self.assertEqual(traces, [])
+        record = json.loads((self.copy / RECORD).read_text())
+        self.assertEqual((record["name"], record["parts"]), ("tea_shop", DEFAULT))
         for name, text in (
             ("routes/handler.py", "class TeaShopHandler("),
             ("error/__init__.py", "class TeaShopError("),
             ("config.py", 'environment.choice("TEA_SHOP_ENV", '),
             ("utils/auth/auth_utils.py", '"tea_shop_key"'),
-            ("core/development.py", 'Path(".tea_shop")'),
+            ("server.py", "tea_shop.batteries.cors"),
         ):
-            self.assertIn(text, (copy / "tea_shop" / name).read_text())
+            self.assertIn(text, (self.copy / "tea_shop" / name).read_text())
 
-    def test_a_copy_has_the_default_batteries_and_those_that_it_is_asked_for(self) -> None:
-        with mock.patch("indico.core.commands.new.project.format_files", return_value=""):
-            default = self.make("shop")
-            other = self.make("pub", also="sentry,openid", without="docs_page,logs")
-        for copy, expected in (
-            (default, {"cors", "docs_page", "health", "limit", "logs", "metrics", "openapi"}),
-            (other, {"cors", "health", "limit", "metrics", "openapi", "openid", "sentry"}),
-        ):
-            found = {path.stem for path in (copy / copy.name / "batteries").glob("[!_]*")}
-            listed = re.findall(r'"\w+\.batteries\.(\w+)"', (copy / copy.name / "server.py").read_text())
-            self.assertEqual((found, set(listed)), (expected, expected))
+    def test_it_speaks_of_nothing_that_is_not_in_it(self) -> None:
+        self.assertEqual(find_mentions(self.copy, {*PARTS} - {*DEFAULT}), [])
 
-    @slow
-    def test_a_copys_readme_says_nothing_of_what_was_left_behind(self) -> None:
-        copy = self.make("shop")
-        readme = (copy / "README.md").read_text()
-        self.assertNotIn("new project", readme)
-        self.assertNotIn("a project of your own", readme)
-        house = readme.partition("## The house\n\n```\n")[2].partition("\n```")[0]
-        self.assertIn("  server.py ", house)
-        for name in re.findall(r"^(\w+/) ", house, re.MULTILINE):
-            self.assertTrue((copy / name).exists(), name)
-        for name in re.findall(r"^  (\S+) ", house, re.MULTILINE):
-            self.assertTrue((copy / "shop" / name).exists(), name)
+    def test_it_is_small(self) -> None:
+        lines = {
+            path.relative_to(self.copy): len(path.read_text().splitlines())
+            for path in self.copy.rglob("*.py")
+        }
+        core, tests = (
+            sum(lines[path] for path in lines if path.is_relative_to(f"tea_shop/{name}"))
+            for name in ("core", "tests")
+        )
+        found = {"all but core": sum(lines.values()) - core, "tests": tests, "core": core}
+        for name, most in MOST_LINES.items():
+            self.assertLessEqual(found[name], most, name)
 
-    def test_every_page_of_the_copys_guide_that_is_linked_is_there(self) -> None:
-        docs = self.make("shop", without=",".join(NAMES)) / "docs"
-        pages = {path.relative_to(docs).with_suffix("").as_posix() for path in docs.rglob("*.rst")}
-        for page in sorted(pages):
-            text = (docs / f"{page}.rst").read_text()
-            toctree = re.findall(r"^\.\. toctree::\n(?:   :.*\n)*\n((?:   \S+\n)+)", text, re.MULTILINE)
-            linked = {*"".join(toctree).split(), *re.findall(r":doc:`(?:[^`<]+ <)?([\w/]+)>?`", text)}
-            self.assertLessEqual(linked, pages, page)
 
-    @slow
+class CopyTest(ProjectTest):
     def test_the_command_says_what_it_made_and_what_it_refuses(self) -> None:
-        command = [sys.executable, "-m", "indico.new", "project", str(self.folder / "shop")]
-        first, second = (subprocess.run(command, cwd=ROOT, capture_output=True, text=True) for _ in range(2))
-        self.assertEqual((first.returncode, first.stderr), (0, ""))
-        self.assertIn(f"Created {self.folder / 'shop'} with ", first.stdout)
-        refusal = f"{self.folder / 'shop'} already exists. It was not changed.\n"
-        self.assertEqual((second.returncode, second.stderr), (1, refusal))
+        path = str(self.folder / "shop")
+        with mock.patch("indico.core.commands.new.project.write_copy", return_value=7):
+            for commit, hint in (("abc", ""), (None, " It records no commit, .*")):
+                with mock.patch("indico.core.commands.new.project.find_commit", return_value=commit):
+                    message = make_project(Path(path), parts="cors")
+                self.assertRegex(message, f"^Created {path} with 7 files. .* test it.{hint}$")
+        Path(path).mkdir()
+        with self.assertRaisesRegex(SystemExit, f"^{path} already exists. It was not changed.$"):
+            main(["project", path])
 
-    @slow
+    def test_a_copy_that_does_not_start_is_not_made(self) -> None:
+        files = {**read_files(), "indico/server.py": "BATTERIES = 1 / 0\n"}
+        with (
+            mock.patch("indico.core.commands.new.project.read_files", return_value=files),
+            mock.patch("indico.core.commands.new.project.format_files"),
+        ):
+            self.assert_refused("not start, so it was not made: ZeroDivisionError: division by zero", "shop")
+
     def test_without_ruff_it_says_how_to_get_it(self) -> None:
         with mock.patch.object(importlib.util, "find_spec", return_value=None):
-            self.assertIn("pip install -e '.[dev]'", make_project(self.folder / "shop"))
+            self.assert_refused("ruff, .* is not installed: pip install -e", "shop")
 
-    def test_without_git_what_it_would_ignore_is_left_behind(self) -> None:
-        for path in ("setup.py", "a/b.py", "a/b.pyc", "build/c", "a/build/d", ".git/e", "docs/_build/f"):
-            (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (self.folder / path).touch()
-        (self.folder / ".gitignore").write_text("*.py[cod]\n/build/\n/docs/_build/\n")
-        for settings in ({}, {"PATH": ""}):  # git says that this is no checkout of its, or there is no git
-            with mock.patch.object(project_files, "ROOT", self.folder), mock.patch.dict(os.environ, settings):
-                files = project_files.read_files()
-                self.assertEqual(set(files), {".gitignore", "setup.py", "a/b.py", "a/build/d"})
-
-    def test_with_git_what_it_tracks_is_copied_as_it_is_now(self) -> None:
+    def test_what_git_tracks_is_copied_as_it_is_now(self) -> None:
         for name in ("changed", "gone", "other"):
             (self.folder / name).touch()
         for words in (("init", "-q"), ("add", "changed", "gone")):
             subprocess.run(["git", *words], cwd=self.folder, check=True)
         (self.folder / "changed").write_text("now")
         (self.folder / "gone").unlink()
-        with mock.patch.object(project_files, "ROOT", self.folder):
-            self.assertEqual(project_files.read_files(), {"changed": b"now"})
+        with mock.patch.object(rendering, "ROOT", self.folder):
+            self.assertEqual(read_files(), {"changed": "now"})
+
+    def test_a_commit_is_recorded_if_nothing_was_changed_since(self) -> None:
+        run = subprocess.check_output
+        run(["git", "init", "-q", "."], cwd=self.folder)
+        (self.folder / "file").touch()
+        run(["git", "add", "."], cwd=self.folder)
+        run(["git", "-c", "user.name=a", "-c", "user.email=a", "commit", "-qm", "a"], cwd=self.folder)
+        with mock.patch("indico.core.commands.new.project.ROOT", self.folder):
+            self.assertRegex(str(find_commit()), "^[0-9a-f]{40}$")
+            (self.folder / "file").write_text("now")
+            self.assertIsNone(find_commit())
+
+    def test_a_git_that_fails_or_is_not_there_is_a_sentence(self) -> None:
+        with self.assertRaisesRegex(CannotCreate, "^git log failed in .*: fatal: "):
+            rendering.run_git(self.folder, "log")
+        with (
+            mock.patch.dict(os.environ, {"PATH": ""}),
+            self.assertRaisesRegex(CannotCreate, "^git is not installed"),
+        ):
+            rendering.run_git(self.folder, "log")
+
+
+def others(part: Part) -> list[tuple[str, str, str]]:
+    """The replacements of the other parts."""
+    return [each for other in PARTS.values() if other is not part for each in other.replacements]
+
+
+def find_mentions(copy: Path, absent: Collection[str]) -> list[str]:
+    """Return the lines of a copy that speak of these parts."""
+    found = []
+    for path in sorted(path for path in copy.rglob("*") if path.is_file()):
+        lines = [path.name, *path.read_text(errors="replace").splitlines()]
+        text = "\0" not in "".join(lines) and path.name != "LICENSE"
+        for name in absent if text else ():
+            found += [f"{name}: {path.name}: {line}" for line in lines if PARTS[name].pattern.search(line)]
+    return found
+
+
+class ReadingTest(ProjectTest):
+    """Nothing in a copy speaks of what is not in it."""
+
+    @slow
+    def test_copies_with_all_nothing_and_with_one_part_less_or_more(self) -> None:
+        needs(self, "ruff")
+        wanted = [{*NAMES}, set[str](), *({*NAMES} - {name} for name in NAMES), *({name} for name in NAMES)]
+        for number, names in enumerate(wanted):
+            with self.subTest(names):
+                copy = self.folder / str(number)
+                write_files(copy, render(names))
+                command = [sys.executable, "-m", "ruff", "check", "--fix", "-q", "--select", "F401", "."]
+                subprocess.run(command, cwd=copy, check=True)  # imports that nothing uses any more
+                allowed = {MENTIONS[name] for name in names if name in MENTIONS}
+                self.assertEqual(find_mentions(copy, {*PARTS} - names - allowed), [])
+
+    def test_each_text_and_name_in_the_list_of_parts_is_there(self) -> None:
+        files = read_files()
+        for part in PARTS.values():
+            for path, old, _ in part.replacements:
+                texts = [text for file, text in files.items() if path in (file, "*")]
+                changed = [
+                    text.replace(before, after)
+                    for text in texts
+                    for file, before, after in others(part)
+                    if file == path
+                ]
+                self.assertTrue(any(old in text for text in [*texts, *changed]), (path, old))
+            for path, names in [*part.definitions.items(), *part.tests.items()]:
+                for name in names:
+                    self.assertIn(name.rpartition(".")[2], files[path])
+            for path in [*part.files, *part.signs]:
+                self.assertTrue(any(fnmatchcase(file, path) for file in files) or path in OLDER, path)
+
+    def test_every_page_that_is_linked_is_there(self) -> None:
+        for wanted in ([], DEFAULT, NAMES):
+            files = render(wanted)
+            pages = {path[5:-4] for path in files if re.fullmatch(r"docs/.*\.rst", path)}
+            for page in sorted(pages):
+                text = files[f"docs/{page}.rst"]
+                tables = re.findall(r"^\.\. toctree::\n(?:   :.*\n)*\n((?:   \S+\n)+)", text, re.MULTILINE)
+                linked = {*re.findall(r":doc:`(?:[^`<]+ <)?/?([\w/]+)>?`", text), *"".join(tables).split()}
+                missing = [link for link in linked - pages if f"batteries/{link}" not in pages]
+                self.assertEqual([link for link in missing if link != "batteries/*"], [], page)
+
+    def test_a_copys_readme_lists_the_folders_that_are_there(self) -> None:
+        files = render(DEFAULT)
+        house = files["README.md"].partition("## The house\n\n```\n")[2].partition("\n```")[0]
+        self.assertIn("  server.py ", house)
+        for name in re.findall(r"^ {0,2}(\S+[/.]\w*)[, ]", house, re.MULTILINE):
+            found = [path for path in files if path.startswith((name, f"{OLD}/{name}", f"{OLD}/core/{name}"))]
+            self.assertTrue(found, name)
 
 
 class RefusedTest(ProjectTest):
@@ -177,7 +277,7 @@ class RefusedTest(ProjectTest):
                 self.assert_refused(reason, name)
 
     def test_a_class_that_is_there_already(self) -> None:
-        source = {"a.py": b"class IndicoHandler: ...\nclass TeaHandler: ...\n"}
+        source = {"a.py": "class IndicoHandler: ...\nclass TeaHandler: ...\n"}
         with self.assertRaisesRegex(CannotCreate, "TeaHandler is already a name"):
             check_name("tea", source)
 
@@ -195,11 +295,9 @@ class RefusedTest(ProjectTest):
     def test_a_place_where_nothing_can_be_made(self) -> None:
         self.assert_refused(r"/proc/shop can't be created: .*\.$", "/proc/shop")
 
-    def test_a_battery_that_is_not_there_or_not_told_from_another(self) -> None:
-        self.assert_refused("horn is not one of the batteries:", "shop", "horn")
-        files = {"indico/server.py": b'    "indico.batteries.docs_one",\n    "indico.batteries.docs_two",\n'}
-        with self.assertRaisesRegex(CannotCreate, "docs is not one of the batteries: docs_one, docs_two"):
-            find_batteries("docs", files)
+    def test_a_part_that_there_is_not(self) -> None:
+        self.assert_refused("horn is not one of the parts: cors, ", "shop", "limit, horn")
+        self.assertEqual(split_names("cors, limit,"), {"cors", "limit"})
 
     def test_an_installed_package_has_nothing_to_copy(self) -> None:
         with (
@@ -213,86 +311,78 @@ class RefusedTest(ProjectTest):
         )
 
 
-class StrippingTest(ProjectTest):
-    @slow
-    def test_each_battery_can_be_left_out(self) -> None:
-        for name in NAMES:
-            with self.subTest(name):
-                files = project_files.read_files()
-                remove_battery(files, name)
-                self.assertFalse(
-                    [path for path in files if re.search(rf"\bbatteries/(test_)?{name}[./]", path)]
-                )
-                self.assertNotIn(f"batteries.{name}".encode(), files["indico/server.py"])
+class PartsTest(StrictTest):
+    def test_every_battery_is_a_part_and_has_a_module(self) -> None:
+        names = [battery.rpartition(".")[2] for battery in BATTERIES]
+        self.assertEqual([name for name in names if name not in NAMES], [])
 
-    def test_a_beginning_names_a_battery(self) -> None:
-        files = {"indico/server.py": b'    "indico.batteries.bell",\n    "indico.batteries.bell_rope",\n'}
-        self.assertEqual(find_batteries("bell_, bell,bell_rope", files), ["bell_rope", "bell"])
+    def test_a_region_stays_if_one_of_its_parts_is_wanted(self) -> None:
+        for comment in (
+            "# if {}\nb\n# end if\n",
+            ".. if {}\n\nb\n\n.. end if\n",
+            "<!-- if {} -->\nb\n<!-- end if -->\n",
+        ):
+            for names, expected in (
+                ("cors", "b\n"),
+                ("logs or cors", "b\n"),
+                ("logs", ""),
+                ("batteries", "b\n"),
+            ):
+                files = {"a": f"a\n{comment.format(names)}c\n", "indico/batteries/cors.py": ""}
+                keep_regions(files, ["cors"])
+                self.assertEqual(files["a"], f"a\n{expected}c\n", (comment, names))
 
-    def test_an_extra_goes_with_all_that_nothing_else_needs(self) -> None:
-        files = self.make_files()
-        remove_battery(files, "horn")
-        packages = re.findall(r"\w+", files["setup.py"].decode())
-        self.assertEqual(packages, ["extras", "dev", "rest", "both", "check", "ruff", "both", "last", "rest"])
+    def test_a_region_for_batteries_stays_if_there_is_one(self) -> None:
+        for wanted, expected in (("cors", "b\n"), ("asgi", "")):
+            files = {"a": "# if batteries\nb\n# end if\n", "indico/batteries/cors.py": ""}
+            keep_regions(files, [wanted])
+            self.assertEqual(files["a"], expected)
 
-    def test_a_setting_that_nothing_else_speaks_of_goes_too(self) -> None:
-        files = self.make_files()
-        remove_battery(files, "horn")
-        self.assertEqual(files["indico/config.py"].decode(), "# Others\nB = 1\nC = 2\nSUM = C + 1\n")
-        self.assertEqual(
-            files["docs/settings.rst"].decode(), "   * - ``B``\n     - 1\n   * - ``C``\n     - 2\n"
-        )
+    def test_a_comment_that_begins_with_if_stays(self) -> None:
+        files = {"a": "# if none\na\n# end if\n"}
+        keep_regions(files, [])
+        self.assertEqual(files["a"], "# if none\na\n# end if\n")
 
-    def test_a_battery_that_is_a_folder_goes_with_all_that_is_in_it(self) -> None:
-        files = self.make_files()
-        files["indico/batteries/horn/__init__.py"] = files.pop("indico/batteries/horn.py")
-        files["indico/batteries/horn/page.html"] = b""
-        files["indico/batteries/horn_two.py"] = files["indico/tests/batteries/test_horn/test_a.py"] = b""
-        remove_battery(files, "horn")
-        self.assertEqual([path for path in files if "horn" in path], ["indico/batteries/horn_two.py"])
-        self.assertNotIn("A = ", files["indico/config.py"].decode())
-
-    def test_what_leads_to_its_page_goes_too(self) -> None:
-        files = self.make_files()
-        remove_battery(files, "horn")
-        self.assertEqual(
-            files["docs/index.rst"].decode(), "See a page and ``horn``.\n\n.. toctree::\n\n   other\n"
-        )
-
-    def test_what_leads_to_a_file_from_the_readme_goes_with_it(self) -> None:
-        readme, manifest = (
-            b"[Changes](CHANGELOG.md). [Licence](LICENSE).",
-            b"include CHANGELOG.md\ngraft docs\n",
-        )
-        files = {"CHANGELOG.md": b"", "README.md": readme, "MANIFEST.in": manifest}
-        project_files.remove_file(files, "CHANGELOG.md")
-        self.assertEqual(files, {"README.md": b"[Licence](LICENSE).", "MANIFEST.in": b"graft docs\n"})
-
-    def make_files(self) -> project_files.Files:
-        texts = {
-            "indico/batteries/horn.py": "print(config.A, config.B, config.C)\n",
-            "indico/tests/batteries/test_horn.py": "",
-            "indico/other.py": "print(config.B)\n",
-            "indico/server.py": 'BATTERIES: list[str] = [\n    "indico.batteries.horn",\n]\n',
-            "indico/config.py": "# Horn\nA = call(\n    0,\n)\n\n# Others\nB = 1\nC = 2\nSUM = C + 1\n",
-            ".ci/lib.sh": "unset A B C\n",
-            "setup.py": "extras = {\n"
-            '        "dev": [\n            "alone",\n            "rest",\n            "both",\n        ],\n'
-            '        "check": ["ruff", "both"],\n        "horn": ["alone", "both"],  # why\n'
-            '        "last": ["rest"],\n}\n',
-            "docs/settings.rst": "".join(f"   * - ``{name}``\n     - {i}\n" for i, name in enumerate("ABC")),
-            "docs/batteries.rst": "Batteries\n",
-            "docs/batteries/horn.rst": "Horn\n",
-            "docs/batteries/bell.rst": "Bell\n",
-            "docs/index.rst": "See :doc:`a page <batteries/horn>` and :doc:`/batteries/horn`.\n\n"
-            ".. toctree::\n\n   other\n   batteries/horn\n",
+    def test_what_shared_files_have_of_a_part_goes(self) -> None:
+        part = Part("bell_rope", definitions={"a.py": ["Bell"]}, replacements=[("a.py", "1", "\\2")])
+        files = {
+            "a.py": "# of a bell\n@dataclass\nclass Bell:\n    pass\n\n\nx = 1\n",
+            "setup.py": 'x = {\n    "bell-rope": ["a[b]>=1", "c"],  # why\n    "bell": ["d"],\n}\n',
+            "indico/server.py": '    "indico.batteries.bell_rope",\n    "indico.batteries.bell",\n',
+            "indico/config.py": "# Others\nA = 1\n\n# The bell\nBELL = call(\n    1\n)\n\n# Last\nB = 2\n",
+            "docs/settings.rst": "   * - ``BELL``\n     - 1\n     - 2\n   * - ``A``\n     - 1\n",
+            "deploy/server.env": "A=\nBELL=\n",
         }
-        return {path: text.encode() for path, text in texts.items()}
+        remove_mentions(files, part, ["BELL"])
+        self.assertEqual(
+            files,
+            {
+                "a.py": "\n\nx = \\2\n",
+                "setup.py": 'x = {\n    "bell": ["d"],\n}\n',
+                "indico/server.py": '    "indico.batteries.bell",\n',
+                "indico/config.py": "# Others\nA = 1\n\n# Last\nB = 2\n",
+                "docs/settings.rst": "   * - ``A``\n     - 1\n",
+                "deploy/server.env": "A=\n",
+            },
+        )
+
+    def test_of_a_module_the_named_tests_stay_with_what_they_use(self) -> None:
+        source = (
+            "A = 1\nB = 2\n\ndef helper(): return A\n\nclass OneTest:\n    def setUp(self): ...\n"
+            "    def unused(self): ...\n    def test_a(self): helper()\n    def test_b(self): B\n\n"
+            "class TwoTest:\n    def test_c(self): B\n\nclass ThreeTest:\n    def test_d(self): ...\n"
+        )
+        kept = keep_tests(source, ["OneTest.test_a", "ThreeTest"])
+        self.assertEqual(
+            re.sub("\n+", "\n", kept),
+            "A = 1\ndef helper(): return A\nclass OneTest:\n    def setUp(self): ...\n"
+            "    def test_a(self): helper()\nclass ThreeTest:\n    def test_d(self): ...\n",
+        )
 
 
 class RenamingTest(StrictTest):
     def rename(self, text: str, name: str = "tea", path: str = "a.py") -> str:
-        return rename_files({path: text.encode()}, name)[path].decode()
+        return rename_files({path: text}, name)[path]
 
     def test_each_way_of_writing_the_name_stays_one(self) -> None:
         text = "indico Indico INDICO indico_key Indico_Key INDICO_ENV IndicoHandler .indico"
@@ -304,6 +394,7 @@ class RenamingTest(StrictTest):
             ),
         ):
             self.assertEqual(self.rename(text, name), expected)
+            self.assertEqual(make_rename(name)(text), expected)
 
     def test_imports_stay_sorted(self) -> None:
         text = "from indico.error import AuthError, IndicoError, InvalidJSON, to_answer\n"
@@ -331,7 +422,7 @@ class RenamingTest(StrictTest):
         self.assertEqual(self.rename("indico  a\n", "teashop", path="a.rst"), "teashop  a\n")
 
     def test_what_is_no_text_is_copied_as_it_is(self) -> None:
-        self.assertEqual(rename_files({"indico.png": b"indico \xff"}, "tea"), {"tea.png": b"indico \xff"})
+        self.assertEqual(rename_files({"indico.png": "indico \0"}, "tea"), {"tea.png": "indico \0"})
 
 
 @slow
@@ -374,7 +465,3 @@ class WorkingTest(ProjectTest):
         copy = self.make("shop")
         run_python(self, copy, "-m", "shop.new", "route", "order")
         self.run_suite(copy)
-
-    def test_a_copy_without_any_battery_passes_its_suite(self) -> None:
-        needs(self, "nose")
-        self.run_suite(self.make("shop", without=",".join(NAMES)))
