@@ -28,8 +28,8 @@ from indico.error import NotFound, Unavailable
 from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler
 from indico.routes.user import UserRoute
-from indico.tests.core.http.test_asgi import Exchange
 from indico.tests.mocks import HEADERS, LOGIN_DATA, USER_ID, USER_KEY
+from indico.tests.test_asgi import Exchange
 from indico.tests.testutils import slow
 from indico.tests.testutils.process import ProcessTest, linux, read_peak
 from indico.tests.testutils.server import ServerTest
