@@ -16,6 +16,7 @@ OPTIONAL = {  # what a battery or a setting needs besides req.txt
     "mongojet": ["mongojet>=0.5.8"],
     "openid": ["pyjwt[crypto]>=2.12"],
     "opentelemetry": ["opentelemetry-exporter-otlp-proto-http>=1.30"],
+    "password": ["aiosmtplib>=3.0", "pwdlib[argon2]>=0.2.1"],
     "sentry": ["sentry-sdk>=2.27"],
 }
 
@@ -52,6 +53,7 @@ setup(
         **OPTIONAL,
         "dev": [
             *(requirement for requirements in OPTIONAL.values() for requirement in requirements),
+            "aiosmtpd>=1.4.6",
             "coverage>=7.10.3",
             "hypothesis>=6.100",
             "mypy>=2.0",

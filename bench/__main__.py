@@ -15,6 +15,7 @@ from bench.findings import Finding, show
 from bench.machine import ROOT, Failure, check_tools, scratch
 from bench.servers import choose
 
+COMPARISONS = {"compare": False, "replica-set": True}  # kind: whether mongod is the only member of one
 KINDS = {  # module: whether its `measure` takes seconds and rounds, or just whether to be quick, or nothing
     "tax": True,
     "waiting": False,
@@ -33,7 +34,10 @@ def main() -> None:
         epilog="Tables and the plot go to docs/ when a kind was measured in full, and to --output.",
     )
     parser.add_argument(
-        "kinds", nargs="*", metavar="KIND", help=f"compare (the default), {', '.join(KINDS)} or all"
+        "kinds",
+        nargs="*",
+        metavar="KIND",
+        help=f"{', '.join(COMPARISONS)} (the default), {', '.join(KINDS)} or all",
     )
     parser.add_argument(
         "--quick", action="store_true", help="fewer and shorter turns: compare takes three minutes"
@@ -42,15 +46,14 @@ def main() -> None:
     parser.add_argument("--servers", default="", help="names, or their beginnings, with commas between")
     parser.add_argument("--seconds", type=int, help="of each turn (default 4)")
     parser.add_argument("--rounds", type=int, help="default 5")
-    parser.add_argument("--replica-set", action="store_true", help="mongod as the only member of one")
     parser.add_argument("--output", type=Path, help="the folder for tables and the plot")
     given = parser.parse_args()
-    kinds = given.kinds or ["compare"]
-    kinds = ["compare", *KINDS] if kinds == ["all"] else kinds
+    kinds = given.kinds or [*COMPARISONS]
+    kinds = [*COMPARISONS, *KINDS] if kinds == ["all"] else kinds
     given.seconds = given.seconds or (1 if given.quick else 4)
     given.rounds = given.rounds or (2 if given.quick else 5)
     given.only = given.only or ("echo,update" if given.quick else ",".join(ACTIONS))
-    if unknown := set(kinds) - {"compare", *KINDS} | set(given.only.split(",")) - set(ACTIONS):
+    if unknown := set(kinds) - {*COMPARISONS, *KINDS} | set(given.only.split(",")) - set(ACTIONS):
         parser.error(f"there is no {', '.join(sorted(unknown))}")
     full = not (given.quick or given.servers or given.only != ",".join(ACTIONS))
     output = given.output or (ROOT / "docs" if full else None)
@@ -68,10 +71,10 @@ def main() -> None:
 
 
 def run(kind: str, given: argparse.Namespace, folder: Path, output: Path | None) -> None:
-    if kind == "compare":
+    if kind in COMPARISONS:
         names = [name for name in given.servers.split(",") if name]
         wanted = {action: choose(names, action) for action in given.only.split(",")}
-        results = compare(wanted, given.seconds, given.rounds, folder, given.replica_set)
+        results = compare(wanted, given.seconds, given.rounds, folder, COMPARISONS[kind])
         findings = find_targets(results)
     else:
         findings = measure(kind, given, folder)
@@ -82,8 +85,8 @@ def run(kind: str, given: argparse.Namespace, folder: Path, output: Path | None)
 
         output.mkdir(exist_ok=True)
         report.save_findings(kind, findings, output)
-        if kind == "compare":
-            report.save_tables(results, output)
+        if kind in COMPARISONS:
+            report.save_tables(results, output, "_replica_set" if COMPARISONS[kind] else "")
 
 
 def measure(kind: str, given: argparse.Namespace, folder: Path) -> list[Finding]:

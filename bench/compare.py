@@ -35,7 +35,7 @@ def compare(
     servers = {server.name: server for chosen in wanted.values() for server in chosen}
     if not servers:
         raise Failure("there is no server of that name")
-    obstacles = {name: find_obstacle(server) for name, server in servers.items()}
+    obstacles = {name: find_obstacle(server, replica_set) for name, server in servers.items()}
     for name, obstacle in obstacles.items():
         if obstacle:
             print(f"left out: {name}, for {obstacle}")

@@ -15,16 +15,17 @@ from bench.findings import Finding
 ACTIONS = ("echo", "check", "update", "login")
 
 
-def save_tables(results: dict[str, Turns], folder: Path) -> None:
-    """A table an action, `performance_<action>.csv`, and the plot, `performance.png`."""
+def save_tables(results: dict[str, Turns], folder: Path, suffix: str) -> None:
+    """A table an action, `performance_<action><suffix>.csv`, and the plot, `performance<suffix>.png`."""
     for action, turns in results.items():
-        with (folder / f"performance_{action}.csv").open("w", newline="") as file:
+        with (folder / f"performance_{action}{suffix}.csv").open("w", newline="") as file:
             csv.writer(file).writerows([["Server", *COLUMNS], *rows(turns)])
-    plot(results, folder / "performance.png")
+    plot(results, folder / f"performance{suffix}.png")
 
 
 def save_findings(name: str, findings: list[Finding], folder: Path) -> None:
     """The findings of one kind, `performance_<name>.csv`."""
+    name = name.replace("-", "_")
     met = {None: "", True: "yes", False: "no"}
     with (folder / f"performance_{name}.csv").open("w", newline="") as file:
         table = [[finding.what, finding.measured, finding.goal, met[finding.met]] for finding in findings]

@@ -38,8 +38,10 @@ def is_peer(name: str) -> bool:
     return not name.startswith("indico")
 
 
-def find_obstacle(server: Server) -> str | None:
+def find_obstacle(server: Server, replica_set: bool = True) -> str | None:
     """What keeps a server from being measured here, or None."""
+    if "KEY_CACHE" in server.settings and not replica_set:
+        return "KEY_CACHE, which is used with a replica set alone"
     framework = server.module.rpartition(".")[2]
     if framework != "ours" and importlib.util.find_spec(framework) is None:
         return f"{framework} is not installed (pip install -r bench/req.txt)"

@@ -11,6 +11,7 @@ COMMANDS = {
     "serve": ("indico.core.command_line", "start the server"),
     "migrate": ("indico.core.commands.migrate", "run migrations and build indexes"),
     "shell": ("indico.core.commands.shell", "open a Python prompt with the database and `await`"),
+    "worker": ("indico.core.commands.worker", "run jobs, and serve no requests"),
     "openapi": ("indico.core.commands.openapi", "print the API's description, for generators of clients"),
     "new": ("indico.core.commands.new.__main__", "create a project or a route"),
 }

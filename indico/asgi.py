@@ -7,25 +7,15 @@ from __future__ import annotations
 
 import asyncio
 
-from tornado.httputil import HTTPHeaders, HTTPServerConnectionDelegate, RequestStartLine
-
 from indico import config
 from indico.core.hooks import Application
-from indico.core.http.asgi import Receive, Scope, Send, serve_request
-from indico.core.http.filters import FilteredApplication
+from indico.core.http.asgi import Receive, Scope, Send, send_error, serve_request
 from indico.core.lifecycle import lifespan
 from indico.core.serving import configure_logging
 from indico.core.tasks import spawn
 from indico.error import Unavailable
 from indico.server import make_app
 from indico.utils import LOGGER
-
-
-def reject(line: RequestStartLine, headers: HTTPHeaders) -> RequestStartLine:
-    raise Unavailable("The server can not start; its log says why")
-
-
-NOT_STARTED = FilteredApplication(HTTPServerConnectionDelegate(), reject)
 
 
 class ASGIApplication:
@@ -45,7 +35,12 @@ class ASGIApplication:
         if scope["type"] == "http":
             if self._running is None:
                 await self._start()
-            await serve_request(self._running or NOT_STARTED, scope, receive, send)
+            if self._running is not None:
+                await serve_request(self._running, scope, receive, send)
+            else:
+                await send_error(
+                    Unavailable("The server can not start; its log says why"), scope, receive, send
+                )
         elif scope["type"] == "lifespan":
             await self._run_lifespan(receive, send)
         elif scope["type"] == "websocket":

@@ -8,7 +8,6 @@ and the command line can change it.
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from indico.core.settings import Environment
 from indico.core.settings import SettingError as SettingError
@@ -65,6 +64,13 @@ FACEBOOK_GRAPH_URL = environment.address("FACEBOOK_GRAPH_URL", "https://graph.fa
 # The battery limit
 LOGIN_RATE = environment.rate("LOGIN_RATE", "10/minute")  # logins per address and per oauth_id
 
+# The battery compute
+COMPUTE_WORKERS = environment.whole("COMPUTE_WORKERS", 0, 0, 512)  # processes; 0: (cores - 1) / WORKERS
+COMPUTE_QUEUE = environment.whole("COMPUTE_QUEUE", 0, 0, 2**31)  # waiting calls; 0: 4 for each process
+
+# The battery idempotency
+IDEMPOTENCY_LIFETIME = environment.number("IDEMPOTENCY_LIFETIME", 24 * 3600, 1, YEAR)  # seconds
+
 # The battery cors
 CORS_ORIGINS = environment.origins("CORS_ORIGINS")  # their pages may call the server
 CORS_HEADERS = environment.headers("CORS_HEADERS")  # that these pages may send, besides the usual ones
@@ -74,6 +80,11 @@ DOCS = environment.flag("DOCS", not PRODUCTION)  # whether to serve them
 
 # The battery metrics
 METRICS_TOKEN = environment.secret("METRICS_TOKEN")  # required to read /metrics, if it is set
+
+# The battery jobs
+JOB_WORKERS = environment.whole("JOB_WORKERS", 1, 0, 1000)  # jobs that a process runs at a time
+JOB_LEASE = environment.number("JOB_LEASE", 30, 1, 3600)  # seconds until the job of a lost worker is taken
+JOB_LIFETIME = environment.number("JOB_LIFETIME", 7 * 24 * 3600, 1, 10 * YEAR)  # seconds, of a result
 
 # The battery openid
 OPENID_PROVIDERS = environment.providers("OPENID_PROVIDERS")  # name: issuer and client ids
@@ -92,8 +103,9 @@ OTEL_EXPORTER_OTLP_TRACES_ENDPOINT = environment.address("OTEL_EXPORTER_OTLP_TRA
 OTEL_SDK_DISABLED = environment.text("OTEL_SDK_DISABLED")  # true: no traces
 OTEL_TRACES_EXPORTER = environment.text("OTEL_TRACES_EXPORTER")  # none: no traces
 
-# Secrets in files are not loaded here: `read_secret` reads each when it is first used.
 environment.load(globals())
+# Reads the secrets in files. If this were a `def`, mypy would accept any name as a setting.
+globals()["__getattr__"] = environment.make_reader(globals())
 
 
 def check() -> None:
@@ -111,15 +123,3 @@ def check() -> None:
 def override(**variables: str) -> None:
     """Set settings as environment variables of these names would: `override(PORT="5001")`."""
     environment.override(globals(), variables)
-
-
-def read_secret(name: str) -> Any:
-    """Read a secret from its file, when it is first used. Raises SettingError if it can't be read."""
-    if name not in environment.settings:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = environment.read(name)
-    return value
-
-
-# Python calls it for missing names. If it were a `def`, mypy would accept any name as a setting.
-globals()["__getattr__"] = read_secret

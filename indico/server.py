@@ -25,15 +25,20 @@ Route = tuple[str, type[RequestHandler]]
 
 ROUTES: list[Route] = [AuthRoute, UserRoute, KeyRoute]
 BATTERIES: list[str] = [  # modules, each with one install(application)
+    "indico.batteries.compute",
     "indico.batteries.cors",
     "indico.batteries.docs_page",
+    "indico.batteries.files",
     "indico.batteries.health",
+    "indico.batteries.idempotency",
+    "indico.batteries.jobs",
     "indico.batteries.limit",
     "indico.batteries.logs",
     "indico.batteries.metrics",
     "indico.batteries.openapi",
     "indico.batteries.openid",
     "indico.batteries.opentelemetry",
+    "indico.batteries.password",
     "indico.batteries.sentry",
 ]
 

@@ -15,7 +15,7 @@ import pydantic_core
 from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import PydanticKnownError, core_schema, to_json
 
-from indico.core.types import UNIONS, Check, TypeMismatch, name_type
+from indico.core.types import UNIONS, Check, TypeMismatch, name_part, name_type
 from indico.error import InvalidValue, MissingField, WrongFieldType, shorten
 
 MAX_ERRORS = 50_000  # in one value: pydantic takes a third of a second to list so many
@@ -169,7 +169,3 @@ def list_fields(kind: Any) -> dict[str, Any]:
 def list_labels(kind: Any) -> list[str]:
     """What pydantic may call this member of a union: its name, or the tags in its fields."""
     return [name_type(kind), *(str(tag) for hint in list_fields(kind).values() for tag in get_args(hint))]
-
-
-def name_part(part: str | int) -> str:
-    return f"[{part}]" if isinstance(part, int) else f".{shorten(part)}"

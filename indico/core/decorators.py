@@ -10,6 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, get_type_hints
 
+from indico.core.types import check_type
+from indico.error import IndicoError
+
 ORDER = ("auth", "allow", "limit", "idempotent", "job", "unpack", "type_check")  # from the top
 ATTRIBUTE = "action_info"  # of a decorated function
 
@@ -22,6 +25,9 @@ class ActionInfo:
     fields: tuple[str, ...] | None = None  # of the body, as @unpack passes them on
     defaults: Mapping[str, Any] = field(default_factory=dict)  # of the fields that may be missing
     types: tuple[Any, ...] | None = None  # of the arguments, as @type_check checks them
+    statuses: Mapping[int, str] = field(default_factory=dict)  # additional ones, and their meanings
+    headers: Mapping[str, str] = field(default_factory=dict)  # of the request, and their descriptions
+    response: tuple[int, Any] | None = None  # status and type, if they are not 200 and the action's
 
 
 def get_info(function: Callable[..., Any]) -> ActionInfo:
@@ -63,6 +69,15 @@ def check_fields(function: Callable[..., Any], fields: tuple[str, ...]) -> None:
         raise TypeError(
             f"@unpack passes {passed or 'nothing'} to {function.__qualname__}: write @unpack({wanted})"
         )
+
+
+def check_defaults(types: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Raise TypeError for a default that does not have the type of its field."""
+    for name in types.keys() & defaults.keys():
+        try:
+            check_type(name, defaults[name], types[name])
+        except IndicoError as error:
+            raise TypeError(f"The default of {name} can't be used: {error.message}") from None
 
 
 def check_types(

@@ -61,7 +61,7 @@ def get_secret(name: str) -> str:
 
 
 def make_secrets() -> None:
-    """Create the secrets that are not set. Workers that are forked later then have the same."""
+    """In development, create the secrets that are not set. Workers that are forked later have the same."""
     for name in ("dev_token", "user_salt"):
-        if not getattr(config, name.upper()):
+        if not config.PRODUCTION and not getattr(config, name.upper()):
             get_secret(name)

@@ -4,7 +4,7 @@ The application: hooks for batteries, and the state of the running server.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,12 +41,16 @@ class Hooks:
     around_request: list[Callable[[Any], Callable[[], object]]] = field(default_factory=list)
     # Entered when the server starts and exited when it stops, in each process that serves.
     lifespans: list[Callable[[Application], AbstractAsyncContextManager[None]]] = field(default_factory=list)
+    # Run as tasks in each process that serves, while MongoDB is connected. Cancelled when the server stops.
+    background_tasks: list[Callable[[Application], Coroutine[Any, Any, None]]] = field(default_factory=list)
     # Notified of each MongoDB command by the clients that are created later.
     mongo_listeners: list[CommandListener] = field(default_factory=list)
     # Names and paths of pages. In development the server prints them when it starts.
     welcome_pages: dict[str, str] = field(default_factory=dict)
     # Additional statuses of an action, by its name, for the description of the API.
     extra_statuses: dict[str, list[int]] = field(default_factory=dict)
+    # Gauges for the metrics of the running server, by name: a description, and what reads the value.
+    gauges: dict[str, tuple[str, Callable[[], float]]] = field(default_factory=dict)
 
 
 @dataclass
@@ -85,7 +89,7 @@ class Application(Dispatcher):
         super().add_handlers(host_pattern, host_handlers)
 
 
-NO_HOOKS = Hooks((), (), (), (), (), {}, {})  # type: ignore[arg-type] # tuples, so that nothing can be added
+NO_HOOKS = Hooks((), (), (), (), (), (), {}, {}, {})  # type: ignore[arg-type] # tuples, so that nothing can be added
 _plain_states: WeakKeyDictionary[tornado.web.Application, ServerState] = WeakKeyDictionary()
 
 

@@ -44,7 +44,8 @@ async def lifespan(application: Application) -> AsyncIterator[None]:
             await batteries.enter_async_context(battery_lifespan(application))
         database.connect(listeners=application.hooks.mongo_listeners)
         indexes = StartupTask("Indexes", application.state.missing)
-        work = [indexes.run(database.ensure_indexes)]
+        work = [task(application) for task in application.hooks.background_tasks]
+        work.append(indexes.run(database.ensure_indexes))
         if config.KEY_CACHE:
             stream = StartupTask("Key cache", application.state.missing)
             work.append(key_cache.follow_logouts(database, stream))
@@ -76,7 +77,6 @@ async def drain(application: Application) -> None:
 async def check_settings(application: Application) -> None:
     """Raise SettingError if the server can't start with these settings. Runs once, before the workers."""
     config.check()
-    if not config.PRODUCTION:
-        make_secrets()
+    make_secrets()
     application.database.connect()
     await application.database.close()

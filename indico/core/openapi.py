@@ -26,6 +26,7 @@ Mode = Literal["validation", "serialization"]  # of a type: what comes in, what 
 
 MEANINGS = {
     200: "The result",
+    202: "The work is accepted, and done later",
     400: "The body can't be used; `data` says why",
     401: "There is no key, or it is not valid",
     403: "The key does not have the role that this needs",
@@ -64,9 +65,11 @@ class OpenAPIDocument:
         """Add an action or a page, unless its path has one. `statuses` don't follow from its decorators."""
         info = get_info(function)
         text = inspect.getdoc(function) or ""
-        meanings = {int(status): meaning for status, meaning in STATUS.findall(text)}
+        found = {int(status): meaning for status, meaning in STATUS.findall(text)}
+        meanings = {**info.statuses, **found}
         summary, _, description = STATUS.sub("", text).strip().partition("\n\n")
-        occurring = {200, 413, 500, 503, *statuses, *meanings}
+        success, returned = info.response or (200, read_result(function))
+        occurring = {success, 413, 500, 503, *statuses, *meanings}
         is_page = issubclass(handler, PageHandler)
         tag = "pages" if is_page else name_route(handler)
         self.tags.setdefault(tag, "Read by GET" if is_page else describe_route(handler))
@@ -78,6 +81,10 @@ class OpenAPIDocument:
             "parameters": [
                 {"name": name, "in": "path", "required": True, "schema": TEXT}
                 for name in re.findall(r"\{(\w+)\}", path)
+            ]
+            + [
+                {"name": name, "in": "header", "description": description, "schema": TEXT}
+                for name, description in info.headers.items()
             ],
         }
         if "auth" in info.decorators:
@@ -95,13 +102,14 @@ class OpenAPIDocument:
             media = "multipart/form-data" if any(map(takes_uploads, kinds)) else "application/json"
             operation["requestBody"] = {"required": True, "content": {media: {"schema": body}}}
             occurring |= {400, 415}
-        returned = read_result(function)
         is_stream = get_origin(returned) in STREAMS or inspect.isasyncgenfunction(inspect.unwrap(function))
         if is_stream:
             returned = next(iter(get_args(returned)), Any)
         result = self.refer(returned, "serialization")
         operation["responses"] = {
-            str(status): describe_response(status, meanings.get(status), result if status == 200 else TEXT)
+            str(status): describe_response(
+                status, meanings.get(status), result if status == success else TEXT
+            )
             for status in sorted(occurring)
         }
         if is_page and handler.content_type:
@@ -164,18 +172,14 @@ def describe_stream(response: dict[str, Any]) -> None:
     [envelope] = response["content"].values()
     properties = {"status": {"type": "integer"}, "data": TEXT}
     error = {"type": "object", "required": list(properties), "properties": properties}
-    events = [
-        describe_event(
-            "message", {"contentMediaType": "application/json", "contentSchema": envelope["schema"]}
-        ),
-        describe_event("error", {"contentMediaType": "application/json", "contentSchema": error}),
-        describe_event("end", {"const": "null"}),
-    ]
+    events = []
+    for name, data in (
+        ("message", {"contentMediaType": "application/json", "contentSchema": envelope["schema"]}),
+        ("error", {"contentMediaType": "application/json", "contentSchema": error}),
+        ("end", {"const": "null"}),
+    ):
+        fields = {"event": {"const": name}, "data": {**TEXT, **data}}
+        required = ["data"] if name == "message" else list(fields)  # a message has no name
+        schema = {"type": "object", "required": required, "properties": fields, "additionalProperties": False}
+        events.append(schema)
     response["content"] = {"text/event-stream": {"schema": {"anyOf": events}}}
-
-
-def describe_event(name: str, data: Schema) -> Schema:
-    """The schema of a server-sent event. An event without a name is a "message" to its reader."""
-    fields = {"event": {"const": name}, "data": {"type": "string", **data}}
-    required = ["data"] if name == "message" else list(fields)
-    return {"type": "object", "required": required, "properties": fields, "additionalProperties": False}

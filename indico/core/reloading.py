@@ -16,7 +16,6 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
-MODULE = "indico.core.reloading"
 PACKAGE = Path(__file__).parents[1]
 POLL_INTERVAL = 0.2  # seconds between checks of the source
 
@@ -29,7 +28,7 @@ def restart() -> None:
 
 def execute(command: list[str]) -> None:
     """Replace the program that this process runs. Does not return."""
-    os.execv(sys.executable, [sys.executable, "-m", MODULE, *command])
+    os.execv(sys.executable, [sys.executable, "-m", "indico.core.reloading", *command])
 
 
 def run(command: list[str]) -> None:

@@ -16,7 +16,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tornado import autoreload
@@ -28,10 +29,9 @@ from indico.core import reloading, supervisor
 from indico.core.development import make_folder
 from indico.core.hooks import Application
 from indico.core.http.filters import guard_hosts
-from indico.core.http.limits import HTTPServer
 from indico.core.http.server import Server
 from indico.core.http.sockets import listen
-from indico.core.http.tornado_server import make_tornado_server
+from indico.core.http.tornado_server import TornadoServer, make_tornado_server
 from indico.core.lifecycle import check_settings, drain, lifespan
 from indico.core.log import LOGGER
 from indico.core.mongo.mongod import Mongod, MongodError, is_answering
@@ -50,26 +50,27 @@ def run_server(make_app: Callable[[], Application], debug: bool, port: int) -> N
     """
     open_standard_streams()
     configure_logging()
-    mongod = None
-    try:
+    with exit_on_errors():
         application = make_app()
         asyncio.run(check_settings(application))
         sockets = bind(port)
-        mongod = make_mongod()
-        if mongod is not None:
-            mongod.start()
-            application.state.mongod_folder = mongod.folder if mongod.pid is not None else None
-        if config.WORKERS == 1:
-            run(serve(application, sockets, debug, announce=True, mongod=mongod))
-        else:
-            run_workers(application, sockets, mongod)
+        with run_mongod() as mongod:
+            application.state.mongod_folder = mongod.folder if mongod and mongod.pid is not None else None
+            if config.WORKERS == 1:
+                run(serve(application, sockets, debug, mongod))
+            else:
+                run_workers(application, sockets, mongod)
+
+
+@contextmanager
+def exit_on_errors() -> Iterator[None]:
+    """Exit with one sentence for each error that has a sentence, and without a traceback after Ctrl-C."""
+    try:
+        yield
     except (config.SettingError, MongodError, supervisor.WorkersDied) as error:
         sys.exit(str(error))
-    except KeyboardInterrupt:  # before `serve` handles it
+    except KeyboardInterrupt:
         sys.exit(130)
-    finally:
-        if mongod is not None:
-            mongod.stop()
 
 
 def open_standard_streams() -> None:
@@ -98,16 +99,23 @@ def bind(port: int) -> list[socket.socket]:
         ) from error
 
 
-def make_mongod() -> Mongod | None:
-    """Return the mongod to start if none runs yet: in development, with the default MONGODB."""
-    if config.PRODUCTION or config.MONGODB != config.DEFAULT_MONGODB:
-        return None
+@contextmanager
+def run_mongod() -> Iterator[Mongod | None]:
+    """In development, with the default MONGODB, start a mongod if none runs yet, and stop it at the end."""
+    mongod = None
+    if not config.PRODUCTION and config.MONGODB == config.DEFAULT_MONGODB:
+        try:
+            mongod = Mongod(make_folder("mongodb"), DEFAULT_MONGODB_PORT)
+        except config.SettingError:
+            if not is_answering(DEFAULT_MONGODB_PORT):
+                raise
     try:
-        return Mongod(make_folder("mongodb"), DEFAULT_MONGODB_PORT)
-    except config.SettingError:
-        if is_answering(DEFAULT_MONGODB_PORT):
-            return None
-        raise
+        if mongod is not None:
+            mongod.start()
+        yield mongod
+    finally:
+        if mongod is not None:
+            mongod.stop()
 
 
 def run_workers(application: Application, sockets: list[socket.socket], mongod: Mongod | None) -> None:
@@ -115,7 +123,7 @@ def run_workers(application: Application, sockets: list[socket.socket], mongod: 
 
     def work(number: int) -> None:
         application.state.worker = number
-        run(serve(application, sockets, debug=False, announce=number == 0))
+        run(serve(application, sockets, debug=False))
 
     def close_sockets() -> None:
         # A client that connects after the last worker has ended would never get a response.
@@ -123,7 +131,7 @@ def run_workers(application: Application, sockets: list[socket.socket], mongod: 
             listening.close()
 
     on_tick = mongod.restart_if_gone if mongod is not None else lambda: None
-    supervisor.run_workers(config.WORKERS, work, on_tick, before_stop=close_sockets)
+    supervisor.run_workers(config.WORKERS, work, on_tick, close_sockets)
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
@@ -135,11 +143,7 @@ def run(main: Coroutine[Any, Any, None]) -> None:
 
 
 async def serve(
-    application: Application,
-    sockets: list[socket.socket],
-    debug: bool,
-    announce: bool,
-    mongod: Mongod | None = None,
+    application: Application, sockets: list[socket.socket], debug: bool, mongod: Mongod | None = None
 ) -> None:
     """Serve on these sockets until SIGTERM or SIGINT. A second signal ends the process at once."""
     stop = stop_on_signals()
@@ -156,7 +160,7 @@ async def serve(
             autoreload.add_reload_hook(reloading.restart)
             autoreload.start()
             report_blocking_calls(ended)
-        if announce:
+        if not application.state.worker:  # of several workers, only the first
             print_welcome(application, sockets[0].getsockname()[1])
         await stop.wait()
         application.state.draining = True
@@ -209,6 +213,6 @@ def report_blocking_calls(ended: threading.Event) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def make_http_server(application: HTTPServerConnectionDelegate) -> HTTPServer:
+def make_http_server(application: HTTPServerConnectionDelegate) -> Server | TornadoServer:
     """Return the HTTP server that HTTP_SERVER selects."""
     return make_tornado_server(application) if config.HTTP_SERVER == "tornado" else Server(application)

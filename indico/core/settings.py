@@ -71,10 +71,7 @@ class Environment:
         return self._add(name, default, lambda text: setting_values.parse_whole(text, low, high))
 
     def address(self, name: str, default: str = "", *schemes: str) -> str:
-        """
-        A URL that begins with one of `schemes`, by default of HTTP. It may contain a password, so no message
-        shows it.
-        """
+        """A URL with one of `schemes`, by default HTTP's. No message shows it: it may hold a password."""
         schemes = schemes or ("https://", "http://")
         return self._add(name, default, lambda text: setting_values.check_scheme(text, schemes))
 
@@ -130,11 +127,21 @@ class Environment:
             else:
                 values[name] = self._read_or_default(name)
 
+    def make_reader(self, values: dict[str, Any]) -> Callable[[str], Any]:
+        """Return a `__getattr__` for the module with this namespace, that reads settings in files."""
+
+        def read_missing(name: str) -> Any:
+            if name not in self.settings:
+                raise AttributeError(f"module {values['__name__']!r} has no attribute {name!r}")
+            value = values[name] = self.read(name)
+            return value
+
+        return read_missing
+
     def load_files(self, values: dict[str, Any]) -> None:
         """Put the settings in files into `values`, too. Raises SettingError, with all problems."""
         names = [name for name in self.settings if self._is_in_file(name)]
-        problems = self.find_problems(names)
-        if problems:
+        if problems := self.find_problems(names):
             raise SettingError("\n".join(problems))
         values.update({name: self.read(name) for name in names})
 
@@ -156,10 +163,8 @@ class Environment:
 
     def find_misspelt(self) -> list[str]:
         """Return a sentence for each variable whose name looks like a misspelt setting."""
-        known = [
-            *self.settings,
-            *(f"{name}_FILE" for name, setting in self.settings.items() if setting.is_secret),
-        ]
+        known = [*self.settings]
+        known += [f"{name}_FILE" for name, setting in self.settings.items() if setting.is_secret]
         sentences = []
         for name in sorted(set(self.environ) - set(known)):
             if name.startswith(FOREIGN):

@@ -28,8 +28,7 @@ class StartupTask:
         self.name = name
         self.tried = asyncio.Event()  # the first attempt has ended
         self._missing = missing
-        self._has_failed = False  # the last attempt
-        self._pause = 0.0  # seconds
+        self._pause = 0.0  # seconds, since the last attempt failed
         missing.add(name)
 
     async def run(self, attempt: Callable[[], Awaitable[object]]) -> None:
@@ -44,8 +43,7 @@ class StartupTask:
 
     def fail(self, error: Exception) -> float:
         """An attempt has failed. Returns the seconds to wait before the next one."""
-        if not self._has_failed:
-            self._has_failed = True
+        if not self._pause:
             text = error.message if isinstance(error, IndicoError) else repr(error)
             cause = f" ({error.__cause__!r})" if error.__cause__ is not None else ""
             LOGGER.warning("%s: %s%s. This is tried again until it succeeds", self.name, text, cause)
@@ -56,9 +54,8 @@ class StartupTask:
 
     def succeed(self) -> None:
         """The work is done, or need not be done."""
-        if self._has_failed:
+        if self._pause:
             LOGGER.info("%s: done", self.name)
-        self._has_failed = False
         self._pause = 0.0
         self._missing.discard(self.name)
         self.tried.set()

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 LOGGER = logging.getLogger("indico")  # not imported: as a script, this file runs without the package
@@ -29,13 +30,13 @@ class WorkersDied(Exception):
     """The workers die as fast as they are started."""
 
 
-def die_with_parent(parent: int) -> None:
+def die_with_parent(parent: int, number: signal.Signals = signal.SIGTERM) -> None:
     """
-    Have the kernel send this process SIGTERM when `parent` ends, even after SIGKILL. Only on Linux: on other
+    Have the kernel send this process a signal when `parent` ends, even after SIGKILL. Only on Linux: on other
     systems this process goes on running.
     """
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
         if os.getppid() != parent:
             os._exit(1)  # pragma: no cover - only if the parent ends between these two lines
 
@@ -69,44 +70,31 @@ def get_exit_code(pid: int) -> int | None:
     return os.waitstatus_to_exitcode(status) if ended else None
 
 
-def run_workers(
-    count: int,
-    run_worker: Callable[[int], None],
-    on_tick: Callable[[], object] = lambda: None,
-    before_stop: Callable[[], object] = lambda: None,
-) -> None:
+def run_workers(count: int, *callbacks: Callable[..., Any]) -> None:
     """
-    Run `run_worker(number)` in `count` forked workers until all have ended. `on_tick` is called a few times a
-    second, and `before_stop` before the workers are told to stop.
+    Run `count` forked workers until all have ended. `callbacks` are those of a Supervisor.
 
     A worker that dies is replaced. After more than MAX_FAILED_STARTS failed starts in a row, the other
     workers are stopped and WorkersDied is raised. SIGTERM and SIGINT are passed on as SIGTERM.
     """
-    Supervisor(count, run_worker, on_tick, before_stop).run()
+    Supervisor(*callbacks).run(count)
 
 
+@dataclass
 class Supervisor:
     """Starts, restarts and stops workers: see `run_workers`."""
 
-    def __init__(
-        self,
-        count: int,
-        run_worker: Callable[[int], None],
-        on_tick: Callable[[], object],
-        before_stop: Callable[[], object],
-    ) -> None:
-        self.count = count
-        self.run_worker = run_worker
-        self.on_tick = on_tick
-        self.before_stop = before_stop
-        self.workers: dict[int, tuple[int, float]] = {}  # by pid: (number, when it was started)
-        self.stopping = False
-        self.failed_starts = 0  # in a row
+    run_worker: Callable[[int], None]  # called in each worker, with its number
+    on_tick: Callable[[], object] = lambda: None  # called a few times a second
+    before_stop: Callable[[], object] = lambda: None  # called before the workers are told to stop
+    workers: dict[int, tuple[int, float]] = field(default_factory=dict, init=False)  # by pid: (number, start)
+    stopping = False
+    failed_starts = 0  # in a row
 
-    def run(self) -> None:
+    def run(self, count: int) -> None:
         handlers = [signal.signal(number, self.stop) for number in SIGNALS]
         try:
-            for number in range(self.count):
+            for number in range(count):
                 self.start_worker(number)
             while self.workers:
                 self.reap_workers()

@@ -10,7 +10,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from indico.core.http.uploads import Upload
 from indico.error import IndicoError, WrongFieldType, shorten
@@ -18,6 +18,7 @@ from indico.error import IndicoError, WrongFieldType, shorten
 Check = Callable[[Any], Any]  # returns the value as the action gets it, or raises a TypeMismatch
 
 UNIONS = (Union, UnionType)
+JSON_CLASSES = {Any, str, int, float, bool, NoneType, list, dict, Upload}
 
 
 class TypeMismatch(Exception):
@@ -108,102 +109,53 @@ def make_empty(kind: Any) -> Any:
         raise TypeError(f"{name_type(kind)} has no empty value") from error
 
 
-# The checks of JSON's own types
-
-
 def compile_json_type(kind: Any) -> Check | None:
     """The check of one of JSON's own types, or None for any other type."""
     origin, arguments = get_origin(kind), get_args(kind)
-    if kind is Any:
-        return lambda value: value
-    if any(kind is known for known in (str, int, float, bool, NoneType, list, dict, Upload)):
-        return _compile_class(kind)
     if origin is Annotated:
         described = all(isinstance(note, (Description, str)) for note in kind.__metadata__)
         return compile_json_type(arguments[0]) if described else None
+    members: list[Any] = [] if origin is Literal else list(map(compile_json_type, arguments))
     if origin is Literal:
-        ours = not any(isinstance(choice, (bytes, enum.Enum)) for choice in arguments)
-        return _compile_literal(kind, arguments) if ours else None
-    checks = [check for check in map(compile_json_type, arguments) if check is not None]
-    if len(checks) < len(arguments):
+        is_own = not any(isinstance(choice, (bytes, enum.Enum)) for choice in arguments)
+    elif origin is dict:
+        is_own = arguments[:1] == (str,)
+    else:
+        is_own = kind in JSON_CLASSES or origin in (list, *UNIONS)
+    if not is_own or None in members:
         return None
-    if origin in UNIONS:
-        return _compile_union(kind, checks)
-    if origin is list and arguments:
-        return _compile_list(kind, checks[0])
-    if origin is dict and arguments and arguments[0] is str:
-        return _compile_dict(kind, checks[1])
-    return None
 
+    def is_right(value: Any) -> bool:
+        if origin is Literal:  # 1 and True are equal, but not the same
+            return any(type(value) is type(choice) and value == choice for choice in arguments)
+        if kind in (int, float):
+            return isinstance(value, (int, kind)) and not isinstance(value, bool)
+        return kind is Any or isinstance(value, origin or kind)
 
-def _refuse(value: Any, kind: Any) -> NoReturn:
-    raise TypeMismatch(lambda path: WrongFieldType(path, value, name_type(kind)))
-
-
-def _compile_class(kind: type) -> Check:
     def check(value: Any) -> Any:
-        if kind is float and type(value) is int:
+        if type(value) is kind:
             return value
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            _refuse(value, kind)
-        return value
-
-    return check
-
-
-def _compile_literal(kind: Any, choices: tuple[Any, ...]) -> Check:
-    typed = {(type(choice), choice) for choice in choices}  # 1 and True are equal, but not the same
-
-    def check(value: Any) -> Any:
-        if not isinstance(value, (str, int, NoneType)) or (type(value), value) not in typed:
-            _refuse(value, kind)
-        return value
-
-    return check
-
-
-def _compile_union(kind: Any, checks: list[Check]) -> Check:
-    def check(value: Any) -> Any:
         within = None
-        for check_member in checks:
-            try:
-                return check_member(value)
-            except TypeMismatch as mismatch:
-                within = mismatch if mismatch.path else within
-        if within is not None:
-            raise within
-        return _refuse(value, kind)
+        if origin in UNIONS:
+            for check_member in members:
+                try:
+                    return check_member(value)
+                except TypeMismatch as mismatch:
+                    within = mismatch if mismatch.path else within
+        if origin in UNIONS or not is_right(value):
+            raise within or TypeMismatch(lambda path: WrongFieldType(path, value, name_type(kind)))
+        if members:
+            for part, member in enumerate(value) if origin is list else value.items():
+                try:
+                    members[-1](member)
+                except TypeMismatch as mismatch:
+                    mismatch.path = name_part(part) + mismatch.path
+                    raise
+        return value
 
     return check
 
 
-def _compile_list(kind: Any, check_member: Check) -> Check:
-    def check(value: Any) -> Any:
-        if not isinstance(value, list):
-            _refuse(value, kind)
-        checked: list[Any] = []
-        try:
-            for member in value:
-                checked.append(check_member(member))
-        except TypeMismatch as mismatch:
-            mismatch.path = f"[{len(checked)}]{mismatch.path}"
-            raise
-        return checked
-
-    return check
-
-
-def _compile_dict(kind: Any, check_member: Check) -> Check:
-    def check(value: Any) -> Any:
-        if not isinstance(value, dict):
-            _refuse(value, kind)
-        checked: dict[Any, Any] = {}
-        for name, member in value.items():
-            try:
-                checked[name] = check_member(member)
-            except TypeMismatch as mismatch:
-                mismatch.path = f".{shorten(name)}{mismatch.path}"
-                raise
-        return checked
-
-    return check
+def name_part(part: str | int) -> str:
+    """A key or an index, as a path has it."""
+    return f"[{part}]" if isinstance(part, int) else f".{shorten(part)}"

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 from pymongo.monitoring import CommandListener
 
 from indico import config
-from indico.core.mongo import changes, drivers, helper, indexes
+from indico.core.mongo import drivers, helper, indexes
 from indico.core.mongo.drivers import Client, Database
 from indico.core.mongo.helper import Callback as Callback
 from indico.core.mongo.helper import mongo as mongo
@@ -33,14 +33,13 @@ from indico.core.mongo.updates import mongo_obj as mongo_obj
 from indico.core.mongo.updates import parse_id as parse_id
 from indico.core.mongo.updates import refuse_changes as refuse_changes
 from indico.core.mongo.updates import update_document as update_document
-
-UserHelper = Callable[[str], Awaitable[Any]]  # called with a user_id
+from indico.core.mongo.user_data import export_data as export_data
+from indico.core.mongo.user_data import on_export as on_export
+from indico.core.mongo.user_data import on_remove as on_remove
+from indico.core.mongo.user_data import remove_data as remove_data
 
 CLIENT: Client
 mongodb: Database
-
-_removers: list[UserHelper] = []
-_exporters: list[UserHelper] = []
 
 
 def connect(
@@ -89,11 +88,6 @@ async def ensure_indexes() -> None:
     await indexes.ensure_indexes(get_database())
 
 
-def watch(collection: str, pipeline: list[Document], heartbeat: int) -> AsyncGenerator[Document | None]:
-    """Yield the changes of a collection: see `indico.core.mongo.changes.watch`."""
-    return changes.watch(get_database()[collection], pipeline, heartbeat)
-
-
 def describe() -> str:
     """Return the database's name and hosts: `indico at localhost:27017`."""
     return drivers.describe(config.MONGODB, config.MONGODB_DATABASE)
@@ -102,25 +96,3 @@ def describe() -> str:
 def current_time() -> int:
     """Return the time in UTC milliseconds."""
     return time.time_ns() // 1_000_000
-
-
-def on_remove(helper: UserHelper) -> None:
-    """Register a helper that deletes a user's data. After a failure it is called again."""
-    _removers.append(helper)
-
-
-def on_export(helper: UserHelper) -> None:
-    """Register a helper that returns a user's data by collection, such as `{"order": [...]}`."""
-    _exporters.append(helper)
-
-
-async def remove_data(user_id: str) -> None:
-    """Delete a user's data. The keys stay: see `indico.utils.auth.key_utils.remove_user`."""
-    for remove in _removers:
-        await remove(user_id)
-
-
-async def export_data(user_id: str) -> Document:
-    """Return a user's data by collection."""
-    parts = [await export(user_id) for export in _exporters]
-    return {name: data for part in parts for name, data in part.items()}

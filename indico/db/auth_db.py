@@ -1,16 +1,15 @@
 """
-Keys: which of them are valid, for which user, and with which roles.
+Keys: which of them are valid, for which user, and with which roles. All times are in UTC milliseconds.
 
 The first half of a key is the same for all keys of a user. Each user has one document, found by the digest of
-the first half. Keys themselves are never stored. All times are in UTC milliseconds.
+the first half. Keys themselves are never stored.
 
     {key: "sha256:" + digest of the first half, secret: digest of the login's key, generation, user_id, login,
-     roles: [...], keys: [{name, secret, roles, created, expires, used}]}
+     roles: [...], keys: [API keys: see `indico.db.key_db`]}
 
 The second half of a login's key belongs to one generation (see `indico.utils.auth.auth_utils.user_hash`). A
 logout starts the next generation: it replaces `secret` and removes `login`. Every update is atomic and names
-the secret, so an operation that races with a logout can't make the old key valid again. `keys` are the user's
-API keys (see `indico.db.key_db`). `roles` and `keys` are missing until they are set.
+the secret, so an operation that races with a logout can't make the old key valid again.
 """
 
 from __future__ import annotations
@@ -56,15 +55,12 @@ async def save_key(key: str, user_id: str) -> bool:
     Make a login's key valid for the user, for KEY_LIFETIME from now. Returns False, and changes nothing, if
     the key's generation has ended.
     """
-    change = {
-        "$set": {"user_id": user_id, "login": current_time()},
-        "$setOnInsert": {"generation": 0},
-    }
+    set_login = {"$set": {"user_id": user_id, "login": current_time()}}
+    insert = {**set_login, "$setOnInsert": {"generation": 0}}
     try:
-        await db.mongodb.auth.update_one(query_login(key), change, upsert=True)
+        await db.mongodb.auth.update_one(query_login(key), insert, upsert=True)
     except DuplicateKeyError:  # the document is of another generation, or was inserted at the same moment
-        result = await db.mongodb.auth.update_one(query_login(key), change)
-        return bool(result.matched_count)
+        return bool((await db.mongodb.auth.update_one(query_login(key), set_login)).matched_count)
     return True
 
 
@@ -76,10 +72,9 @@ async def get_user_id(key: str) -> Document | None:
     too. Returns None if the key is not valid.
     """
     secret = digest(key)
-    fields = dict.fromkeys(("user_id", "secret", "generation", "login", "roles"), 1)
-    document = await db.mongodb.auth.find_one(
-        query_user(key), projection={**fields, "keys": {"$elemMatch": {"secret": secret}}}
-    )
+    fields: Document = dict.fromkeys(("user_id", "secret", "generation", "login", "roles"), 1)
+    fields["keys"] = {"$elemMatch": {"secret": secret}}
+    document = await db.mongodb.auth.find_one(query_user(key), projection=fields)
     if document is None or "user_id" not in document:
         return None
     roles = document.get("roles", [])
@@ -108,11 +103,8 @@ async def end_key(key: str, next_key: str, also: Iterable[str] = ()) -> bool:
     End a login's key permanently, and remove the fields `also`. The next key is `next_key`. Returns False if
     the key had already ended.
     """
-    change = {
-        "$set": {"secret": digest(next_key)},
-        "$inc": {"generation": 1},
-        "$unset": dict.fromkeys(("login", *also), ""),
-    }
+    unset = dict.fromkeys(("login", *also), "")
+    change = {"$set": {"secret": digest(next_key)}, "$inc": {"generation": 1}, "$unset": unset}
     result = await by_majority(db.mongodb.auth).update_one(query_login(key), change)
     return bool(result.matched_count)
 

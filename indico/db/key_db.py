@@ -1,5 +1,7 @@
 """
-API keys: a list in the user's document of the collection `auth`. See `indico.db.auth_db`.
+API keys: a list in the user's document of the collection `auth` (see `indico.db.auth_db`).
+
+    keys: [{name, secret: digest of the key, roles, created, expires, used}]
 """
 
 from __future__ import annotations
@@ -40,19 +42,13 @@ async def create_key(key: str, name: str, lifetime: int | None, roles: list[str]
     is valid for `lifetime` seconds, or until it is removed. Raises AuthError if `key` has ended, and
     InvalidValue if the user has MAX_KEYS keys or one of this name.
     """
-    if not 1 <= len(name) <= 100:
-        raise InvalidValue("name should be 1 to 100 characters")
-    if lifetime is not None and not 1 <= lifetime <= MAX_LIFETIME:
-        raise InvalidValue(f"lifetime should be 1 to {MAX_LIFETIME} seconds")
-    half, created = len(key) // 2, current_time()
-    new_key = key[:half] + secrets.token_hex(half // 2)
+    new_key = key[: len(key) // 2] + secrets.token_hex(len(key) // 4)
+    created = current_time()
     expires = None if lifetime is None else created + lifetime * 1000
     entry = {"name": name, "roles": check_roles(roles), "created": created, "expires": expires, "used": None}
     possible = {"keys.name": {"$ne": name}, f"keys.{MAX_KEYS - 1}": {"$exists": False}}
-    result = await db.mongodb.auth.update_one(
-        {**query_login(key), **possible}, {"$push": {"keys": {**entry, "secret": digest(new_key)}}}
-    )
-    if result.matched_count:
+    change = {"$push": {"keys": {**entry, "secret": digest(new_key)}}}
+    if (await db.mongodb.auth.update_one({**query_login(key), **possible}, change)).matched_count:
         return {"name": name, "key": new_key, "created": created, "expires": expires}
     document = await db.mongodb.auth.find_one(query_login(key))
     if document is None:
@@ -73,9 +69,9 @@ async def list_keys(key: str) -> list[ListedKey]:
 @mongo
 async def remove_key(key: str, name: str) -> None:
     """End the API key of this name, of the user who has `key`. Raises NotFound if there is none."""
-    query = {**query_user(key), "keys.name": name}
-    result = await by_majority(db.mongodb.auth).update_one(query, {"$pull": {"keys": {"name": name}}})
-    if not result.matched_count:
+    change = {"$pull": {"keys": {"name": name}}}
+    result = await by_majority(db.mongodb.auth).update_one(query_user(key), change)
+    if not result.modified_count:
         raise NotFound("key")
 
 

@@ -55,8 +55,8 @@ class AuthHandler(IndicoHandler):
     @property
     def subject(self) -> str | None:
         """
-        The account that a login names, before it is verified. LOGIN_RATE counts logins per account. None if
-        the login has the token of development: it is not counted.
+        The account that a login names, for LOGIN_RATE. None if the login has the token of development: it is
+        not counted.
         """
         fields = smart_parse(self.request.body)
         return None if is_dev_token(fields.get("access_token")) else f"oauth_id {fields.get('oauth_id')}"

@@ -9,16 +9,15 @@ import inspect
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
-from indico.core.decorators import check_name, get_info
+from indico.core.http.actions import ActionHandler
 from indico.core.http.encoding import JSONEncoder as JSONEncoder
 from indico.core.http.envelope import name_request
-from indico.core.http.streams import StreamHandler
 from indico.core.log import LOGGER
 from indico.core.tasks import LATER
 from indico.error import RouteNotFound
 
 
-class IndicoHandler(StreamHandler):
+class IndicoHandler(ActionHandler):
     """
     Turns `POST /<route>/<action>` into a call of the method `<action>` with the body.
 
@@ -36,13 +35,6 @@ class IndicoHandler(StreamHandler):
     roles: list[str]
     key: str
     key_owner: dict[str, Any]  # see `AuthDB.get_user_id`
-
-    def __init_subclass__(cls, **keywords: Any) -> None:
-        """Raise TypeError for an action that no client can call."""
-        super().__init_subclass__(**keywords)
-        for name, function in _list_members(cls).items():
-            if get_info(function).decorators or name in ("delete", "patch", "put"):
-                check_name(cls.__name__.removesuffix("Handler"), name, _INHERITED.__contains__)
 
     async def post(self, action: str | None = None) -> None:
         """Find the action, run it, and send its result."""
@@ -76,24 +68,6 @@ class IndicoHandler(StreamHandler):
             raise RouteNotFound(action)
         return function
 
-    @classmethod
-    def get_action(cls, name: str) -> Callable[..., Any] | None:
-        """Return the public function of that name. Functions of IndicoHandler itself are not actions."""
-        if name in _INHERITED or name.startswith("_"):
-            return None
-        # This reads the class's own attributes, because getattr would turn a static method into a function.
-        for kind in cls.__mro__:
-            if name in vars(kind):
-                function = vars(kind)[name]
-                return function if inspect.isfunction(function) else None
-        return None
-
-    @classmethod
-    def list_actions(cls) -> dict[str, Callable[..., Any]]:
-        """Return the actions by their names, in the order in which they are written."""
-        actions = {name: cls.get_action(name) for name in _list_members(cls)}
-        return {name: function for name, function in actions.items() if function is not None}
-
     def check_path(self) -> None:
         self.find_action(self.request.path.rpartition("/")[2] or None)
 
@@ -106,12 +80,3 @@ class IndicoHandler(StreamHandler):
             LOGGER.warning("%s responded twice; the second response is dropped", name_request(self))
         else:
             self.send_envelope({"status": code, "data": data}, code)
-
-
-def _list_members(handler: type[IndicoHandler]) -> dict[str, Any]:
-    """Return what a handler's classes define, without IndicoHandler and its bases."""
-    kinds = [kind for kind in reversed(handler.__mro__) if not issubclass(IndicoHandler, kind)]
-    return {name: member for kind in kinds for name, member in vars(kind).items()}
-
-
-_INHERITED = frozenset(dir(IndicoHandler))

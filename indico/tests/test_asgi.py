@@ -298,8 +298,11 @@ class ASGITest(ServerTest):
         self.set(config, "MAX_BODY_SIZE", 100)
         self.set(config, "BODY_TIMEOUT", 0.01)
         exchange = self.ask().give(101 * b"a", True)
-        while not exchange.sent or exchange.sent[-1].get("more_body", True):
+        exchange.free.clear()
+        while not exchange.sent:
             await asyncio.sleep(0)
+        await asyncio.sleep(0.02)
+        exchange.free.set()
         self.assertEqual((await exchange.leave().finish())[0], 413)
 
     @gen_test
@@ -335,6 +338,13 @@ class ASGITest(ServerTest):
         exchange = self.ask("POST /probe/waits").give(b"a", True).leave()
         await exchange.task
         self.assertEqual((exchange.sent, self._app.state.in_flight), ([], set()))
+
+    @gen_test
+    async def test_a_client_that_leaves_with_the_end_of_its_body_starts_no_action(self) -> None:
+        exchange = self.ask("POST /probe/waits").give().leave()
+        await exchange.task
+        self.assertEqual((exchange.sent, self._app.state.in_flight), ([], set()))
+        self.assertFalse(self.started.is_set())
 
     @gen_test
     async def test_a_server_that_gives_up_ends_the_action(self) -> None:

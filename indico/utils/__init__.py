@@ -11,14 +11,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from indico.core.decorators import (
-    add_decorator,
-    check_fields,
-    check_order,
-    check_types,
-    get_info,
-    set_info,
-)
+from indico.core import decorators
+from indico.core.decorators import add_decorator, check_order, get_info
 from indico.core.http.bodies import form_urlencoded_parse as form_urlencoded_parse
 from indico.core.http.bodies import smart_parse as smart_parse
 from indico.core.http.errors import to_error
@@ -76,17 +70,13 @@ def unpack(*names: str, **defaults: Any) -> Callable[[Action], Action]:
     """
     fields = (*names, *defaults)
     if not all(isinstance(name, str) for name in names) or len(set(fields)) < len(fields):
-        raise TypeError(
-            '@unpack takes the names of fields, each once: @unpack("name", "email", pinned=False)'
-        )
+        raise TypeError('@unpack takes each name of a field once: @unpack("name", "email", pinned=False)')
 
     def decorator(function: Action) -> Action:
         check_order("unpack", function)
-        check_fields(function, fields)
+        decorators.check_fields(function, fields)
         info = get_info(function)
-        for kind, name in zip(info.types or (), fields):
-            if name in defaults:
-                _check_default(name, defaults[name], kind)
+        decorators.check_defaults(dict(zip(fields, info.types or ())), defaults)
 
         def pass_fields(self: Any, parsed: dict[str, Any]) -> Any:
             for name in names:
@@ -99,18 +89,11 @@ def unpack(*names: str, **defaults: Any) -> Callable[[Action], Action]:
 
         action = functools.wraps(function)(read_body(pass_fields, info.types or ()))
         if info.types is not None:  # @type_check then uses these names in its errors
-            set_info(function, replace(info, fields=fields))
+            decorators.set_info(function, replace(info, fields=fields))
         add_decorator("unpack", action, replace(info, fields=fields, defaults=defaults))
         return action
 
     return decorator
-
-
-def _check_default(name: str, default: Any, kind: Any) -> None:
-    try:
-        compile_type(kind)(default)
-    except TypeMismatch as mismatch:
-        raise TypeError(f"The default of {name} can't be used: {mismatch.to_error(name).message}") from None
 
 
 def type_check(*types: Any) -> Callable[[Action], Action]:
@@ -128,7 +111,7 @@ def type_check(*types: Any) -> Callable[[Action], Action]:
     def decorator(function: Action) -> Action:
         check_order("type_check", function)
         parameters = tuple(inspect.signature(function).parameters)[1:]
-        required = check_types(function, parameters, types)
+        required = decorators.check_types(function, parameters, types)
         checks = [compile_type(kind) for kind in required]
 
         @functools.wraps(function)

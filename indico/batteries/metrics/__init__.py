@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from indico import config
-from indico.batteries.metrics.measures import CommandMetrics, RequestMetrics, make_lag, measure_lag
+from indico.batteries.metrics.measures import CommandMetrics, Gauges, RequestMetrics, make_lag, measure_lag
 from indico.batteries.metrics.sharing import make_folder, register_worker
 from indico.core.hooks import Application
 from indico.core.http.pages import PageHandler
@@ -46,19 +46,23 @@ def install(application: Application) -> None:
         ProcessCollector(registry=registry)  # of one process: sums over workers would mean nothing
     application.hooks.around_request.append(RequestMetrics(own, application.state.in_flight).watch)
     application.hooks.mongo_listeners.append(CommandMetrics(own))
-    application.hooks.lifespans.append(partial(lifespan, make_lag(own), folder))
+    application.hooks.lifespans.append(
+        partial(lifespan, make_lag(own), Gauges(own, application.hooks.gauges), folder)
+    )
     application.add_handlers(".*", [(r"/metrics", MetricsHandler, {"registry": registry})])
 
 
 @asynccontextmanager
-async def lifespan(lag: Histogram, folder: str | None, application: Application) -> AsyncIterator[None]:
-    """Measure the event loop's lag while the server runs."""
+async def lifespan(
+    lag: Histogram, gauges: Gauges, folder: str | None, application: Application
+) -> AsyncIterator[None]:
+    """Measure the event loop's lag, and update the gauges, while the server runs."""
     if config.PRODUCTION and not config.METRICS_TOKEN and not application.state.worker:
         LOGGER.warning("GET /metrics needs no token: set METRICS_TOKEN unless a proxy keeps it private")
     if folder is not None:
         register_worker(folder, application.state.worker)
     parent = os.getppid()
-    measuring = asyncio.create_task(measure_lag(lag))
+    measuring = asyncio.create_task(measure_lag(lag, gauges.update))
     try:
         yield
     finally:

@@ -5,7 +5,7 @@ The metrics of requests, MongoDB's commands and the event loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Mapping, Sized
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStart
 from indico.core.http.envelope import EnvelopeHandler, name_request
 
 if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry, Histogram
+    from prometheus_client import CollectorRegistry, Gauge, Histogram
 
 LAG_INTERVAL = 0.1  # seconds between two measurements
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)  # seconds
@@ -101,6 +101,26 @@ class CommandMetrics(CommandListener):
         self._failures.labels(event.command_name).inc()
 
 
+class Gauges:
+    """The gauges of other batteries."""
+
+    def __init__(
+        self, registry: CollectorRegistry, functions: Mapping[str, tuple[str, Callable[[], float]]]
+    ) -> None:
+        self._registry = registry
+        self._functions = functions  # batteries may add to it until the server starts
+        self._gauges: dict[str, Gauge] = {}
+
+    def update(self) -> None:
+        """Set each gauge. Files that workers share hold values, and no functions."""
+        from prometheus_client import Gauge
+
+        for name, (text, read) in self._functions.items():
+            if name not in self._gauges:
+                self._gauges[name] = Gauge(name, text, registry=self._registry, multiprocess_mode="livesum")
+            self._gauges[name].set(read())
+
+
 def make_lag(registry: CollectorRegistry) -> Histogram:
     from prometheus_client import Histogram
 
@@ -112,10 +132,11 @@ def make_lag(registry: CollectorRegistry) -> Histogram:
     )
 
 
-async def measure_lag(lag: Histogram) -> None:
-    """Measure how late the event loop runs a timer, until cancelled."""
+async def measure_lag(lag: Histogram, on_tick: Callable[[], None]) -> None:
+    """Measure how late the event loop runs a timer, and call `on_tick` each time, until cancelled."""
     loop = asyncio.get_running_loop()
     while True:
         due = loop.time() + LAG_INTERVAL
         await asyncio.sleep(LAG_INTERVAL)
         lag.observe(max(loop.time() - due, 0))
+        on_tick()

@@ -19,7 +19,9 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
+from bson.son import SON
 from pymongo import MongoClient
+from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
 
@@ -30,7 +32,6 @@ from indico.core.mongo.lock import Locked, hold_lock
 
 RUN_AGAIN = " Run this again; until then, an index that was being rebuilt may be missing."
 Document = dict[str, Any]
-Indexes = dict[tuple[str, str], Document]  # MongoDB's descriptions, by (collection, name)
 
 
 class NotMigrated(Exception):
@@ -43,25 +44,13 @@ class Step(NamedTuple):
     run: Callable[[], Any]
 
 
-class Change(NamedTuple):
-    """A change of an index. If `old` is None, the index is built. If `new` is None, it is dropped."""
-
-    collection: str
-    old: Document | None
-    new: Document | None
-
-
-# Migrations
-
-
 def find_migrations(database: Database[Document]) -> list[Step]:
     """Return the migrations that have not run yet, in order."""
     from indico import migrations
 
-    names = sorted(module.name for module in pkgutil.iter_modules(migrations.__path__))
+    names = {module.name for module in pkgutil.iter_modules(migrations.__path__)}
     applied = {document["_id"] for document in database.migration.find({"applied": {"$exists": True}})}
-    pending = [name for name in names if name not in applied]
-    return [Step("run", name, partial(run_migration, database, name)) for name in pending]
+    return [Step("run", name, partial(run_migration, database, name)) for name in sorted(names - applied)]
 
 
 def run_migration(database: Database[Document], name: str) -> None:
@@ -69,21 +58,31 @@ def run_migration(database: Database[Document], name: str) -> None:
     database.migration.insert_one({"_id": name, "applied": datetime.datetime.now(datetime.UTC)})
 
 
-# Indexes
-
-
 def find_indexes(database: Database[Document]) -> list[Step]:
-    """Return the steps that build, rebuild and drop indexes, so that they are the declared ones."""
+    """Return the steps from the existing to the declared indexes. Those that drop an index come last."""
+    existing = read_indexes(database)
+    declared = {  # SON, because dicts with another order of fields are equal
+        (collection, model.document["name"]): {**model.document, "key": SON(model.document["key"])}
+        for collection, model in indexes.INDEXES
+    }
+    undeclared = {key: index for key, index in existing.items() if key not in declared}
     steps = []
-    for change in compare(read_indexes(database), declared_indexes()):
-        action = "drop" if change.new is None else "build" if change.old is None else "rebuild"
-        index = change.new or change.old or {}
-        subject = f"{change.collection}.{index['name']}"
-        steps.append(Step(action, subject, partial(replace_index, database, change)))
+    for (collection, name), new in declared.items():
+        old = existing.get((collection, name))
+        if old is None:  # MongoDB rejects a second index on the same fields, so this replaces the first
+            same = (key for key, index in undeclared.items() if index["key"] == new["key"])
+            old = undeclared.pop(next((key for key in same if key[0] == collection), ("", "")), None)
+        if old is None or not is_same(old, new):
+            action = "build" if old is None else "rebuild"
+            run = partial(replace_index, database[collection], old, new)
+            steps.append(Step(action, f"{collection}.{name}", run))
+    for collection, name in undeclared:
+        steps.append(Step("drop", f"{collection}.{name}", partial(database[collection].drop_index, name)))
     return steps
 
 
-def read_indexes(database: Database[Document]) -> Indexes:
+def read_indexes(database: Database[Document]) -> dict[tuple[str, str], Document]:
+    """Return MongoDB's descriptions of the indexes, by collection and name."""
     names = database.list_collection_names(  # those that the user has rights on
         filter={"type": "collection"}, nameOnly=True, authorizedCollections=True
     )
@@ -95,60 +94,28 @@ def read_indexes(database: Database[Document]) -> Indexes:
     }
 
 
-def declared_indexes() -> Indexes:
-    pairs = indexes.INDEXES
-    return {(collection, model.document["name"]): dict(model.document) for collection, model in pairs}
-
-
-def compare(existing: Indexes, declared: Indexes) -> list[Change]:
-    """Return the changes from the existing to the declared indexes. Those that drop an index come last."""
-    changes = []
-    undeclared = {key: index for key, index in existing.items() if key not in declared}
-    for key, new in declared.items():
-        old = existing.get(key)
-        if old is None:  # MongoDB rejects a second index on the same fields, so this replaces the first
-            same = (
-                other for other in undeclared if other[0] == key[0] and fields(existing[other]) == fields(new)
-            )
-            old = undeclared.pop(next(same, key), None)
-        if old is None or not is_same(old, new):
-            changes.append(Change(key[0], old, new))
-    return changes + [Change(collection, old, None) for (collection, _), old in undeclared.items()]
-
-
-def fields(index: Document) -> list[tuple[str, Any]]:
-    return list(index["key"].items())
-
-
 def is_same(old: Document, new: Document) -> bool:
     """Whether both indexes have the same name, the same fields in the same order, and the same options."""
     if "collation" in old and "collation" in new:  # MongoDB adds the defaults of a collation
         old = {**old, "collation": {name: old["collation"].get(name) for name in new["collation"]}}
-    no_options = ("v", "ns", "key")
     options = [
-        {name: value for name, value in index.items() if name not in no_options and value is not False}
+        {name: value for name, value in index.items() if name not in ("v", "ns") and value is not False}
         for index in (old, new)
     ]
-    return options[0] == options[1] and fields(old) == fields(new)
+    return options[0] == options[1]
 
 
-def replace_index(database: Database[Document], change: Change) -> None:
-    """Make the change. If MongoDB rejects the new index, restores the old one and raises NotMigrated."""
-    collection, old, new = change
+def replace_index(collection: Collection[Document], old: Document | None, new: Document) -> None:
+    """Build an index. If MongoDB rejects it, restores the old one and raises NotMigrated."""
     if old is not None:
-        database[collection].drop_index(old["name"])
-    if new is None:
-        return
+        collection.drop_index(old["name"])
     try:
-        database.command("createIndexes", collection, indexes=[new])
+        collection.database.command("createIndexes", collection.name, indexes=[new])
     except OperationFailure as error:
         if old is not None:
-            database.command("createIndexes", collection, indexes=[old])
+            collection.database.command("createIndexes", collection.name, indexes=[old])
         reason = str(error).partition(", full error")[0]
-        raise NotMigrated(f"{collection}.{new['name']} can't be built: {reason}") from error
-
-
-# The command
+        raise NotMigrated(f"{collection.name}.{new['name']} can't be built: {reason}") from error
 
 
 def migrate(database: Database[Document], apply: bool, drop: bool) -> None:

@@ -26,7 +26,6 @@ from typing import Any
 import indico
 from indico import config
 from indico.core.command_line import read_env_file
-from indico.core.mongo.mongod import MongodError
 
 NAMES = "Names: asyncio, config, db, AuthDB, UserDB. Ctrl-D ends."
 FLAGS = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
@@ -43,25 +42,25 @@ class Console(code.InteractiveConsole):
 
     def runcode(self, code: CodeType) -> None:
         try:
-            self.runner.run(execute(code, self.locals))
+            self.execute(code)
         except (Exception, asyncio.CancelledError) as error:
             self.write(format_error(error))
 
+    def execute(self, code: CodeType) -> None:
+        async def evaluate() -> None:
+            outcome = eval(code, self.locals)
+            if inspect.iscoroutine(outcome):
+                await outcome
 
-async def execute(code: CodeType, names: dict[str, Any]) -> None:
-    outcome = eval(code, names)
-    if inspect.iscoroutine(outcome):
-        await outcome
+        self.runner.run(evaluate())
 
-
-async def run_script(source: str, names: dict[str, Any]) -> None:
-    """Run each statement as the prompt does. Exits with status 1 at the first error."""
-    try:
-        for statement in ast.parse(source, FILE).body:
-            await execute(compile(ast.Interactive([statement]), FILE, "single", FLAGS), names)
-    except Exception as error:
-        sys.stderr.write(format_error(error))
-        sys.exit(1)
+    def run_script(self, source: str) -> None:
+        """Run each statement as the prompt does. Exits with status 1 at the first error."""
+        try:
+            for statement in ast.parse(source, FILE).body:
+                self.execute(compile(ast.Interactive([statement]), FILE, "single", FLAGS))
+        except Exception as error:
+            sys.exit(format_error(error).rstrip())
 
 
 def format_error(error: BaseException) -> str:
@@ -74,7 +73,7 @@ def format_error(error: BaseException) -> str:
 
 def run(names: dict[str, Any], runner: asyncio.Runner, banner: str) -> None:
     if not sys.stdin.isatty():
-        runner.run(run_script(sys.stdin.read(), names))
+        Console(names, runner).run_script(sys.stdin.read())
     elif importlib.util.find_spec("IPython"):
         import IPython
         from traitlets.config import Config
@@ -101,7 +100,7 @@ def main(words: Sequence[str] | None = None) -> None:
     import indico.db.user_db as UserDB
     from indico import db
     from indico.core.lifecycle import check_settings
-    from indico.core.serving import make_mongod
+    from indico.core.serving import exit_on_errors, run_mongod
     from indico.server import make_app
 
     async def connect() -> None:
@@ -109,23 +108,11 @@ def main(words: Sequence[str] | None = None) -> None:
 
     names = {"__name__": "__console__", "asyncio": asyncio, "config": config, "db": db}
     names.update(AuthDB=AuthDB, UserDB=UserDB)
-    mongod = None
-    try:
-        with asyncio.Runner() as runner:
-            runner.run(check_settings(make_app()))
-            mongod = make_mongod()
-            if mongod is not None:
-                mongod.start()
+    with exit_on_errors(), asyncio.Runner() as runner:
+        runner.run(check_settings(make_app()))
+        with run_mongod():
             runner.run(connect())
             try:
-                banner = f"indico {indico.__version__}: {db.describe()}\n{NAMES}"
-                run(names, runner, banner)
+                run(names, runner, f"indico {indico.__version__}: {db.describe()}\n{NAMES}")
             finally:
                 runner.run(db.close())
-    except (config.SettingError, MongodError) as error:
-        sys.exit(str(error))
-    except KeyboardInterrupt:
-        sys.exit(130)
-    finally:
-        if mongod is not None:
-            mongod.stop()

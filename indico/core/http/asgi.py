@@ -43,6 +43,13 @@ def serve_request(
     return ASGIConnection(scope, receive, send).serve(guard_hosts(application, address))
 
 
+async def send_error(error: IndicoError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Respond to a request with this error."""
+    connection = ASGIConnection(scope, receive, send)
+    send_error_response(connection, error)
+    await connection.send_written()
+
+
 class ASGIConnection(HTTPConnection):
     """A request of an ASGI server, and its response."""
 
@@ -58,7 +65,6 @@ class ASGIConnection(HTTPConnection):
         self._body = b""  # the part of the body that is not sent yet
         self._sent: Future[None] | None = None  # done when everything written so far is sent
         self._finished = False  # the application has written the whole response
-        self._complete = False  # the whole response is sent
         self._closed = False  # the client has disconnected
         self._changed = asyncio.Event()  # there is data to send, or the client has disconnected
         self._body_timeout = config.BODY_TIMEOUT  # seconds
@@ -72,15 +78,15 @@ class ASGIConnection(HTTPConnection):
         reader = asyncio.get_running_loop().create_task(self._read(application.start_request(self, self)))
         reader.add_done_callback(lambda _: self._changed.set())
         try:
-            while not self._complete and not self._closed:
+            complete = False
+            while not complete and not self._closed:
                 await self._changed.wait()
                 self._changed.clear()
-                if not self._closed:
-                    await self.send_written()
+                complete = not self._closed and await self.send_written()
                 if reader.done():
                     reader.result()  # raises what the application has raised
         except asyncio.CancelledError:  # the server has cancelled the request
-            self._on_disconnect()
+            self.close()
             raise
         finally:
             reader.cancel()
@@ -115,7 +121,7 @@ class ASGIConnection(HTTPConnection):
                 delegate.finish()
         while message["type"] != "http.disconnect":
             message = await self._receive()
-        self._on_disconnect()
+        self.close()
 
     # The response
 
@@ -157,8 +163,8 @@ class ASGIConnection(HTTPConnection):
         if not self._begun:
             send_error_response(self, IndicoError("The body took too long", 408))
 
-    async def send_written(self) -> None:
-        """Send what the application has written."""
+    async def send_written(self) -> bool:
+        """Send what the application has written. Return whether that was the end of the response."""
         start, self._start = self._start, None
         body, self._body = self._body, b""
         sent, self._sent = self._sent, None
@@ -167,16 +173,12 @@ class ASGIConnection(HTTPConnection):
             await self._send(start)
         if body or finished:
             await self._send({"type": "http.response.body", "body": body, "more_body": not finished})
-        self._complete = finished
         if sent is not None and not sent.done():
             sent.set_result(None)
+        return finished
 
     def close(self) -> None:
-        """End a response that has begun: the server then closes the connection."""
-        if self._begun and not self._finished:
-            self._on_disconnect()
-
-    def _on_disconnect(self) -> None:
+        """End the response: the client has disconnected, or the server is to close its connection."""
         self._closed = True
         callback, self._close_callback = self._close_callback, None
         if callback is not None:

@@ -21,8 +21,7 @@ HANGUP = getattr(select, "POLLRDHUP", 0)  # only Linux has POLLRDHUP; other syst
 class ServerConnection(RequestReader, asyncio.Protocol):
     """
     The connection of a client. It parses a request only after the previous one has its response. Meanwhile it
-    buffers about READ_AHEAD bytes at most. Implements `Connection` (see `limits`), and is the HTTPConnection
-    of each request.
+    buffers about READ_AHEAD bytes at most. It is the HTTPConnection of each request.
     """
 
     __slots__ = ()
@@ -62,7 +61,7 @@ class ServerConnection(RequestReader, asyncio.Protocol):
             self._server.limits.remove(self)
             self._drop_request()
 
-    # The interface `Connection`
+    # For ConnectionLimits
 
     def unread_bytes(self) -> int:
         return self._body_bytes + len(self._buffer)

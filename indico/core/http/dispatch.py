@@ -141,8 +141,8 @@ class Dispatcher(tornado.web.Application):
             and getattr(target_class, "overrides_nothing", bool)()
         ):
             action = name.decode()
-            exists = target_class.get_action(action) is not None
-            if exists and not self._hosts_matter and len(self._actions) < MAX_PATHS:
+            is_known = target_class.get_action(action) is not None
+            if is_known and not self._hosts_matter and len(self._actions) < MAX_PATHS:
                 self._actions[request.path] = target_class, action
             return ActionDelegate(target_class.make_lazily(self, request, action))
         if isinstance(request, LazyRequest):

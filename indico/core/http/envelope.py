@@ -36,6 +36,7 @@ class EnvelopeHandler(RequestHandler):
     __slots__ = (
         "_aborted",
         "_end_callbacks",
+        "_envelope",
         "_has_response",
         "_has_tornado",
         "_is_lazy",
@@ -72,6 +73,7 @@ class EnvelopeHandler(RequestHandler):
         self._has_response = False
         self._aborted = False  # True after a timeout or a disconnect: later responses are dropped
         self._response_sent: Future[None] | None = None
+        self._envelope: Any = None
         self._end_callbacks: list[Callable[[], object]] = []
 
     def _begin(self) -> None:
@@ -136,12 +138,18 @@ class EnvelopeHandler(RequestHandler):
         """Whether the request has timed out or its client has disconnected."""
         return self._aborted
 
+    @property
+    def response_envelope(self) -> Any:
+        """The envelope of the last `respond`, even if it was dropped because the client has disconnected."""
+        return self._envelope
+
     def respond(self, data: Any, code: int = 200) -> None:
         """Respond with `{"status": code, "data": data}`. Raises TypeError for values without JSON."""
         self.send_envelope({"status": code, "data": data}, code)
 
     def send_envelope(self, envelope: Any, code: int) -> None:
         """Respond with this envelope, unless the request was aborted."""
+        self._envelope = envelope
         if self._aborted:
             return
         if not (self._has_tornado or self._state.draining or code == 503 or code in WITHOUT_BODY):

@@ -7,15 +7,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
-from socket import socket
-from typing import Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
 from tornado.ioloop import PeriodicCallback
 
 from indico import config
 from indico.core.http.proxies import group_address, is_trusted
 from indico.core.http.sockets import raise_file_limit
+
+if TYPE_CHECKING:
+    from indico.core.http.connection import ServerConnection
 
 RESERVED_FILES = 100  # for MongoDB, the log and everything else that is not a client
 SWEEP_INTERVAL_MS = 1000  # between checks for connections that are too slow
@@ -36,29 +38,6 @@ class Limited(Protocol):
 
     def close(self) -> None:
         """Close the connection now."""
-
-
-class Connection(Limited, Protocol):
-    """The interface of an HTTP connection that ConnectionLimits uses."""
-
-    def has_left(self) -> bool:
-        """Whether the client has disconnected. Works while reading is paused."""
-
-
-class HTTPServer(Protocol):
-    """The interface of an HTTP server, for the start and the end of the process."""
-
-    def add_sockets(self, sockets: Iterable[socket]) -> None:
-        """Accept connections on these sockets."""
-
-    def stop(self) -> None:
-        """Stop listening. Existing connections are still served."""
-
-    async def wait_until_idle(self) -> None:
-        """After `stop`, wait LAST_REQUEST_SECONDS at most for the connections to end."""
-
-    async def close_all_connections(self) -> None:
-        """Send the unsent data, then close all connections."""
 
 
 def count_connections(files: int) -> int:
@@ -85,7 +64,7 @@ class ConnectionLimits:
         self._writing: dict[Limited, float] = {}  # when the unsent data was first seen
         self._unread = 0  # bytes, of all connections, at the last check
         self._received = 0  # bytes, since the last check
-        self.paused: set[Connection] = set()  # connections whose reading is paused
+        self.paused: set[ServerConnection] = set()  # connections whose reading is paused
         self._timers = [
             PeriodicCallback(self._sweep, SWEEP_INTERVAL_MS),
             PeriodicCallback(self._close_disconnected, DISCONNECT_INTERVAL_MS),

@@ -5,7 +5,6 @@ The base of all handlers: every response is an envelope, and the size and time o
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections.abc import Awaitable
 from contextvars import copy_context
 from typing import Any
@@ -19,27 +18,6 @@ from indico.core.log import LOGGER
 from indico.core.mongo.helper import begin_request
 from indico.core.timers import Timer, call_after
 from indico.error import BodyTooLarge, IndicoError, MethodNotAllowed, RequestTimeout, Unavailable
-
-CALLED_BY_TORNADO = (
-    "__init__",
-    "check_xsrf_cookie",
-    "clear",
-    "compute_etag",
-    "data_received",
-    "decode_argument",
-    "finish",
-    "flush",
-    "initialize",
-    "log_exception",
-    "on_connection_close",
-    "on_finish",
-    "post",
-    "prepare",
-    "send_error",
-    "set_default_headers",
-    "write",
-    "write_error",
-)
 
 
 @stream_request_body  # without it Tornado closes on a body that is too large, without a response
@@ -61,28 +39,6 @@ class LimitedHandler(EnvelopeHandler):
     def _begin(self) -> None:
         super()._begin()
         self._context = copy_context()  # an abort runs in it, so that its log records name the request
-
-    @classmethod
-    @functools.cache
-    def overrides_nothing(cls) -> bool:
-        """Whether the class overrides no method that Tornado calls. Only then can a handler be lazy."""
-        base = next((kind for kind in cls.__mro__ if "get_action" in vars(kind)), None)
-        return base is not None and all(
-            getattr(cls, name) is getattr(base, name) for name in CALLED_BY_TORNADO
-        )
-
-    def start(self) -> None:
-        """Run the action of a lazy handler. For other handlers, Tornado calls `post`."""
-        self._task = asyncio.get_running_loop().create_task(self._run())
-
-    async def _run(self) -> None:
-        post: Any = self.post
-        try:
-            await post(**self.path_kwargs)
-        except Exception:  # `post` could not send an error response
-            LOGGER.exception("%s can't be answered", name_request(self))
-            self._end()
-            self.request.connection.close()  # type: ignore[union-attr] # of our own server
 
     @property
     def request_timeout(self) -> float | None:

@@ -181,7 +181,7 @@ class ResponseWriter(HTTPConnection):
         if not self._write_closed:
             if len(more) > LARGE:
                 self._transport.writelines([data, more])
-            elif data:
+            else:
                 self._transport.write(data + more)
         return self._drained
 

@@ -23,7 +23,7 @@ CLOSE_SECONDS = 1  # at the end, for sending the unsent data
 
 
 class Server:
-    """HTTP/1.1 on asyncio, with the limits of ConnectionLimits. Implements `HTTPServer` (see `limits`)."""
+    """HTTP/1.1 on asyncio, with the limits of ConnectionLimits. Its methods are those of TornadoServer."""
 
     def __init__(self, application: HTTPServerConnectionDelegate) -> None:
         self.application = application
@@ -74,9 +74,11 @@ class Server:
         self.limits.stop()
 
     async def wait_until_idle(self) -> None:
+        """After `stop`, wait LAST_REQUEST_SECONDS at most for the connections to end."""
         await self.limits.wait_until_idle()
 
     async def close_all_connections(self) -> None:
+        """Send the unsent data, then close all connections."""
         if self._connecting:
             await asyncio.wait(self._connecting)
         deadline = time.monotonic() + CLOSE_SECONDS

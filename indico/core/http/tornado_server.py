@@ -28,7 +28,7 @@ def edit_head(line: RequestStartLine, headers: HTTPHeaders) -> RequestStartLine:
 
 
 class TornadoServer(HTTPServer):
-    """Implements `HTTPServer` (see `limits`)."""
+    """Tornado's server, with the methods of Server."""
 
     def handle_stream(self, stream: IOStream, address: Any) -> None:
         limit_unsent(stream.socket)

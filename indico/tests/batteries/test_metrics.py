@@ -179,6 +179,13 @@ class MetricsTest(ServerTest):
         while lags() == before:
             self.assertLess(time.monotonic(), deadline)
 
+    def test_gauges_of_the_application_have_the_values_of_now(self) -> None:
+        cups = [3]
+        self._app.hooks.gauges["tea_cups"] = ("Cups of tea", lambda: cups[0])
+        wait_until(lambda: self.scrape().get(("tea_cups",)) == 3, "the gauge has a value")
+        cups[0] = 7
+        wait_until(lambda: self.scrape().get(("tea_cups",)) == 7, "the gauge has the next value")
+
     def test_the_dashboard_asks_for_nothing_that_is_not_exported(self) -> None:
         if not DASHBOARD.exists():
             self.skipTest("docs/ is not there: the package is installed, and not a checkout")
@@ -210,7 +217,7 @@ class MissingTest(StrictTest):
 class ProductionTest(StrictTest):
     def test_production_says_once_when_everybody_may_read_the_page(self) -> None:
         async def run(application: Application) -> None:
-            async with metrics.lifespan(mock.Mock(), None, application):
+            async with metrics.lifespan(mock.Mock(), mock.Mock(), None, application):
                 pass
 
         sentence = "GET /metrics needs no token: set METRICS_TOKEN unless a proxy keeps it private"
@@ -277,7 +284,7 @@ class FolderTest(StrictTest):
         self.assertFalse(folder.exists())
 
     async def live(self, application: Application, folder: Path) -> None:
-        async with metrics.lifespan(mock.Mock(), str(folder), application):
+        async with metrics.lifespan(mock.Mock(), mock.Mock(), str(folder), application):
             self.assertEqual((folder / "worker-0.pid").read_text(), str(os.getpid()))
 
 

@@ -152,3 +152,8 @@ class SecretTest(DevelopmentTest):
         with mock.patch.multiple(config, DEV_TOKEN="", USER_SALT="given"):
             development.make_secrets()
         self.assertEqual(sorted(os.listdir(development.FOLDER)), [".gitignore", "dev_token"])
+
+    def test_production_makes_none(self) -> None:
+        with mock.patch.multiple(config, DEV_TOKEN="", USER_SALT="", PRODUCTION=True):
+            development.make_secrets()
+        self.assertFalse(development.FOLDER.exists())

@@ -12,6 +12,7 @@ from bson import encode
 
 import indico.db.auth_db as AuthDB
 from indico import config, db
+from indico.core.mongo import user_data
 from indico.db import mongo
 from indico.db.user_db import SERVER_FIELDS, USER_SCHEMA
 from indico.error import Unavailable
@@ -211,7 +212,7 @@ class DataTest(UserTest):
 
     def setUp(self) -> None:
         for name in ("_removers", "_exporters"):
-            patch = mock.patch.object(db, name, list(getattr(db, name)))
+            patch = mock.patch.object(user_data, name, list(getattr(user_data, name)))
             patch.start()
             self.addCleanup(patch.stop)
         db.on_remove(remove_notes)

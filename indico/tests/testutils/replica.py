@@ -7,8 +7,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,6 +18,7 @@ from pymongo.errors import PyMongoError
 
 from indico.core import supervisor
 from indico.core.mongo.mongod import find_mongod
+from indico.tests.testutils.namespaces import Namespace
 from indico.tests.testutils.process import make_folder, wait_until
 from indico.tests.testutils.proxy import HOST, Proxy, reserve_port
 
@@ -31,18 +32,20 @@ SETTINGS = {
 
 
 class Member:
-    """One mongod of the set. `address` is that of its proxy, if it has one."""
+    """One mongod of the set. `address` is that of its proxy, if it has one. It can have a namespace."""
 
-    def __init__(self, folder: Path, proxied: bool) -> None:
+    def __init__(self, folder: Path, proxied: bool, namespace: Namespace | None = None) -> None:
         self.folder = folder
+        self.namespace = namespace
+        self.host = namespace.address if namespace else HOST
         self._reserved, self.port = reserve_port()
         self.proxy = Proxy((HOST, self.port)) if proxied else None
-        self.address = f"{HOST}:{self.proxy.port if self.proxy else self.port}"
+        self.address = f"{self.host}:{self.proxy.port if self.proxy else self.port}"
         self.pid: int | None = None
         self.reachable = False  # not killed, stopped or disconnected
         # Not through the proxy, so that tests can query a disconnected member.
         self.client: MongoClient[dict[str, Any]] = MongoClient(
-            HOST,
+            self.host,
             self.port,
             directConnection=True,
             serverSelectionTimeoutMS=1000,
@@ -60,13 +63,15 @@ class Member:
             "--dbpath": str(self.folder),
             "--logpath": str(self.folder / "mongod.log"),
             "--port": str(self.port),
-            "--bind_ip": HOST,
+            "--bind_ip": self.host,
             "--oplogSize": "64",
             "--wiredTigerCacheSizeGB": "0.25",
             "--setParameter": "diagnosticDataCollectionEnabled=false",
         }
         words = [word for option in options.items() for word in option]
-        self.pid = supervisor.start_tied_to_parent([path, *words, "--nounixsocket", "--quiet", "--logappend"])
+        words += ["--nounixsocket", "--quiet", "--logappend"]
+        with self.namespace.enter() if self.namespace else nullcontext():
+            self.pid = supervisor.start_tied_to_parent([path, *words])
         self.reachable = True
 
     def kill(self) -> None:
@@ -112,13 +117,19 @@ class ReplicaSet:
             client = MongoClient(replica.uri)
             replica.wait_for_primary().kill()
 
-    With `proxied`, each member has a proxy, so that `cut_off` can disconnect it. The block begins when all
-    members are ready. At its end, they are killed and their data is removed.
+    With `proxied`, each member has a proxy, so that `cut_off` can disconnect it. With `namespaces`, each
+    member is in one of them. The block begins when all members are ready. At its end, they are killed and
+    their data is removed.
     """
 
-    def __init__(self, proxied: bool = False, count: int = 3) -> None:
+    def __init__(
+        self, proxied: bool = False, count: int = 3, namespaces: Sequence[Namespace | None] | None = None
+    ) -> None:
         self.folder = make_folder()
-        self.members = [Member(self.folder / str(number), proxied) for number in range(count)]
+        self.members = [
+            Member(self.folder / str(number), proxied, namespace)
+            for number, namespace in enumerate(namespaces or count * [None])
+        ]
         self.uri = f"mongodb://{','.join(member.address for member in self.members)}/?replicaSet={NAME}"
 
     def __enter__(self) -> ReplicaSet:

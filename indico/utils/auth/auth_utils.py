@@ -9,8 +9,7 @@ import hashlib
 import hmac
 import inspect
 import os
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import indico.db.auth_db as AuthDB
@@ -18,6 +17,7 @@ import indico.db.key_db as KeyDB
 from indico import config
 from indico.core.decorators import add_decorator, check_order, get_info
 from indico.core.development import get_secret
+from indico.core.http.credentials import read_key as read_key
 from indico.core.mongo import key_cache
 from indico.core.tasks import Prompt, await_outcome
 from indico.db import Document, current_time
@@ -26,8 +26,6 @@ from indico.utils import Action
 
 USER_SALT = os.environ.get("USER_SALT")  # if None, `user_hash` sets it
 HOUR = 3_600_000  # milliseconds
-SCHEMES = {"indico_key": "", "authorization": "(?i:Bearer +)"}  # header: pattern before the key
-OTHER_SCHEME = re.compile(r"(?i)(?!(.*,)?\s*bearer\b)[a-z][\w-]* +\S")  # commas join repeated headers
 
 
 def user_hash(user_id: str, generation: int = 0) -> str:
@@ -61,26 +59,6 @@ def is_dev_token(access_token: Any) -> bool:
     return hmac.compare_digest(given, expected)
 
 
-def read_key(headers: Mapping[str, str]) -> str:
-    """
-    Return the key of a request, from the header `indico_key` or `Authorization: Bearer <key>`. Raises
-    AuthError unless there is exactly one such header, and it has the form of a key. An Authorization of
-    another scheme, such as Basic for a proxy, does not count.
-    """
-    found = [
-        (name.lower(), value)
-        for name, value in headers.items()
-        if name.lower() in SCHEMES and not (name.lower() == "authorization" and OTHER_SCHEME.match(value))
-    ]
-    if len(found) != 1:
-        raise AuthError()
-    name, value = found[0]  # for a repeated header, both values, separated by a comma
-    match = re.fullmatch(SCHEMES[name] + "([0-9a-f]{56})", value)
-    if match is None:
-        raise AuthError()
-    return match[1]
-
-
 def auth(action: Action) -> Action:
     """
     Run an action only if the request has a valid key. The action can use `self.user_id`, `self.roles` and
@@ -92,37 +70,37 @@ def auth(action: Action) -> Action:
     check_order("auth", action)
 
     @functools.wraps(action)
-    def wrapper(self: Any, *args: Any) -> Any:
+    def wrapper(self: Any, *args: Any, **parts: Any) -> Any:  # a page gets the parts of its path
         key = read_key(self.request.headers)
+        run = functools.partial(action, self, *args, **parts)
         owner = key_cache.find(key)
         if owner is None:
-            return Prompt(_run(action, self, key, args))
+            return Prompt(_run(run, self, key))
         _authenticate(self, key, owner)
-        outcome = action(self, *args)
+        outcome = run()
         return Prompt(outcome) if inspect.iscoroutine(outcome) else outcome
 
     add_decorator("auth", wrapper, get_info(action))
     return wrapper
 
 
-async def _run(action: Action, handler: Any, key: str, args: tuple[Any, ...]) -> Any:
+async def _run(run: Callable[[], Any], handler: Any, key: str) -> Any:
     version = key_cache.get_version()
     owner = await AuthDB.get_user_id(key)
     if owner is None:
         raise AuthError()
     key_cache.remember(key, owner, version)
     _authenticate(handler, key, owner)
-    return await await_outcome(action(handler, *args))
+    return await await_outcome(run())
 
 
 def _authenticate(handler: Any, key: str, owner: Document) -> None:
     handler.key, handler.key_owner = key, owner
     handler.user_id, handler.roles = owner["user_id"], [*owner["roles"]]
-    if owner["name"] is not None:
-        hour = current_time() // HOUR * HOUR
-        if owner["used"] != hour:
-            owner["used"] = hour  # the key cache may have this document
-            KeyDB.record_use(key, hour, lambda *_: None)  # nobody waits for it
+    hour = current_time() // HOUR * HOUR
+    if owner["name"] is not None and owner["used"] != hour:
+        owner["used"] = hour  # the key cache may have this document
+        KeyDB.record_use(key, hour, lambda *_: None)  # nobody waits for it
 
 
 def allow(*roles: str, api_keys: bool = True) -> Callable[[Action], Action]:

@@ -5,7 +5,6 @@ Facebook: checks that a token belongs to the user, and was issued for our app.
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from tornado.httputil import url_concat
 
@@ -33,33 +32,17 @@ async def check_access_token(access_token: str, oauth_id: str) -> bool:
         if config.PRODUCTION:
             raise Unavailable("Logins with Facebook are not set up on this server")
         raise FacebookTokenError()
-    data = await _fetch_token_info(access_token)
-    if (
-        data.get("is_valid") is not True
-        or not _is_id(data.get("app_id"), config.FACEBOOK_APP_ID)
-        or not _is_id(data.get("user_id"), oauth_id)
-    ):
-        raise FacebookTokenError()
-    return True
-
-
-def _is_id(value: Any, expected: str) -> bool:
-    # Facebook sends ids as strings or numbers. A token without a user has no user_id.
-    return type(value) in (str, int) and str(value) == expected
-
-
-async def _fetch_token_info(access_token: str) -> dict[str, Any]:
-    url = url_concat(
-        config.FACEBOOK_GRAPH_URL.rstrip("/") + "/debug_token",
-        {
-            "input_token": access_token,
-            "access_token": f"{config.FACEBOOK_APP_ID}|{config.FACEBOOK_APP_SECRET}",
-        },
-    )
+    app_token = f"{config.FACEBOOK_APP_ID}|{config.FACEBOOK_APP_SECRET}"
+    fields = {"input_token": access_token, "access_token": app_token}
+    url = url_concat(config.FACEBOOK_GRAPH_URL.rstrip("/") + "/debug_token", fields)
     try:
         data = (await fetch_json(url, TIMEOUT))["data"]
         if not isinstance(data, dict):
             raise TypeError("data is not an object")
     except FAILURES as error:
         raise Unavailable("Facebook does not answer as it should") from error
-    return data
+    # Facebook sends ids as strings or numbers. A token without a user has no user_id.
+    ids = [str(data[name]) for name in ("app_id", "user_id") if type(data.get(name)) in (str, int)]
+    if data.get("is_valid") is not True or ids != [config.FACEBOOK_APP_ID, oauth_id]:
+        raise FacebookTokenError()
+    return True

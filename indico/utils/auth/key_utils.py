@@ -20,27 +20,22 @@ async def start_key(user_id: str, generation: int) -> str | None:
 
 async def end_key(key: str, owner: Document) -> None:
     """End a valid key permanently. `owner` is what `AuthDB.get_user_id` returned for it."""
+    next_key = user_hash(owner["user_id"], owner["generation"] + 1)
     try:
-        if owner["name"] is not None:
-            await KeyDB.end_key(key)
-        else:
-            await AuthDB.end_key(key, user_hash(owner["user_id"], owner["generation"] + 1))
+        await (AuthDB.end_key(key, next_key) if owner["name"] is None else KeyDB.end_key(key))
     finally:
         key_cache.forget(owner["_id"])
 
 
 async def end_all_keys(user_id: str, also: tuple[str, ...] = ()) -> None:
     """End the user's key and API keys permanently. Removes the fields `also` of the user's document."""
-    first_key = user_hash(user_id)
-    document = await AuthDB.find_document(first_key)
-    while document is not None:
+    has_ended = False
+    while not has_ended and (document := await AuthDB.find_document(user_hash(user_id))):
         key, next_key = (user_hash(user_id, document["generation"] + number) for number in (0, 1))
         try:
-            if await AuthDB.end_key(key, next_key, ("keys", *also)):
-                return
+            has_ended = await AuthDB.end_key(key, next_key, ("keys", *also))  # False after a logout
         finally:
             key_cache.forget(document["_id"])
-        document = await AuthDB.find_document(first_key)  # the user has logged out meanwhile
 
 
 async def remove_user(user_id: str) -> None:

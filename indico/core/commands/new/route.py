@@ -43,12 +43,16 @@ def add_command(commands: Any) -> None:
 def make_route(name: str) -> str:
     """Write the files, and return a message for the terminal. Raises CannotCreate before it writes any."""
     check_root()
-    check_name(name)
+    if not re.fullmatch("[a-z]+(_[a-z]+)*", name) or keyword.iskeyword(name):
+        raise CannotCreate(
+            f"{name!r} can't be the name of a resource: use lower-case letters, as in tea_order."
+        )
     files = {rename(path, name): render(template, name) for template, path in FILES.items()}
     for path in files:
         if (ROOT / path).exists():
             raise CannotCreate(f"{path} already exists. It was not changed.")
-    check_use(name)
+    if name in find_used():
+        raise CannotCreate(f"{name} is already used in the code or the database: choose another name.")
     files[SERVER] = add_line((ROOT / SERVER).read_text(encoding="utf-8"), name)
     for path, text in files.items():
         (ROOT / path).write_text(text, encoding="utf-8")
@@ -57,32 +61,17 @@ def make_route(name: str) -> str:
     return "\n".join([*lines, f"Add its fields to the schema in {rename(FILES['db.txt'], name)}.{hint}"])
 
 
-def check_name(name: str) -> None:
-    """Raise CannotCreate unless a resource can have this name."""
-    if not re.fullmatch("[a-z]+(_[a-z]+)*", name) or keyword.iskeyword(name):
-        raise CannotCreate(
-            f"{name!r} can't be the name of a resource: use lower-case letters, as in tea_order."
-        )
-
-
-def check_use(name: str) -> None:
-    """Raise CannotCreate if something other than a route already has this name."""
-    names = {word for template in FILES for word in read_names((TEMPLATES / template).read_bytes())}
-    used = (names - {"order"}) | set(dir(builtins)) | set(dir(AsyncDatabase)) | find_used()
-    if name in used:
-        raise CannotCreate(f"{name} is already used in the code or the database: choose another name.")
-
-
 def find_used() -> set[str]:
-    """Return the names of collections, pages and batteries in the code."""
-    found = set()
+    """Return the names that are not free: those of collections, pages and batteries, and in the templates."""
+    used = {*dir(builtins), *dir(AsyncDatabase)}
+    used.update(path.stem for path in (ROOT / "indico" / "batteries").iterdir())
+    for template in FILES:
+        used |= read_names((TEMPLATES / template).read_bytes()) - {"order"}
     for path in (ROOT / "indico").rglob("*.py"):
-        if "tests" in path.parts:
-            continue
-        source = path.read_text(encoding="utf-8")
-        found.update(re.findall(r"(?<=\bmongodb\.)\w+|(?<=\bdatabase\.)\w+|(?<=\"/)\w+", source))
-    found.update(path.stem for path in (ROOT / "indico" / "batteries").iterdir())
-    return found
+        if "tests" not in path.parts:
+            source = path.read_text(encoding="utf-8")
+            used.update(re.findall(r"(?<=\bmongodb\.)\w+|(?<=\bdatabase\.)\w+|(?<=\"/)\w+", source))
+    return used
 
 
 def rename(text: str, name: str) -> str:

@@ -123,6 +123,12 @@ class ProbeHandler(IndicoHandler):
         self.respond("responded")
         yield "dropped"
 
+    async def lingers(self, data: bytes) -> AsyncIterator[str]:
+        self.respond("responded")
+        await asyncio.sleep(SHORT)
+        self.test.ended.set()
+        yield "dropped"
+
     async def stubborn(self, data: bytes) -> AsyncIterator[str]:
         try:
             while True:
@@ -273,6 +279,13 @@ class EventsTest(StreamTest):
         with self.assertLogs("indico", "WARNING") as log:
             self.assert_answer(self.call("responds"), 200, "responded")
         self.assertIn("probe.responds has responded already; its events are dropped", log.output[0])
+
+    def test_no_comment_comes_after_a_response(self) -> None:
+        self.set(streams, "COMMENT_SECONDS", SHORT / 4)
+        with self.assertLogs("indico", "WARNING") as log:
+            self.assert_answer(self.call("lingers"), 200, "responded")
+            self.io_loop.run_sync(self.ended.wait)
+        self.assertIn("probe.lingers has responded already; its events are dropped", log.output[0])
 
     def test_an_event_may_be_large(self) -> None:
         response = self.call("large")

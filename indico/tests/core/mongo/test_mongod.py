@@ -308,8 +308,9 @@ class MainTest(StrictTest):
             contextlib.chdir(self.folder),
             mock.patch.object(config, "MONGODB", config.DEFAULT_MONGODB),
             mock.patch.object(serving, "is_answering", return_value=True),
+            serving.run_mongod() as mongod,
         ):
-            self.assertIsNone(serving.make_mongod())
+            self.assertIsNone(mongod)
 
     def test_a_folder_that_can_not_be_made_is_a_sentence(self) -> None:
         (self.folder / ".indico").touch()
