@@ -132,6 +132,14 @@ class PagesTest(StrictTest):
                 if path.exists() or path.parent.name != "batteries":  # one that was taken out
                     self.assertIn(f"\nclass {test}(" if test else "\nclass ", path.read_text())
 
+    def test_the_readme_begins_with_code_and_its_blocks_are_not_wide(self) -> None:
+        [python] = read_blocks("README.md", "python")
+        self.assertLess(int(python.place.rpartition(":")[2]), 10)
+        self.assertLessEqual(len([line for line in python.code.splitlines() if line]), 12)
+        for block in read_blocks("README.md", "console", "text", "none"):
+            for line in block.code.splitlines():
+                self.assertLessEqual(len(line), 100, block.place)
+
     def test_readme_and_routes_have_the_same_action(self) -> None:
         self.assertEqual(
             read_blocks("README.md", "python")[0].code, read_files("routes.rst")["indico/routes/greeting.py"]

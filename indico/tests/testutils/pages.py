@@ -284,7 +284,8 @@ def check_shell(code: str) -> None:
             run_module("-c", "from indico import config; config.check()", **settings)
         assert importlib.util.find_spec(found[2]) is not None, found[2]
         options = re.findall(r"--[\w-]+", found[3])
-        printed = run_module("-m", found[2], "--help") if options else ""
+        subcommand = re.findall(r"^ +([a-z]+)\b", found[3])
+        printed = run_module("-m", found[2], *subcommand, "--help") if options else ""
         for option in options:
             assert option in printed, option
 
