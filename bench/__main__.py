@@ -24,6 +24,7 @@ KINDS = {  # module: whether its `measure` takes seconds and rounds, or just whe
     "start": False,
     "answers": None,
     "layers": True,
+    "jobs": True,
 }
 
 

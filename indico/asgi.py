@@ -38,9 +38,8 @@ class ASGIApplication:
             if self._running is not None:
                 await serve_request(self._running, scope, receive, send)
             else:
-                await send_error(
-                    Unavailable("The server can not start; its log says why"), scope, receive, send
-                )
+                error = Unavailable("The server can not start; its log says why")
+                await send_error(error, scope, receive, send)
         elif scope["type"] == "lifespan":
             await self._run_lifespan(receive, send)
         elif scope["type"] == "websocket":

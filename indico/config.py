@@ -89,6 +89,11 @@ JOB_LIFETIME = environment.number("JOB_LIFETIME", 7 * 24 * 3600, 1, 10 * YEAR)  
 # The battery openid
 OPENID_PROVIDERS = environment.providers("OPENID_PROVIDERS")  # name: issuer and client ids
 
+# The battery password
+PUBLIC_URL = environment.address("PUBLIC_URL")  # of your pages; without it there is no /password/
+MAIL_URL = environment.secret("MAIL_URL", "", "smtp://", "smtps://")
+MAIL_FROM = environment.text("MAIL_FROM")  # by default noreply at the host of PUBLIC_URL
+
 # Logging
 LOG_LEVEL = environment.choice("LOG_LEVEL", "INFO", "DEBUG", "WARNING", "ERROR", "CRITICAL")
 LOG_FORMAT = environment.choice("LOG_FORMAT", "auto", "json", "text")  # auto: text on a terminal

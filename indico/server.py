@@ -40,6 +40,7 @@ BATTERIES: list[str] = [  # modules, each with one install(application)
     "indico.batteries.opentelemetry",
     "indico.batteries.password",
     "indico.batteries.sentry",
+    "indico.batteries.webhooks",
 ]
 
 

@@ -13,8 +13,9 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from tornado.httpclient import HTTPError
+from tornado.httpclient import HTTPError, HTTPResponse
 from tornado.iostream import IOStream, UnsatisfiableReadError
+from tornado.netutil import Resolver
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 from tornado.tcpclient import TCPClient
 
@@ -40,18 +41,35 @@ async def fetch_json(url: str, seconds: float) -> Any:
     or takes longer than `seconds`.
     """
     proxy = find_proxy(url)
-    # A separate client: the shared one runs ten requests at a time, and all others wait.
-    client = SimpleAsyncHTTPClient(
-        force_instance=True, max_header_size=LARGEST_HEAD, max_body_size=LARGEST_RESPONSE
-    )
+    client = make_client()
     if proxy:
         client.tcp_client = ProxyClient(proxy)
-    fetching = client.fetch(url, connect_timeout=seconds, request_timeout=seconds, follow_redirects=False)
+    response = await fetch(client, url, seconds)
+    return json.loads(response.body.decode("utf-8", "replace"))
+
+
+def make_client(resolver: Resolver | None = None) -> SimpleAsyncHTTPClient:
+    """Make a client for one request. The shared one runs ten requests at a time, and all others wait."""
+    return SimpleAsyncHTTPClient(
+        force_instance=True,
+        max_header_size=LARGEST_HEAD,
+        max_body_size=LARGEST_RESPONSE,
+        resolver=resolver,
+    )
+
+
+async def fetch(client: SimpleAsyncHTTPClient, url: str, seconds: float, **options: Any) -> HTTPResponse:
+    """
+    Return the response of this URL, and close the client. The options are those of Tornado's HTTPRequest.
+    Raises one of FAILURES unless the response is 2xx. Does not follow redirects.
+    """
+    fetching = client.fetch(
+        url, connect_timeout=seconds, request_timeout=seconds, follow_redirects=False, **options
+    )
     fetching.add_done_callback(lambda future: future.exception())
     try:
         # Tornado can't abort a request. It would log an error if the request failed after a cancellation.
-        response = await asyncio.shield(fetching)
-        return json.loads(response.body.decode("utf-8", "replace"))
+        return await asyncio.shield(fetching)
     finally:
         client.close()
 

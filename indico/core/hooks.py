@@ -15,7 +15,7 @@ import tornado.web
 from pymongo.monitoring import CommandListener
 
 from indico.core.http.dispatch import Dispatcher
-from indico.core.mongo.key_cache import Source
+from indico.core.mongo.drivers import Database
 from indico.error import IndicoError
 
 
@@ -66,11 +66,12 @@ class ServerState:
     mongod_folder: Path | None = None  # data folder of the mongod that this process started
 
 
-class DatabaseRoom(Source, Protocol):
+class DatabaseRoom(Protocol):
     """The interface of `indico.db` that the server uses."""
 
     def connect(self, *, listeners: Sequence[CommandListener] = ()) -> None: ...
     async def close(self) -> None: ...
+    def get_database(self) -> Database: ...
     async def ensure_indexes(self) -> None: ...
 
 

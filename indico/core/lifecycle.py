@@ -48,7 +48,7 @@ async def lifespan(application: Application) -> AsyncIterator[None]:
         work.append(indexes.run(database.ensure_indexes))
         if config.KEY_CACHE:
             stream = StartupTask("Key cache", application.state.missing)
-            work.append(key_cache.follow_logouts(database, stream))
+            work.append(key_cache.follow_logouts(database.get_database, stream))
         try:
             async with run_in_background(work):
                 with suppress(TimeoutError):

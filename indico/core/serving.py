@@ -9,6 +9,7 @@ import errno
 import gc
 import importlib.util
 import logging
+import multiprocessing
 import os
 import signal
 import socket
@@ -48,6 +49,8 @@ def run_server(make_app: Callable[[], Application], debug: bool, port: int) -> N
     Serve until stopped. In development, start a mongod first if none runs at the default MONGODB. With
     `debug`, restart when the source changes. If the start fails, print one sentence and exit with status 1.
     """
+    if multiprocessing.current_process().name == supervisor.COMPUTE_PROCESS:
+        return
     open_standard_streams()
     configure_logging()
     with exit_on_errors():

@@ -23,6 +23,7 @@ PR_SET_PDEATHSIG = 1  # prctl(2), on Linux only
 MIN_WORKER_LIFETIME = 5  # seconds; a worker that dies sooner counts as a failed start
 MAX_FAILED_STARTS = 5  # in a row
 POLL_INTERVAL = 0.1  # seconds between checks of the workers
+COMPUTE_PROCESS = "indico-compute"  # the name of a process that imports the main script to compute
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 

@@ -13,6 +13,7 @@ os.environ["INDICO_ENV"] = "development"
 os.environ.setdefault("USER_SALT", "the salt of tests")
 os.environ.setdefault("DEV_TOKEN", "the token of tests")
 os.environ.setdefault("LOGIN_RATE", "off")  # tests log in a lot
+os.environ.setdefault("ASYNC_TEST_TIMEOUT", "30")  # seconds, Tornado's: busy machines start processes slowly
 
 # Whoever runs the tests may have imported these before.
 importlib.reload(config)

@@ -37,7 +37,7 @@ class Processes:
         self._starting: set[asyncio.Task[None]] = set()
         # A thread for each process waits for its result. Those of processes that were killed end soon.
         self._threads = ThreadPoolExecutor(2 * size, "compute")
-        self._started = False
+        self._started = self._closed = False
 
     def start(self, missing: set[str]) -> None:
         """Start the processes, unless they are started. `missing` has a name for each that is not ready."""
@@ -68,7 +68,8 @@ class Processes:
 
     def _replace(self, process: Process) -> None:
         process.kill()
-        self._add(StartupTask("A compute process", set()))
+        if not self._closed:
+            self._add(StartupTask("A compute process", set()))
 
     async def run(self, function: Callable[..., T], args: tuple[Any, ...]) -> T:
         """Return `function(*args)`, computed in a process. See `compute`."""
@@ -96,6 +97,7 @@ class Processes:
 
     async def close(self) -> None:
         """End all processes."""
+        self._closed = True
         for task in self._starting:
             task.cancel()
         if self._starting:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from indico.core.supervisor import die_with_parent
+from indico.core.supervisor import COMPUTE_PROCESS, die_with_parent
 from indico.error import IndicoError
 
 NICENESS = 10  # added to the server's, so that requests are served first
@@ -39,7 +39,7 @@ class Process:
         self._connection, theirs = CONTEXT.Pipe()
         # A daemon: multiprocessing ends it if the server ends without `close`.
         self._process = CONTEXT.Process(
-            target=run_process, args=(theirs, os.getpid()), name="indico-compute", daemon=True
+            target=run_process, args=(theirs, os.getpid()), name=COMPUTE_PROCESS, daemon=True
         )
         self._process.start()
         theirs.close()

@@ -115,8 +115,9 @@ async def delete_file(file_id: ObjectId) -> None:
 
 async def delete(file_id: Any) -> None:
     """Delete the pieces first. If that fails, the document of the file is still there for the next try."""
-    await db.mongodb["fs.chunks"].delete_many({"files_id": file_id})
-    await db.mongodb["fs.files"].delete_one({"_id": file_id})
+    database = db.mongodb  # after the first operation, the server may have stopped
+    await database["fs.chunks"].delete_many({"files_id": file_id})
+    await database["fs.files"].delete_one({"_id": file_id})
 
 
 @mongo

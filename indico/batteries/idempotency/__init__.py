@@ -50,14 +50,16 @@ class OtherBody(IndicoError):
 
 
 def install(application: Application) -> None:
-    """Raise TypeError for an action that has `@idempotent` but not `@auth`: it has no user."""
+    """Declare the collection if an action has `@idempotent`. Raise TypeError if that has no `@auth`."""
     for route in application.routes:
         handler = route[1]
         if isinstance(handler, type) and issubclass(handler, IndicoHandler):
             for name, action in handler.list_actions().items():
                 decorators = get_info(action).decorators
-                if "idempotent" in decorators and "auth" not in decorators:
-                    raise TypeError(f"@idempotent needs @auth above it: {handler.__name__}.{name}")
+                if "idempotent" in decorators:
+                    if "auth" not in decorators:
+                        raise TypeError(f"@idempotent needs @auth above it: {handler.__name__}.{name}")
+                    declare_collection()
 
 
 def idempotent(action: Action) -> Action:
@@ -71,7 +73,6 @@ def idempotent(action: Action) -> Action:
     info = get_info(action)
     if inspect.isasyncgenfunction(inspect.unwrap(action)) or any(map(takes_uploads, info.types or ())):
         raise TypeError(f"@idempotent can't keep a stream or a body with files: {action.__qualname__}")
-    declare_collection()
 
     @functools.wraps(action)
     def wrapper(self: Any, *args: Any) -> Any:

@@ -63,7 +63,6 @@ def _decorate(retries: int, every: float | None, action: Action) -> Action:
     name = getattr(action, "__qualname__", "the action")
     if inspect.isasyncgenfunction(inspect.unwrap(action)) or any(map(takes_uploads, info.types or ())):
         raise TypeError(f"@job can't stand above {name}: a job sends no stream and takes no files")
-    store.register()
     check = _make_check(action)
 
     @functools.wraps(action)
@@ -130,5 +129,6 @@ def install(application: Application) -> None:
     """Add the route and a worker, if an action has `@job`."""
     jobs = dict(find_jobs(application.routes))
     if jobs:
+        store.register()
         application.hooks.background_tasks.append(Worker(jobs))
         application.add_handlers(".*", [JobRoute])

@@ -167,11 +167,10 @@ def main(words: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(words)
     read_env_file()
 
-    from indico import server  # its routes and batteries declare indexes
+    from indico.server import make_app
 
-    for battery in server.BATTERIES:
-        importlib.import_module(battery)
     try:
+        make_app()  # its routes and batteries declare indexes
         config.check()
         with connect() as database:
             migrate(database, arguments.apply, arguments.drop)

@@ -24,6 +24,9 @@ from tornado.httputil import (
     ResponseStartLine,
 )
 
+if TYPE_CHECKING:
+    from indico.core.http.actions import ActionHandler
+
 MAX_PATHS = 10_000  # paths in the cache
 
 
@@ -75,18 +78,16 @@ class ActionDelegate(HTTPMessageDelegate):
 
     __slots__ = ("_handler",)
 
-    def __init__(self, handler: Any) -> None:
+    def __init__(self, handler: ActionHandler) -> None:
         self._handler = handler
 
     def headers_received(
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> Awaitable[None] | None:
-        prepared: Awaitable[None] | None = self._handler.prepare()
-        return prepared
+        return self._handler.prepare()
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
-        received: Awaitable[None] | None = self._handler.data_received(chunk)
-        return received
+        return self._handler.data_received(chunk)
 
     def finish(self) -> None:
         self._handler.start()

@@ -8,7 +8,7 @@ import asyncio
 import http.client
 import time
 from asyncio import Future
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from tornado.web import RequestHandler
@@ -31,25 +31,18 @@ class EnvelopeHandler(RequestHandler):
     time of a short request.
     """
 
-    # Slots save half a kilobyte per request in flight. Public attributes have no slot, because an action may
-    # have the same name.
-    __slots__ = (
-        "_aborted",
-        "_end_callbacks",
-        "_envelope",
-        "_has_response",
-        "_has_tornado",
-        "_is_lazy",
-        "_response_sent",
-        "_state",
-        "_status",
-    )
     allowed_methods = "POST"  # value of the header Allow
     request_id: str | None = None  # the battery `logs` sets it
+    _has_tornado = True
+    _is_lazy = False
+    _status = 200  # replaced by Tornado's when its part exists
+    _has_response = False
+    _aborted = False  # True after a timeout or a disconnect: later responses are dropped
+    _response_sent: Future[None] | None = None
+    _end_callbacks: Sequence[Callable[[], object]] = ()
+    response_envelope: Any = None  # of the last `respond`, even if the client has disconnected
 
     def __init__(self, application: Any, request: Any, **kwargs: Any) -> None:
-        self._has_tornado, self._is_lazy = True, False
-        self._set_up(application)
         super().__init__(application, request, **kwargs)
         self._begin()
 
@@ -58,26 +51,16 @@ class EnvelopeHandler(RequestHandler):
         """Return a handler for this action. Tornado's part is created on first use."""
         handler = cls.__new__(cls)
         handler._has_tornado, handler._is_lazy = False, True
-        handler._set_up(application)
         handler.application, handler.request = application, request
         handler.path_args, handler.path_kwargs = [], {"action": action}
         request.connection.set_close_callback(handler.on_connection_close)
         handler._begin()
         return handler
 
-    def _set_up(self, application: Any) -> None:
-        """Set the attributes that are not Tornado's. Subclasses extend this."""
-        self._state = get_state(application)
-        self.action: str | None = None  # the name of the running action, for the log
-        self._status = 200  # replaced by Tornado's when its part exists
-        self._has_response = False
-        self._aborted = False  # True after a timeout or a disconnect: later responses are dropped
-        self._response_sent: Future[None] | None = None
-        self._envelope: Any = None
-        self._end_callbacks: list[Callable[[], object]] = []
-
     def _begin(self) -> None:
         """Called when the request begins."""
+        self.action: str | None = None  # the name of the running action, for the log
+        self._state = get_state(self.application)
         self._state.in_flight.add(self)
         self._end_callbacks = [around(self) for around in get_hooks(self.application).around_request]
 
@@ -138,18 +121,13 @@ class EnvelopeHandler(RequestHandler):
         """Whether the request has timed out or its client has disconnected."""
         return self._aborted
 
-    @property
-    def response_envelope(self) -> Any:
-        """The envelope of the last `respond`, even if it was dropped because the client has disconnected."""
-        return self._envelope
-
     def respond(self, data: Any, code: int = 200) -> None:
         """Respond with `{"status": code, "data": data}`. Raises TypeError for values without JSON."""
         self.send_envelope({"status": code, "data": data}, code)
 
     def send_envelope(self, envelope: Any, code: int) -> None:
         """Respond with this envelope, unless the request was aborted."""
-        self._envelope = envelope
+        self.response_envelope = envelope
         if self._aborted:
             return
         if not (self._has_tornado or self._state.draining or code == 503 or code in WITHOUT_BODY):
@@ -187,7 +165,7 @@ class EnvelopeHandler(RequestHandler):
 
     def _call_end_callbacks(self) -> None:
         self._state.in_flight.discard(self)
-        callbacks, self._end_callbacks = self._end_callbacks, []
+        callbacks, self._end_callbacks = self._end_callbacks, ()
         for callback in callbacks:
             callback()
 

@@ -27,17 +27,13 @@ class LimitedHandler(EnvelopeHandler):
     task is cancelled after `request_timeout` seconds or when the client disconnects.
     """
 
-    __slots__ = ("_body_size", "_chunks", "_context", "_task", "_timer")
-
-    def _set_up(self, application: Any) -> None:
-        super()._set_up(application)
-        self._chunks: list[bytes] = []
-        self._body_size = 0  # bytes received so far
-        self._task: asyncio.Task[Any] | None = None  # runs the action
-        self._timer: Timer | None = None
+    _body_size = 0  # bytes received so far
+    _task: asyncio.Task[Any] | None = None  # runs the action
+    _timer: Timer | None = None
 
     def _begin(self) -> None:
         super()._begin()
+        self._chunks: list[bytes] = []
         self._context = copy_context()  # an abort runs in it, so that its log records name the request
 
     @property

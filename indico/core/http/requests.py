@@ -67,12 +67,6 @@ class RequestReader(ResponseWriter):
 
     # Reading
 
-    def _take(self, size: int) -> bytes:
-        """Remove this number of bytes from the buffer, and return them."""
-        taken = bytes(self._buffer[:size])
-        del self._buffer[:size]
-        return taken
-
     def _advance(self) -> None:
         """Parse the buffer as far as the application is ready for it."""
         try:
@@ -93,7 +87,8 @@ class RequestReader(ResponseWriter):
             if self._buffer and is_malformed(self._buffer):
                 raise BadRequest
             return False
-        head = parse_head(self._take(end + 4))
+        head = parse_head(bytes(self._buffer[: end + 4]))
+        del self._buffer[: end + 4]
         self._start_response(head)
         self._max_body = math.inf
         if head.body_size:

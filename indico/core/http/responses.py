@@ -29,13 +29,6 @@ if TYPE_CHECKING:
 LARGE = 64 * 1024  # bytes; a larger body is not copied to join it with the headers
 
 
-def make_failed_future() -> Future[None]:
-    """Return a future with a StreamClosedError, for writes to a closed connection."""
-    failed: Future[None] = asyncio.get_running_loop().create_future()
-    fail_future(failed)
-    return failed
-
-
 def fail_future(future: Future[None]) -> None:
     if not future.done():
         future.set_exception(StreamClosedError())
@@ -177,7 +170,9 @@ class ResponseWriter(HTTPConnection):
 
     def _send(self, data: bytes, more: bytes = b"") -> Future[None]:
         if self._transport.is_closing():
-            return make_failed_future()
+            failed: Future[None] = self._server.loop.create_future()
+            fail_future(failed)
+            return failed
         if not self._write_closed:
             if len(more) > LARGE:
                 self._transport.writelines([data, more])

@@ -28,13 +28,9 @@ PIECE = 16 * 1024  # bytes; a longer event is sent in pieces
 class StreamHandler(UploadHandler):
     """A handler that can send the values of an async generator to a client that may read slowly or leave."""
 
-    __slots__ = ("_comment_timer", "_is_streaming", "_rest")
-
-    def _set_up(self, application: Any) -> None:
-        super()._set_up(application)
-        self._is_streaming = False  # True when the response is a stream and has begun
-        self._rest = memoryview(b"")  # the part of an event that is not written yet
-        self._comment_timer: Timer | None = None  # set while the action yields nothing
+    _is_streaming = False  # True when the response is a stream and has begun
+    _rest = memoryview(b"")  # the part of an event that is not written yet
+    _comment_timer: Timer | None = None  # set while the action yields nothing
 
     async def send_events(self, values: AsyncGenerator[Any, Any]) -> None:
         """

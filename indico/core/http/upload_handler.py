@@ -34,13 +34,9 @@ def read_body(pass_fields: Callable[[Any, dict[str, Any]], Any], types: Iterable
 class UploadHandler(LimitedHandler):
     """A handler whose actions can take files."""
 
-    __slots__ = ("_form",)
     max_body_size: int | None = None  # bytes of a body with files; None: MAX_BODY_SIZE
     body_timeout: float | None = None  # seconds for receiving such a body; None: BODY_TIMEOUT
-
-    def _set_up(self, application: Any) -> None:
-        super()._set_up(application)
-        self._form: Form | None = None  # the body, if it may have files
+    _form: Form | None = None  # the body, if it may have files
 
     def _make_form(self) -> Form | None:
         content_type = self.request.headers.get("Content-Type", "")

@@ -15,29 +15,25 @@ from __future__ import annotations
 import asyncio
 import datetime
 import hashlib
+import inspect
 import math
 import secrets
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
-from typing import Any, Protocol
+from typing import Any
+
+from pymongo.read_concern import ReadConcern
 
 from indico import config
 from indico.core.log import LOGGER
-from indico.core.mongo.changes import watch
-from indico.core.mongo.drivers import Database, by_majority
-from indico.core.mongo.helper import bounded
+from indico.core.mongo.drivers import Collection, Database, by_majority
+from indico.core.mongo.helper import bounded, wait_for
 from indico.core.startup import StartupTask
 from indico.core.tasks import spawn
 from indico.error import IndicoError, MongoError, Unavailable
 
 Document = dict[str, Any]
-
-
-class Source(Protocol):
-    """What `indico.db` has for this module."""
-
-    def get_database(self) -> Database: ...
 
 
 MAX_KEYS = 100_000  # about 80 MB
@@ -107,18 +103,17 @@ def forget_all() -> None:
     _digests.clear()
 
 
-async def follow_logouts(source: Source, task: StartupTask) -> None:
+async def follow_logouts(get_database: Callable[[], Database], task: StartupTask) -> None:
     """Follow other processes' logouts until cancelled. Returns if MongoDB has no change streams."""
     beat = BEAT + secrets.token_hex(16)
     beating = None
     try:
         while True:
             try:
-                auth = source.get_database()["auth"]
-                async with aclosing(watch(auth, make_pipeline(beat), HEARTBEAT_MS)) as changes:
+                async with aclosing(watch(get_database()["auth"], make_pipeline(beat))) as changes:
                     await anext(changes)  # it is open
                     task.succeed()
-                    beating = beating or spawn(write_beats(source, beat))
+                    beating = beating or spawn(write_beats(get_database, beat))
                     await follow(changes, beat)
             except (MongoError, Unavailable) as error:
                 forget_all()  # changes may have been missed
@@ -131,6 +126,24 @@ async def follow_logouts(source: Source, task: StartupTask) -> None:
     finally:
         if beating is not None:
             beating.cancel()
+
+
+async def watch(collection: Collection, pipeline: list[Document]) -> AsyncGenerator[Document | None]:
+    """
+    Yield the changes of a collection. Yields None first, and with each heartbeat without a change. Ends when
+    the collection is dropped. Raises Unavailable, and MongoError if MongoDB is a standalone server.
+    """
+    majority = collection.with_options(read_concern=ReadConcern("majority"))  # whatever the URI says
+    opening = majority.watch(pipeline, max_await_time_ms=HEARTBEAT_MS)
+    stream = await bounded(opening) if inspect.isawaitable(opening) else opening
+    try:
+        await bounded(stream.__aenter__())  # Motor opens the stream here
+        yield None
+        while stream.alive:
+            yield await bounded(stream.try_next())
+    finally:
+        with suppress(Exception):  # MongoDB may be unreachable
+            await wait_for(stream.close(), 1)
 
 
 def make_pipeline(beat: str) -> list[Document]:
@@ -175,12 +188,12 @@ async def follow(changes: AsyncGenerator[Document | None], beat: str) -> None:
             return
 
 
-async def write_beats(source: Source, beat: str) -> None:
+async def write_beats(get_database: Callable[[], Database], beat: str) -> None:
     """Write beats until cancelled. A TTL index removes the document later."""
     while True:
         # `began` is this process's own clock, and only this process reads it.
         fields = {"began": time.monotonic(), "beat": datetime.datetime.now(datetime.UTC)}
-        auth = by_majority(source.get_database()["auth"])
+        auth = by_majority(get_database()["auth"])
         with suppress(IndicoError):  # without beats, the cache is not used
             await bounded(
                 auth.update_one({"key": beat}, {"$set": fields, "$setOnInsert": {"_id": beat}}, upsert=True)

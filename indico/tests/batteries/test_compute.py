@@ -6,14 +6,18 @@ when they fail or nobody waits for them.
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import multiprocessing
 import os
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -26,11 +30,13 @@ from indico.batteries.compute import compute, count_cores, in_thread, on_start, 
 from indico.batteries.compute import process as processes
 from indico.batteries.compute.pools import Processes
 from indico.batteries.compute.queue import Queue
+from indico.core.serving import run_server
 from indico.core.startup import StartupTask
+from indico.core.supervisor import COMPUTE_PROCESS
 from indico.routes.handler import IndicoHandler
 from indico.tests.batteries import compute_functions as functions
 from indico.tests.testutils import slow
-from indico.tests.testutils.process import wait_until
+from indico.tests.testutils.process import ProcessTest, ServerProcess, linux, processes_in, wait_until
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
 from indico.utils import type_check, unpack
@@ -173,7 +179,7 @@ class ResultTest(ComputeTest):
     def test_a_process_that_dies_between_two_requests_costs_none(self) -> None:
         os.kill(self.call("describe")[1]["pid"], signal.SIGKILL)
         [process] = self.pool.queue.free
-        wait_until(lambda: not process.is_alive(), "the process ends")
+        self.io_loop.run_sync(lambda: self.wait_until(lambda: not process.is_alive()), PATIENCE)
         self.assertEqual(self.call("add", first=1, second=2), (200, 3))
 
     def test_without_a_running_server_it_is_an_error(self) -> None:
@@ -224,7 +230,7 @@ class LeavingTest(ComputeTest):
         with self.assertRaises(processes.ProcessDied):
             await call
         self.assertFalse(other.is_alive() or is_running(found["pid"]))
-        await pool.close()  # also ends the replacement
+        self.assertEqual(pool._starting, set())
 
 
 class QueueTest(ComputeTest):
@@ -330,3 +336,156 @@ class ChildTest(StrictTest):
             processes.exit_with_parent()
         ended.join.assert_called_once_with()
         leave.assert_called_once_with(1)
+
+    def test_a_process_that_imports_the_main_script_starts_no_server(self) -> None:
+        make_app = mock.Mock()
+        process = multiprocessing.current_process()
+        self.addCleanup(setattr, process, "name", process.name)
+        process.name = COMPUTE_PROCESS
+        run_server(make_app, debug=False, port=0)
+        make_app.assert_not_called()
+
+
+SERVER = """
+import time
+from indico import server
+from indico.batteries.compute import compute
+from indico.routes.handler import IndicoHandler
+from indico.tests.batteries import compute_functions as functions
+from indico.utils import type_check, unpack
+
+class ThinkHandler(IndicoHandler):
+    @unpack("seconds")
+    @type_check(float)
+    async def burn(self, seconds):
+        return await compute(functions.burn, seconds)
+
+    async def hold(self, data):
+        return await compute(functions.hold, 10**12)
+
+    async def pid(self, data):
+        return await compute(functions.burn, 0)
+
+    def echo(self, data):
+        return "here"
+
+class ShortHandler(ThinkHandler):
+    request_timeout = 0.5
+
+server.ROUTES.append((r"/think/(?P<action>[a-zA-Z]+)?", ThinkHandler))
+server.ROUTES.append((r"/short/(?P<action>[a-zA-Z]+)?", ShortHandler))
+server.main(debug=False, port=0)
+"""
+
+
+def find_percentile(times: list[float]) -> float:
+    return sorted(times)[int(0.99 * len(times))]
+
+
+@slow
+@linux
+class LoadTest(ProcessTest):
+    """Real servers, many clients, and processes that are killed."""
+
+    def launch_server(self, **settings: str) -> ServerProcess:
+        settings = {"COMPUTE_WORKERS": "1", "COMPUTE_QUEUE": "300", "REQUEST_TIMEOUT": "600", **settings}
+        server = self.start(script=SERVER, **settings)
+        self.assertEqual(server.fetch("think/pid").status, 200)
+        return server
+
+    def time_echoes(self, server: ServerProcess, until: Callable[[], bool]) -> list[float]:
+        """Send short requests one after the other. Return the seconds that each has taken."""
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+        times = []
+        while not until():
+            began = time.perf_counter()
+            connection.request("POST", "/think/echo", b"")
+            connection.getresponse().read()
+            times.append(time.perf_counter() - began)
+            time.sleep(0.002)
+        connection.close()
+        return times
+
+    def test_other_requests_are_served_while_200_clients_compute(self) -> None:
+        server = self.launch_server()
+        deadline = time.monotonic() + 5
+        idle = find_percentile(self.time_echoes(server, lambda: time.monotonic() > deadline))
+        with ThreadPoolExecutor(200) as clients:
+            fetch = partial(server.fetch, "think/burn", {"seconds": 0.1}, {}, 300)
+            answers = [clients.submit(fetch) for _ in range(200)]
+            wait_until(lambda: any(answer.done() for answer in answers), "the first computation", 300)
+            times = self.time_echoes(server, lambda: all(answer.done() for answer in answers))
+        busy = find_percentile(times)
+        print(f"p99 of {len(times)} requests: {1000 * idle:.2f} ms idle, {1000 * busy:.2f} ms busy")
+        self.assertEqual({answer.result().status for answer in answers}, {200})
+        self.assertLessEqual(busy, 3 * idle)
+
+    def test_beyond_the_queue_it_is_503_at_once(self) -> None:
+        server = self.launch_server(COMPUTE_QUEUE="10")
+        with ThreadPoolExecutor(200) as clients:
+            fetch = partial(server.fetch, "think/burn", {"seconds": 0.5}, {}, 300)
+            answers = [clients.submit(fetch) for _ in range(200)]
+            statuses = [answer.result().status for answer in answers]
+        refused = [answer.result() for answer in answers if answer.result().status == 503]
+        self.assertEqual(refused[0].headers["Retry-After"], "1")
+        self.assertEqual(statuses.count(200) + len(refused), 200)
+        self.assertGreaterEqual(statuses.count(200), 11)
+
+    def test_each_kill_costs_one_request_at_most(self) -> None:
+        server = self.launch_server(COMPUTE_WORKERS="2")
+        kills = 20
+        with ThreadPoolExecutor(4) as clients:
+            ended = threading.Event()
+
+            def ask() -> list[int]:
+                statuses = []
+                while not ended.is_set():
+                    statuses.append(server.fetch("think/burn", {"seconds": 0.05}, {}, 300).status)
+                return statuses
+
+            asking = [clients.submit(ask) for _ in range(4)]
+            for _ in range(kills):
+                os.kill(server.fetch("think/pid", timeout=300).data, signal.SIGKILL)
+                time.sleep(0.1)
+            ended.set()
+            statuses = [status for task in asking for status in task.result()]
+        print(f"{kills} kills, {len(statuses)} requests, {statuses.count(500)} of them failed")
+        self.assertLessEqual(statuses.count(500), kills)
+        self.assertEqual(statuses.count(200) + statuses.count(500), len(statuses))
+
+    def test_after_timeouts_no_process_computes_for_nobody(self) -> None:
+        for action in ("burn", "hold"):
+            with self.subTest(action):
+                server = self.launch_server(COMPUTE_WORKERS="2")
+                with ThreadPoolExecutor(20) as clients:
+                    fetch = partial(server.fetch, f"short/{action}", {"seconds": 600}, {}, 300)
+                    statuses = {task.result().status for task in [clients.submit(fetch) for _ in range(60)]}
+                self.assertEqual(statuses, {504})
+                self.assertEqual(server.fetch("think/pid", timeout=300).status, 200)
+                children = [pid for pid in processes_in(self.folder) if pid != server.pid]
+                before = sum(map(read_time, children))
+                time.sleep(2)
+                self.assertLess(sum(map(read_time, children)) - before, 0.5)
+                self.assertEqual(server.stop(), 0)
+
+    def test_a_server_that_is_killed_leaves_no_process_that_computes(self) -> None:
+        server = self.launch_server()
+        client = threading.Thread(target=self.ask_in_vain, args=(server,))
+        client.start()
+        pid = next(pid for pid in processes_in(self.folder) if pid != server.pid and read_time(pid) > 0)
+        time.sleep(1)
+        server.stop(signal.SIGKILL)
+        client.join()
+        wait_until(lambda: not processes_in(self.folder), f"{pid} ends")
+
+    def ask_in_vain(self, server: ServerProcess) -> None:
+        with suppress(OSError, http.client.HTTPException):
+            server.fetch("think/hold")
+
+
+def read_time(pid: int) -> float:
+    """Return the seconds of processor time that a process has used."""
+    with suppress(FileNotFoundError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return 0.0

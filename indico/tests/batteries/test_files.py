@@ -5,8 +5,11 @@ Files: what is uploaded comes back, whole or in part, to its user alone, and goe
 from __future__ import annotations
 
 import asyncio
+import http.client
 import io
 import json
+import os
+import socket
 import time
 from typing import Any
 from unittest import mock
@@ -17,6 +20,7 @@ from tornado.simple_httpclient import HTTPStreamClosedError
 from tornado.testing import gen_test
 
 from indico import config
+from indico.asgi import ASGIApplication
 from indico.batteries.files import FileHandler, find_part, save_file
 from indico.batteries.files import file_db as FileDB
 from indico.batteries.files.file_db import CHUNK_SIZE, StoredFile
@@ -24,12 +28,15 @@ from indico.error import NotFound, Unavailable
 from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler
 from indico.routes.user import UserRoute
-from indico.tests.core.http.test_hostile import Client
 from indico.tests.mocks import HEADERS, LOGIN_DATA, USER_ID, USER_KEY
+from indico.tests.test_asgi import Exchange
+from indico.tests.testutils import slow
+from indico.tests.testutils.process import ProcessTest, linux, read_peak
 from indico.tests.testutils.server import ServerTest
 from indico.utils import Upload, type_check, unpack
 from indico.utils.auth.auth_utils import auth
 
+PATIENCE = 30  # seconds
 NINES = 5000 * "9"
 DATA = bytes(range(256)) * 2500  # three pieces
 BOUNDARY = "boundary"
@@ -116,6 +123,15 @@ class SendTest(FilesTest):
                 disposition = response.headers["Content-Disposition"]
                 self.assertRegex(disposition, r"^attachment; filename\*=UTF-8''t[%A-Z0-9]+")
 
+    @gen_test(timeout=PATIENCE)
+    async def test_an_asgi_server_sends_files_too(self) -> None:
+        file = await save_file(make_upload(DATA), USER_ID)
+        exchange = Exchange(
+            ASGIApplication(self._app), f"GET /file/{file['file']}", (b"indico_key", USER_KEY.encode())
+        )
+        await asyncio.wait_for(exchange.give().task, PATIENCE)
+        self.assertEqual((exchange.status, exchange.body), (200, DATA))
+
     def test_head_has_the_headers_alone(self) -> None:
         response = self.get(self.add(), "HEAD")
         self.assertEqual((response.code, response.body), (200, b""))
@@ -198,11 +214,13 @@ class FailureTest(FilesTest):
         return asyncio.ensure_future(save_file(upload, USER_ID))
 
     async def wait_until_empty(self) -> None:
-        async with asyncio.timeout(5):
-            while self.count() != (0, 0):
+        """Wait for the deletion of what was stored."""
+        async with asyncio.timeout(PATIENCE):
+            while any("discard" in str(task) for task in asyncio.all_tasks()):
                 await asyncio.sleep(0.01)
+        self.assertEqual(self.count(), (0, 0))
 
-    @gen_test
+    @gen_test(timeout=PATIENCE)
     async def test_a_file_that_can_not_be_read_leaves_nothing(self) -> None:
         upload = make_upload(DATA)
         upload.file.close()
@@ -210,7 +228,7 @@ class FailureTest(FilesTest):
             await self.save(upload)
         await self.wait_until_empty()
 
-    @gen_test
+    @gen_test(timeout=PATIENCE)
     async def test_a_caller_that_is_cancelled_leaves_nothing(self) -> None:
         saving = self.save(make_upload(100 * DATA))
         while self.count()[1] < 3:
@@ -220,7 +238,7 @@ class FailureTest(FilesTest):
             await saving
         await self.wait_until_empty()
 
-    @gen_test
+    @gen_test(timeout=PATIENCE)
     async def test_a_file_whose_user_is_removed_meanwhile_is_not_stored(self) -> None:
         saving = self.save(make_upload(20 * DATA))
         while self.count()[1] < 3:
@@ -230,14 +248,14 @@ class FailureTest(FilesTest):
             await saving
         await self.wait_until_empty()
 
-    @gen_test
+    @gen_test(timeout=PATIENCE)
     async def test_what_can_not_be_deleted_goes_with_its_user(self) -> None:
         upload = make_upload(DATA)
         with mock.patch.object(FileDB, "delete", side_effect=AutoReconnect("gone")) as delete:
             complete = mock.patch.object(FileDB, "complete", side_effect=Unavailable("gone"))
             with complete, self.assertRaises(Unavailable):
                 await self.save(upload)
-            while not delete.called:
+            while not delete.called or any("discard" in str(task) for task in asyncio.all_tasks()):
                 await asyncio.sleep(0.01)
         self.assertEqual(self.count(), (1, 3))
         self.assertEqual(await FileDB.find_all(USER_ID), [])
@@ -254,18 +272,65 @@ class FailureTest(FilesTest):
         self.assertEqual(json.loads(response.body), NOT_FOUND)
         self.assertNotIn("Content-Disposition", response.headers)
 
-    @gen_test
+    @gen_test(timeout=PATIENCE)
     async def test_a_client_that_takes_nothing_is_cut_off(self) -> None:
         file = await self.save(make_upload(20 * DATA))
-        client = Client(self.get_http_port())
         close = mock.patch.object(FileHandler, "_close", autospec=True, side_effect=FileHandler._close)
-        with mock.patch.object(config, "WRITE_TIMEOUT", 0.2), close as closed:
-            try:
-                await client.connect()
-                head = f"GET /file/{file['file']} HTTP/1.1\r\nHost: a\r\nindico_key: {USER_KEY}\r\n\r\n"
-                await client.send(head.encode())
-                async with asyncio.timeout(5):
-                    while not closed.called:
-                        await asyncio.sleep(0.01)
-            finally:
-                client.socket.close()
+        with (
+            mock.patch.object(config, "WRITE_TIMEOUT", 0.2),
+            close as closed,
+            socket.create_connection(("127.0.0.1", self.get_http_port())) as client,
+        ):
+            head = f"GET /file/{file['file']} HTTP/1.1\r\nHost: a\r\nindico_key: {USER_KEY}\r\n\r\n"
+            client.sendall(head.encode())
+            async with asyncio.timeout(PATIENCE):
+                while not closed.called:
+                    await asyncio.sleep(0.01)
+
+
+SERVER = """
+from indico import server
+from indico.tests.batteries.test_files import AlbumRoute
+
+server.ROUTES.append(AlbumRoute)
+server.main(debug=False, port=0)
+"""
+
+
+@slow
+@linux
+class LargeFileTest(ProcessTest):
+    def test_100_mb_go_in_and_out_with_flat_memory(self) -> None:
+        piece = os.urandom(10**6)
+        head = (
+            f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="image"; filename="large"\r\n\r\n'.encode()
+        )
+        tail = f"\r\n--{BOUNDARY}--".encode()
+        for kind in ("own", "tornado"):
+            with self.subTest(server=kind):
+                server = self.start(script=SERVER, HTTP_SERVER=kind)
+                server.post("auth/login", LOGIN_DATA)
+                before = read_peak(server.pid)
+                began = time.monotonic()
+                connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+                connection.putrequest("POST", "/album/add")
+                connection.putheader("indico_key", USER_KEY)
+                connection.putheader("Content-Type", f"multipart/form-data; boundary={BOUNDARY}")
+                connection.putheader("Content-Length", str(len(head) + 100 * len(piece) + len(tail)))
+                connection.endheaders(head)
+                for _ in range(100):
+                    connection.send(piece)
+                connection.send(tail)
+                file = json.loads(connection.getresponse().read())["data"]
+                stored = time.monotonic()
+                connection.request("GET", f"/file/{file['file']}", headers={"indico_key": USER_KEY})
+                response = connection.getresponse()
+                for number in range(100):
+                    self.assertEqual(response.read(len(piece)), piece, number)
+                self.assertEqual(response.read(), b"")
+                connection.close()
+                grown = read_peak(server.pid) - before
+                times = f"{stored - began:.1f} s, out {time.monotonic() - stored:.1f} s"
+                print(f"{kind}: 100 MB in {times}, {grown} kB more")
+                self.assertLess(grown, 30_000)
+                self.assertEqual(server.stop(), 0)

@@ -22,7 +22,6 @@ from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler
 from indico.routes.user import UserRoute
 from indico.tests.mocks import HEADERS, LOGIN_DATA, USER_ID
-from indico.tests.testutils import process
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
 from indico.utils import Upload, type_check, unpack
@@ -33,7 +32,10 @@ OTHER_LOGIN = {**LOGIN_DATA, "oauth_id": "2"}
 
 
 def wait_until(condition: Callable[[], Any], what: str) -> None:
-    process.wait_until(condition, what, PATIENCE)
+    """Return when the condition, which runs the event loop, is true."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {PATIENCE} seconds: {what}"
 
 
 class WorkHandler(IndicoHandler):

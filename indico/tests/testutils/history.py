@@ -184,6 +184,14 @@ class Clients:
         for thread in self._threads:
             thread.join()
 
+    def check_ended_keys(self) -> None:
+        """After the block: try each key that has ended once more, at each server."""
+        for number, server in enumerate(self._servers):
+            client = Client(self._history, [server], f"checks{number}", 0)
+            for key in self._ended:
+                client.post("auth/check", key, None, key)
+            client.close()
+
     def _run(self, kind: Callable[[Client], None], name: str, number: int) -> None:
         client = Client(self._history, self._servers, name, number)
         try:

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import tempfile
+import unittest
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pymongo import MongoClient
 from tornado.testing import AsyncTestCase, bind_unused_port
 
 from indico import config, db
+from indico.core.mongo import user_data
 from indico.core.mongo.mongod import Mongod
 from indico.tests.testutils.strict import StrictTest
 
@@ -58,6 +60,17 @@ def name_database(test_id: str) -> str:
     """Return a unique name: the beginning of the test's name, and an ObjectId."""
     readable = re.sub("[^a-zA-Z0-9]+", "_", ".".join(test_id.split(".")[-2:]))
     return f"test_{readable[:30]}_{ObjectId()}"
+
+
+def undo_declarations(test: unittest.TestCase) -> None:
+    """At the end of the test, forget the indexes and the helpers of users' data that it has declared."""
+    declared: list[Any]
+    for declared in (db.INDEXES, user_data._removers, user_data._exporters):
+        test.addCleanup(_restore, declared, list(declared))
+
+
+def _restore(declared: list[Any], before: list[Any]) -> None:
+    declared[:] = before
 
 
 class DatabaseTest(StrictTest):

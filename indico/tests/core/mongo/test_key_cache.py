@@ -295,7 +295,7 @@ class FakeSource:
         collection.with_options = lambda **_: collection
         return {"auth": collection}
 
-    def watch(self, collection: str, pipeline: Any, heartbeat: int) -> AsyncGenerator[Any]:
+    def watch(self, collection: Any, pipeline: Any) -> AsyncGenerator[Any]:
         beat = pipeline[0]["$match"]["$or"][0]["documentKey._id"]
         generator: AsyncGenerator[Any] = self.streams.pop(0)(beat)
         return generator
@@ -327,8 +327,10 @@ class StreamTest(StrictTest, AsyncTestCase):
 
     async def follow(self, *streams: Any) -> None:
         """Follow the streams until the last one is open."""
+        source = FakeSource(*streams)
+        self.enterContext(mock.patch.object(key_cache, "watch", source.watch))
         following = asyncio.ensure_future(
-            key_cache.follow_logouts(FakeSource(*streams), StartupTask("Key cache", self.missing))
+            key_cache.follow_logouts(source.get_database, StartupTask("Key cache", self.missing))
         )
         opened = asyncio.ensure_future(self.opened.wait())
         await asyncio.wait([following, opened], return_when="FIRST_COMPLETED")

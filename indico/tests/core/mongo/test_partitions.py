@@ -113,9 +113,10 @@ class PartitionTest(ProcessTest):
         addresses: list[tuple[str, int]] = [
             (home.address, server.port) for home, server in zip(self.homes, servers, strict=True)
         ]
-        with Clients(history, addresses):
+        with Clients(history, addresses) as clients:
             for kind in kinds:
                 self.make_trouble(kind, history)
+        clients.check_ended_keys()
 
     def read_users(self) -> dict[str, list[dict[str, Any]]]:
         """Return the documents of each user, as a majority has them."""

@@ -1,0 +1,256 @@
+"""
+Webhooks: what is sent when a job has ended, and where nothing is sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+from tornado.httpserver import HTTPServer
+from tornado.httputil import HTTPServerRequest, ResponseStartLine
+from tornado.testing import bind_unused_port
+
+from indico import config
+from indico.batteries import jobs, webhooks
+from indico.batteries.jobs import job
+from indico.batteries.webhooks import sending
+from indico.batteries.webhooks.sending import PrivateAddress, check_url, is_public, send
+from indico.error import InvalidValue, Unavailable
+from indico.routes.auth import AuthRoute
+from indico.routes.handler import IndicoHandler
+from indico.tests.mocks import HEADERS, LOGIN_DATA
+from indico.tests.testutils.server import ServerTest
+from indico.tests.testutils.strict import StrictTest
+from indico.utils.auth.auth_utils import auth
+
+PATIENCE = 10  # seconds until a wait fails
+PRIVATE = (
+    *("127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0"),
+    *("224.0.1.1", "240.0.0.1", "255.255.255.255", "192.0.2.1"),
+    *("::1", "::", "fe80::1", "fe80::1%eth0", "fc00::1", "ff02::1", "2001:db8::1"),
+    *("::ffff:127.0.0.1", "::ffff:10.0.0.1", "::127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::", "2001::1"),
+)
+
+
+class ToolHandler(IndicoHandler):
+    @auth
+    @job
+    async def run(self, data: bytes) -> int:
+        """Does nothing."""
+        return 1
+
+
+ToolRoute = (r"/tool/(?P<action>[a-zA-Z]+)?", ToolHandler)
+
+
+class AddressTest(StrictTest):
+    def test_private_addresses_are_no_public_ones(self) -> None:
+        for address in PRIVATE:
+            self.assertFalse(is_public(address), address)
+        for address in ("1.1.1.1", "2606:4700:4700::1111", "::ffff:1.1.1.1"):
+            self.assertTrue(is_public(address), address)
+
+    def test_a_url_with_a_private_address_or_of_another_kind_is_refused(self) -> None:
+        hosts = [f"[{address}]" if ":" in address else address for address in PRIVATE if "%" not in address]
+        for url in (
+            *(f"https://{host}/" for host in hosts),
+            *(
+                "",
+                "example.com",
+                "ftp://example.com/",
+                "https://",
+                "https://a:b@example.com/",
+                "https://a b/",
+            ),
+            *("https://example.com:99999/", "https://[::1", "https://a,https://b", "https://exämple.com/"),
+            "https://example.com/" + "a" * 2048,
+        ):
+            with self.subTest(url), self.assertRaises(InvalidValue):
+                check_url(url)
+        for url in ("https://example.com/hook?a=1", "http://example.com:8080/", "https://[2606:4700::1]/"):
+            self.assertEqual(check_url(url), url)
+
+    def test_in_production_it_has_to_be_https(self) -> None:
+        with mock.patch.object(config, "PRODUCTION", True), self.assertRaisesRegex(InvalidValue, "of https,"):
+            check_url("http://example.com/")
+
+
+class WebhooksTest(ServerTest):
+    routes = [AuthRoute, ToolRoute]
+
+    def setUp(self) -> None:
+        for module in (jobs.worker, webhooks):
+            patch = mock.patch.object(module, "POLL_SECONDS", 0.02)
+            patch.start()
+            self.addCleanup(patch.stop)
+        super().setUp()
+        self.received: list[HTTPServerRequest] = []
+        self.statuses: list[int] = []  # of the next responses; then 200
+        listening, self.port = bind_unused_port()
+        self.receiver = HTTPServer(self.receive)
+        self.receiver.add_sockets([listening])
+        self.post("auth/login", LOGIN_DATA)
+
+    def tearDown(self) -> None:
+        self.receiver.stop()
+        self.io_loop.run_sync(self.receiver.close_all_connections)
+        super().tearDown()
+
+    def receive(self, request: HTTPServerRequest) -> None:
+        self.received.append(request)
+        status = self.statuses.pop(0) if self.statuses else 200
+        headers = request.headers.parse(
+            f"Content-Length: 0\r\nLocation: http://localhost:{self.port}/other\r\n"
+        )
+        assert request.connection is not None
+        request.connection.write_headers(ResponseStartLine("HTTP/1.1", status, "Status"), headers)
+        request.connection.finish()
+
+    def add(self, url: str) -> Any:
+        return self.post("tool/run", None, {**HEADERS, "Webhook-URL": url})
+
+    def wait_until(self, condition: Callable[[], Any], what: str) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            self.assertLess(time.monotonic(), deadline, what)
+            self.io_loop.run_sync(lambda: asyncio.sleep(0.02))
+
+    def wait_until_settled(self) -> None:
+        """Return when no webhook is to be sent any more."""
+        query = {"state": "done", "webhook.due": {"$exists": False}}
+        self.wait_until(lambda: self.database.job.count_documents(query), "a webhook that is not due")
+
+
+class SendTest(WebhooksTest):
+    def setUp(self) -> None:
+        super().setUp()
+        patch = mock.patch.object(sending, "is_public", lambda text: True)
+        patch.start()
+        self.addCleanup(patch.stop)
+        self.url = f"http://localhost:{self.port}/hook"
+
+    def test_when_the_job_has_ended_its_address_gets_a_signed_message(self) -> None:
+        from standardwebhooks import Webhook
+
+        job = self.add(self.url)["data"]["job"]
+        self.wait_until_settled()
+        [request] = self.received
+        secret = self.post("job/secret", None)["data"]
+        message = Webhook(secret).verify(request.body, dict(request.headers))
+        self.assertRegex(message.pop("timestamp"), r"^\d{4}-\d\d-\d\dT[\d:]+\+00:00$")
+        self.assertEqual(message, {"type": "job.done", "data": {"job": job, "state": "done"}})
+        self.assertEqual(request.headers["webhook-id"], job)
+        self.assertEqual(request.headers["User-Agent"], "indico")
+
+    def test_users_have_different_secrets(self) -> None:
+        key = self.post("auth/login", {**LOGIN_DATA, "oauth_id": "2"})["data"]["indico_key"]
+        secrets = [self.post("job/secret", None, {"indico_key": each})["data"] for each in (key, key)]
+        self.assertEqual(len({*secrets, self.post("job/secret", None)["data"]}), 2)
+        self.assertEqual(self.post("job/secret", None, {})["status"], 401)
+
+    def test_a_job_without_an_address_sends_nothing(self) -> None:
+        self.assertEqual(self.post("tool/run", None)["status"], 202)
+        self.wait_until(lambda: self.database.job.count_documents({"state": "done"}), "the end of the job")
+        self.assertNotIn("webhook", self.database.job.find_one({}) or {})
+
+    def test_what_fails_is_sent_again_with_the_same_id(self) -> None:
+        self.statuses = [500, 404]
+        with mock.patch.object(webhooks, "PAUSES", (0, 0)):
+            self.add(self.url)
+            self.wait_until_settled()
+        self.assertEqual(len(self.received), 3)
+        self.assertEqual(len({request.headers["webhook-id"] for request in self.received}), 1)
+
+    def test_a_redirect_is_not_followed(self) -> None:
+        self.statuses = [302, 307, 308]
+        with mock.patch.object(webhooks, "PAUSES", (0, 0)), self.assertLogs("indico", "WARNING") as logs:
+            self.add(self.url)
+            self.wait_until_settled()
+        self.assertEqual([request.path for request in self.received], 3 * ["/hook"])
+        self.assertIn("can't be sent", logs.output[0])
+
+    def test_a_name_is_looked_up_once_and_its_address_is_the_one_connected_to(self) -> None:
+        answers = ["127.0.0.1", "127.0.0.2"]  # the second is what a check would miss
+
+        async def look_up(loop: Any, host: str, port: int, **_: Any) -> Any:
+            self.assertEqual(host, "rebinding.example.com")
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (answers.pop(0), port))]
+
+        url = f"http://rebinding.example.com:{self.port}/hook"
+        with mock.patch.object(asyncio.BaseEventLoop, "getaddrinfo", look_up):
+            self.io_loop.run_sync(lambda: send(url, "whsec_MDA=", "1", {}))
+        self.assertEqual(answers, ["127.0.0.2"])
+        self.assertEqual(self.received[0].host, f"rebinding.example.com:{self.port}")
+
+    def test_an_outage_of_mongodb_is_logged_once(self) -> None:
+        failing = mock.AsyncMock(side_effect=Unavailable("no primary"))
+        with (
+            mock.patch.object(webhooks, "claim_webhook", failing),
+            self.assertLogs("indico", "WARNING") as logs,
+        ):
+            self.wait_until(lambda: failing.await_count > 2, "three attempts")
+        self.assertEqual(len(logs.records), 1)
+        self.add(self.url)
+        self.wait_until_settled()
+
+
+class PrivateTest(WebhooksTest):
+    def test_a_private_address_is_400_and_nothing_is_stored(self) -> None:
+        answer = self.add(f"http://127.0.0.1:{self.port}/hook")
+        self.assertEqual(answer, {"status": 400, "data": "Webhook-URL should have a public address"})
+        self.assertEqual(self.database.job.count_documents({}), 0)
+
+    def test_a_name_that_resolves_to_a_private_address_is_not_connected_to(self) -> None:
+        for host in ("localhost", "127.1", "2130706433"):
+            with self.assertLogs("indico", "WARNING") as logs:
+                self.database.job.delete_many({})
+                self.assertEqual(self.add(f"http://{host}:{self.port}/hook")["status"], 202)
+                self.wait_until_settled()
+            self.assertIn(f"{host} is not a public address", logs.output[0])
+        self.assertEqual(self.received, [])
+
+    def test_one_private_address_of_several_is_enough(self) -> None:
+        async def look_up(loop: Any, host: str, port: int, **_: Any) -> Any:
+            return [
+                (socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, port)) for each in ("1.1.1.1", "10.0.0.1")
+            ]
+
+        with (
+            mock.patch.object(asyncio.BaseEventLoop, "getaddrinfo", look_up),
+            self.assertRaises(PrivateAddress),
+        ):
+            self.io_loop.run_sync(lambda: send("https://example.com/", "whsec_MDA=", "1", {}))
+
+
+class InstallTest(ServerTest):
+    routes = [AuthRoute, ToolRoute]
+
+    def get_app(self) -> Any:
+        with (
+            mock.patch("importlib.util.find_spec", return_value=None),
+            self.assertLogs("indico", "WARNING") as logs,
+        ):
+            application = super().get_app()
+        self.assertIn("indico:There are no webhooks: pip install -e '.[webhooks]'", logs.output[-1])
+        return application
+
+    def test_without_standardwebhooks_it_says_so_and_jobs_run_without_it(self) -> None:
+        self.post("auth/login", LOGIN_DATA)
+        self.assertEqual(self.post("tool/run", None, {**HEADERS, "Webhook-URL": "x"})["status"], 202)
+        self.assertEqual(self.post("job/secret", None)["status"], 404)
+
+
+class UnusedTest(ServerTest):
+    routes = [AuthRoute]
+
+    def test_a_process_without_workers_sends_none(self) -> None:
+        with mock.patch.object(config, "JOB_WORKERS", 0):
+            self.io_loop.run_sync(lambda: webhooks.send_webhooks(self._app))
+
+    def test_without_jobs_there_is_no_secret(self) -> None:
+        self.assertEqual(self.post("job/secret", None)["status"], 404)
