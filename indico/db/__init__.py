@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from typing import Any
 
 from pymongo.monitoring import CommandListener
 
 from indico import config
-from indico.core.mongo import drivers, helper, indexes
+from indico.core.mongo import changes, drivers, helper, indexes
 from indico.core.mongo.drivers import Client, Database
 from indico.core.mongo.helper import Callback as Callback
 from indico.core.mongo.helper import mongo as mongo
@@ -86,6 +86,11 @@ async def close() -> None:
 async def ensure_indexes() -> None:
     """Make the declared indexes that do not exist. Raises Unavailable if MongoDB can't be reached."""
     await indexes.ensure_indexes(get_database())
+
+
+def watch(collection: str, pipeline: list[Document], heartbeat: int) -> AsyncGenerator[Document | None]:
+    """Yield the changes of a collection: see `indico.core.mongo.changes.watch`."""
+    return changes.watch(get_database()[collection], pipeline, heartbeat)
 
 
 def describe() -> str:

@@ -24,7 +24,6 @@ from typing import Any, Protocol
 
 from indico import config
 from indico.core.log import LOGGER
-from indico.core.mongo.changes import watch
 from indico.core.mongo.drivers import Database, by_majority
 from indico.core.mongo.helper import bounded
 from indico.core.startup import StartupTask
@@ -38,6 +37,9 @@ class Source(Protocol):
     """What `indico.db` has for this module."""
 
     def get_database(self) -> Database: ...
+    def watch(
+        self, collection: str, pipeline: list[Document], heartbeat: int, /
+    ) -> AsyncGenerator[Document | None]: ...
 
 
 MAX_KEYS = 100_000  # about 80 MB
@@ -114,8 +116,7 @@ async def follow_logouts(source: Source, task: StartupTask) -> None:
     try:
         while True:
             try:
-                auth = source.get_database()["auth"]
-                async with aclosing(watch(auth, make_pipeline(beat), HEARTBEAT_MS)) as changes:
+                async with aclosing(source.watch("auth", make_pipeline(beat), HEARTBEAT_MS)) as changes:
                     await anext(changes)  # it is open
                     task.succeed()
                     beating = beating or spawn(write_beats(source, beat))
