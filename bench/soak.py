@@ -51,6 +51,7 @@ SETTINGS = {
     "MONGODB_TIMEOUT": "2",
     "USER_SALT": SALT,
     "DEV_TOKEN": TOKEN,
+    "LOGIN_RATE": "10/minute",
     **dict.fromkeys(("HEADER_TIMEOUT", "BODY_TIMEOUT", "WRITE_TIMEOUT", "IDLE_TIMEOUT"), "5"),
     **dict.fromkeys(("MAX_UNREAD", "MAX_UNSENT"), str(32 * 1024 * 1024)),
     "CORS_ORIGINS": "https://example.com",
@@ -58,6 +59,9 @@ SETTINGS = {
     "OPENID_PROVIDERS": "example https://issuer.example.com client",
     "SENTRY_TRACES_SAMPLE_RATE": "0.05",
 }
+
+
+Counts = dict[int, dict[str, Any]]  # what each worker has, by its pid
 
 
 class Honest:
@@ -179,7 +183,8 @@ class Soak:
         self._ended = threading.Event()
         self._samples: defaultdict[int, list[float]] = defaultdict(list)  # MB by process
         self.step_interval = min(120, max(12, seconds / 10))
-        self.slot = min(20, max(3, 0.8 * seconds / len(KINDS)))  # seconds of each flood
+        self.slot = min(6, max(3, 0.08 * seconds))  # seconds of each flood
+        self._pause = max(0.5, seconds / 300)  # between samples of memory
         self.step_downs = self.kills = 0
 
     def log(self, text: str) -> None:
@@ -246,9 +251,9 @@ class Soak:
                 raise Failure(f"no answer from {route}")
             time.sleep(0.1)
 
-    def _find_workers(self, other_than: int = 0) -> dict[int, dict[str, int]]:
+    def _find_workers(self, other_than: int = 0) -> Counts:
         """Return what each worker counts, by its pid, when there are as many as there should be."""
-        found: dict[int, dict[str, int]] = {}
+        found: Counts = {}
         deadline = time.monotonic() + PATIENCE
         while len(found) < WORKERS:
             counts = self._ask("soak/count")
@@ -258,7 +263,7 @@ class Soak:
                 raise Failure(f"there are not {WORKERS} workers")
         return found
 
-    def _count_quiet(self, honest: Honest) -> dict[int, dict[str, int]]:
+    def _count_quiet(self, honest: Honest) -> Counts:
         honest.pause()
         time.sleep(SETTLE)
         found = self._find_workers()
@@ -266,6 +271,7 @@ class Soak:
         found = {pid: self._find_workers()[pid] for pid in found}
         for pid, counts in found.items():
             self.log(f"worker {pid}: " + ", ".join(f"{counts[name]} {name}" for name in COUNTED))
+            self.log("its threads: " + ", ".join(counts["names"]))
         return found
 
     def _make_noise(self) -> tuple[Counter[int], set[str]]:
@@ -284,6 +290,15 @@ class Soak:
 
         reader = threading.Thread(target=follow)
         reader.start()
+        try:
+            self._make_faults(noise)
+        finally:
+            noise.terminate()
+            reader.join()
+        return statuses, {name for name in floods if name in {kind.__name__ for kind, _ in KINDS}}
+
+    def _make_faults(self, noise: subprocess.Popen[str]) -> None:
+        """Have the primary step down and workers killed until the end of the noise."""
         next_fault, number = time.monotonic() + self.step_interval / 2, 0
         while noise.poll() is None:
             if time.monotonic() > next_fault:
@@ -293,8 +308,6 @@ class Soak:
                 if number % 2 == 0:
                     self._kill_worker()
             time.sleep(0.1)
-        reader.join()
-        return statuses, {name for name in floods if name in {kind.__name__ for kind, _ in KINDS}}
 
     def _step_down(self) -> None:
         before = self._replica.wait_for_primary()
@@ -312,7 +325,7 @@ class Soak:
         self.log(f"kill: worker {victim}, the workers are now {sorted(now)}")
 
     def _sample(self) -> None:
-        while not self._ended.wait(max(0.5, self._seconds / 300)):
+        while not self._ended.wait(self._pause):
             for pid in family(self._running.pid):
                 with suppress(OSError):
                     self._samples[pid].append(memory(pid))
@@ -322,8 +335,8 @@ class Soak:
         honest: Honest,
         noise: Counter[int],
         floods: set[str],
-        before: dict[int, dict[str, int]],
-        after: dict[int, dict[str, int]],
+        before: Counts,
+        after: Counts,
     ) -> list[Finding]:
         for line in honest.odd[:10]:
             self.log("odd: " + line)
@@ -338,10 +351,11 @@ class Soak:
             Finding("honest requests answered 503", f"{honest.statuses[503]} of {honest.statuses.total():,}"),
             Finding("p99 of honest clients alone", f"{percentile(honest.times['calm'], 99):.0f} ms"),
             at_most(
-                "p99 of honest clients under noise", percentile(honest.times["noise"], 99), 2500, "ms", 0
+                "p99 of honest clients under noise", percentile(honest.times["noise"], 99), LONGEST, "ms", 0
             ),
             Finding("p50 of honest clients under noise", f"{percentile(honest.times['noise'], 50):.0f} ms"),
             at_least("kinds of floods", len(floods), len(KINDS), digits=0),
+            at_least("logins answered 429", noise[429], 1, digits=0),
             at_least("step-downs", self.step_downs, 1, digits=0),
             at_least("workers killed", self.kills, 1, digits=0),
             at_least("kinds of requests that succeeded", len(+honest.kinds), ROUTES, digits=0),
@@ -355,14 +369,19 @@ class Soak:
         return findings
 
     def _judge_memory(self, pid: int) -> list[Finding]:
-        """Compare the second quarter of the process's life with the last."""
+        """
+        Compare the second quarter of the process's life with the last. A process that was not there for each
+        kind of flood in both has what MAX_UNREAD and MAX_UNSENT allow.
+        """
         samples = self._samples[pid]
         quarter = len(samples) // 4
         if quarter < 5:
             return []
         early, late = statistics.median(samples[quarter : 2 * quarter]), statistics.median(samples[-quarter:])
+        has_seen_all = quarter * self._pause > self.slot * len(KINDS)
+        limit = max(20, 0.15 * early) if has_seen_all else 64
         what = f"memory of process {pid}: {early:.0f} MB, later {late:.0f}"
-        return [at_most(what, late - early, max(20, 0.15 * early), "MB more", 1)]
+        return [at_most(what, late - early, limit, "MB more", 1)]
 
 
 def percentile(times: list[float], share: int) -> float:

@@ -6,7 +6,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+import threading
 from collections.abc import AsyncIterator
+from typing import Any
 
 from indico import config, server
 from indico.routes.handler import IndicoHandler
@@ -14,18 +17,22 @@ from indico.utils import Upload, type_check, unpack
 from indico.utils.auth.auth_utils import auth
 
 LARGE = 4_000_000  # bytes
+POOLED = re.compile(r"(ThreadPoolExecutor-\d+|asyncio|uvloop)_\d+")  # names of threads
 
 
 class SoakHandler(IndicoHandler):
     max_body_size = 4 * 1024 * 1024  # of uploads
 
-    async def count(self, data: bytes) -> dict[str, int]:
-        """Return what this process has of each kind."""
+    async def count(self, data: bytes) -> dict[str, Any]:
+        """Return what this process has of each kind, without the threads of pools, which have limits."""
+        names = sorted(thread.name for thread in threading.enumerate())
+        pooled = [name for name in names if POOLED.fullmatch(name)]
         return {
             "pid": os.getpid(),
             "descriptors": len(os.listdir("/proc/self/fd")),
             "tasks": len(asyncio.all_tasks()),
-            "threads": len(os.listdir("/proc/self/task")),
+            "threads": len(os.listdir("/proc/self/task")) - len(pooled),
+            "names": names,
         }
 
     @auth

@@ -9,14 +9,11 @@ import errno
 import gc
 import importlib.util
 import logging
-import multiprocessing
 import os
 import signal
 import socket
 import sys
 import threading
-import time
-import traceback
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,7 +23,7 @@ from tornado.httputil import HTTPServerConnectionDelegate
 from tornado.ioloop import PeriodicCallback
 
 from indico import config
-from indico.core import reloading, supervisor
+from indico.core import blocking, reloading, supervisor
 from indico.core.development import make_folder
 from indico.core.hooks import Application
 from indico.core.http.filters import guard_hosts
@@ -34,13 +31,10 @@ from indico.core.http.server import Server
 from indico.core.http.sockets import listen
 from indico.core.http.tornado_server import TornadoServer, make_tornado_server
 from indico.core.lifecycle import check_settings, drain, lifespan
-from indico.core.log import LOGGER
 from indico.core.mongo.mongod import Mongod, MongodError, is_answering
 from indico.core.welcome import print_welcome
 
 DEFAULT_MONGODB_PORT = 27017
-MAX_BLOCKING_SECONDS = 1  # development logs a call that blocks the loop for longer
-TICK_MS = 200  # between the signs of life of the loop
 MONGOD_TICK_MS = 1000  # between checks of the mongod that this process started
 
 
@@ -49,7 +43,7 @@ def run_server(make_app: Callable[[], Application], debug: bool, port: int) -> N
     Serve until stopped. In development, start a mongod first if none runs at the default MONGODB. With
     `debug`, restart when the source changes. If the start fails, print one sentence and exit with status 1.
     """
-    if multiprocessing.current_process().name == supervisor.COMPUTE_PROCESS:
+    if supervisor.is_compute_process():
         return
     open_standard_streams()
     configure_logging()
@@ -162,7 +156,7 @@ async def serve(
         if debug:
             autoreload.add_reload_hook(reloading.restart)
             autoreload.start()
-            report_blocking_calls(ended)
+            blocking.report_blocking_calls(ended)
         if not application.state.worker:  # of several workers, only the first
             print_welcome(application, sockets[0].getsockname()[1])
         await stop.wait()
@@ -188,32 +182,6 @@ def stop_on_signals() -> asyncio.Event:
     for number in supervisor.SIGNALS:
         loop.add_signal_handler(number, on_signal)
     return stop
-
-
-def report_blocking_calls(ended: threading.Event) -> None:
-    """Log the stack of this thread each time that a call blocks its loop for MAX_BLOCKING_SECONDS."""
-    thread = threading.get_ident()
-    loop_ran = time.monotonic()
-
-    def tick() -> None:
-        nonlocal loop_ran
-        loop_ran = time.monotonic()
-
-    def watch() -> None:
-        reported = 0.0
-        while not ended.wait(TICK_MS / 1000):
-            if loop_ran != reported and time.monotonic() > loop_ran + MAX_BLOCKING_SECONDS:
-                reported = loop_ran
-                stack = "".join(traceback.format_stack(sys._current_frames()[thread]))
-                LOGGER.warning(
-                    "A call has blocked the event loop for more than %g s, and no request is served"
-                    " until it returns:\n%s",
-                    MAX_BLOCKING_SECONDS,
-                    stack.rstrip(),
-                )
-
-    PeriodicCallback(tick, TICK_MS).start()
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def make_http_server(application: HTTPServerConnectionDelegate) -> Server | TornadoServer:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import multiprocessing
 import os
 import signal
 import sys
@@ -40,6 +41,11 @@ def die_with_parent(parent: int, number: signal.Signals = signal.SIGTERM) -> Non
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
         if os.getppid() != parent:
             os._exit(1)  # pragma: no cover - only if the parent ends between these two lines
+
+
+def is_compute_process() -> bool:
+    """Whether a pool has started this process to compute."""
+    return multiprocessing.current_process().name == COMPUTE_PROCESS
 
 
 def start_tied_to_parent(command: list[str], output: str = os.devnull) -> int:

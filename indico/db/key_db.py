@@ -42,6 +42,10 @@ async def create_key(key: str, name: str, lifetime: int | None, roles: list[str]
     is valid for `lifetime` seconds, or until it is removed. Raises AuthError if `key` has ended, and
     InvalidValue if the user has MAX_KEYS keys or one of this name.
     """
+    if not 1 <= len(name) <= 100:
+        raise InvalidValue("name should be 1 to 100 characters")
+    if lifetime is not None and not 1 <= lifetime <= MAX_LIFETIME:
+        raise InvalidValue(f"lifetime should be 1 to {MAX_LIFETIME} seconds")
     new_key = key[: len(key) // 2] + secrets.token_hex(len(key) // 4)
     created = current_time()
     expires = None if lifetime is None else created + lifetime * 1000

@@ -6,17 +6,16 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
-
 import indico.db.key_db as KeyDB
 from indico.core.mongo import key_cache
+from indico.core.types import Described
 from indico.db.key_db import ListedKey, NewKey
 from indico.routes.handler import IndicoHandler
 from indico.utils import type_check, unpack
 from indico.utils.auth.auth_utils import allow, auth
 
-Name = Annotated[str, Field(min_length=1, max_length=100, examples=["backup"])]
-Lifetime = Annotated[int, Field(ge=1, le=KeyDB.MAX_LIFETIME)]  # seconds
+Name = Annotated[str, Described(minLength=1, maxLength=100, examples=["backup"])]
+Lifetime = Annotated[int, Described(minimum=1, maximum=KeyDB.MAX_LIFETIME)]  # seconds
 Roles = list[str]  # the class has an action of the name list
 Keys = list[ListedKey]
 

@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, overload
 
-from bson.objectid import ObjectId
 from tornado import web
 from tornado.routing import Rule, URLSpec
 from typing_extensions import TypedDict
@@ -34,7 +33,7 @@ Progress = Callable[[Any], Awaitable[None]]  # a handler declares it: `progress:
 
 
 class NewJob(TypedDict):
-    job: ObjectId
+    job: str
 
 
 @overload
@@ -79,7 +78,7 @@ def _decorate(retries: int, every: float | None, action: Action) -> Action:
         fields = {"user_id": self.user_id, "roles": self.roles, **worker.read_fields(self)}
         job_id = await store.add_job(name_request(self), data, fields)
         worker.wake.set()
-        self.respond({"job": job_id}, 202)
+        self.respond({"job": str(job_id)}, 202)
 
     add_decorator("job", wrapper, replace(info, response=(202, NewJob)))
     setattr(wrapper, ATTRIBUTE, Job(action, retries, every))

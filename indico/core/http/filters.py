@@ -4,6 +4,7 @@ Changes to requests, and checks of them, before the application receives them.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Awaitable, Callable
 
 from tornado.httputil import (
@@ -64,19 +65,34 @@ class FilteredDelegate(HTTPMessageDelegate):
         self._delegate.on_connection_close()
 
 
-def guard_hosts(application: HTTPServerConnectionDelegate, address: str) -> HTTPServerConnectionDelegate:
+class HostGuard(FilteredApplication):
     """
-    Return the application for a server on this address. In development, on loopback, it rejects requests for
-    other hosts: a page of another site can have its own host name resolved to 127.0.0.1 (DNS rebinding), and
-    its browser then lets it read all responses.
+    Rejects requests for hosts that are not names or addresses of loopback. A page of another site can have
+    its own host name resolved to 127.0.0.1 (DNS rebinding), and its browser then lets it read all responses.
     """
-    if config.PRODUCTION or not is_loopback(address):
-        return application
-    return FilteredApplication(application, check_host)
+
+    def __init__(self, application: HTTPServerConnectionDelegate) -> None:
+        super().__init__(application, check_host)
+
+    def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
+        head = getattr(request_conn, "head", None)
+        if head is not None and is_own_host(head.host):  # our own server has read the headers already
+            return self.application.start_request(server_conn, request_conn)
+        return super().start_request(server_conn, request_conn)
+
+
+@functools.lru_cache(100)
+def is_own_host(host: str | None) -> bool:
+    return not host or is_loopback(host)
 
 
 def check_host(line: RequestStartLine, headers: HTTPHeaders) -> RequestStartLine:
     host = headers.get("Host", "")
-    if host and not is_loopback(host):
+    if not is_own_host(host):
         raise IndicoError(f"In development the host is localhost or 127.0.0.1, not {shorten(host)}", 421)
     return line
+
+
+def guard_hosts(application: HTTPServerConnectionDelegate, address: str) -> HTTPServerConnectionDelegate:
+    """Return the application for a server on this address. In development, on loopback, it is guarded."""
+    return HostGuard(application) if is_loopback(address) and not config.PRODUCTION else application

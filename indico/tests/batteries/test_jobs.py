@@ -17,6 +17,7 @@ from indico import config, db
 from indico.batteries import jobs
 from indico.batteries.jobs import Progress, get_worker, install, job, running, store
 from indico.core.hooks import Application
+from indico.core.openapi import OpenAPIDocument
 from indico.error import InvalidValue, Unavailable
 from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler
@@ -382,6 +383,8 @@ class StopTest(JobsTest):
         worker = get_worker(self._app)
         assert worker is not None
 
+        self._app.state.draining = True  # so that it is not claimed again
+
         async def cancel() -> None:
             failing = mock.AsyncMock(side_effect=KeyError)
             with mock.patch.object(worker, "_try_to_start_jobs", failing), self.assertRaises(KeyError):
@@ -479,6 +482,15 @@ class DecoratorTest(StrictTest):
         ):
             with self.assertRaises(TypeError):
                 decorate()
+
+    def test_the_description_has_202_and_the_id(self) -> None:
+        document = OpenAPIDocument()
+        document.add("/work/add", WorkHandler.add, WorkHandler, ())
+        types = document.describe_types()
+        responses = document.paths["/work/add"]["post"]["responses"]
+        self.assertNotIn("200", responses)
+        self.assertIn("NewJob", json.dumps(responses["202"]))
+        self.assertEqual(types["NewJob"]["properties"]["job"]["type"], "string")
 
     def test_an_action_without_auth_or_every_is_refused(self) -> None:
         class OpenHandler(IndicoHandler):

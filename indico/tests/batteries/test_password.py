@@ -42,7 +42,9 @@ from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
 from indico.utils.auth.key_utils import end_all_keys, remove_user
 
-EMAIL, PASSWORD, OTHER = "ada@example.com", "correct horse", "battery staple"
+EMAIL = "ada@example.com"
+PASSWORD = "correct horse"
+OTHER = "battery staple"
 REFUSED = {"status": 401, "data": "E-mail or password invalid"}
 INVALID = {"status": 400, "data": "Token invalid"}
 TRUE = {"status": 200, "data": True}

@@ -17,7 +17,7 @@ import unittest
 from io import StringIO
 from unittest import mock
 
-from indico.core import serving
+from indico.core import blocking, serving
 from indico.core.log import LOGGER
 from indico.core.welcome import print_welcome
 from indico.server import make_app
@@ -54,7 +54,7 @@ class BlockedTest(StrictTest):
         """Block the loop for so many seconds each. Returns what is logged."""
 
         async def main() -> None:
-            serving.report_blocking_calls(ended)
+            blocking.report_blocking_calls(ended)
             await asyncio.sleep(0.05)
             for seconds in naps:
                 self.nap(seconds)
@@ -63,8 +63,8 @@ class BlockedTest(StrictTest):
 
         ended = threading.Event()
         with (
-            mock.patch.object(serving, "MAX_BLOCKING_SECONDS", 0.1),
-            mock.patch.object(serving, "TICK_MS", 10),
+            mock.patch.object(blocking, "MAX_BLOCKING_SECONDS", 0.1),
+            mock.patch.object(blocking, "TICK_MS", 10),
             self.assertLogs("indico", "WARNING") as logged,
         ):
             LOGGER.warning("nothing else")

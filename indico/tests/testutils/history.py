@@ -224,7 +224,7 @@ class Clients:
         try:
             while self._is_running():
                 key = self._insist_on_login(client, client.name)
-                for _ in range(4):  # caches know it
+                for _ in range(random.randrange(4, ENDED_CHECKS)):  # caches know it
                     client.post("auth/check", key, None, key)
                     other.post("auth/check", key, None, key)
                 status = 503
