@@ -55,9 +55,10 @@ class Run:
         self.task = spawn(self._run())
 
     def abort_with(self, error: IndicoError) -> None:
-        """Cancel the action, and let another worker run it."""
-        self._aborted = True
-        self.task.cancel()
+        """Cancel the action, and let another worker run it. A second call does not interrupt this."""
+        if not self._aborted:
+            self._aborted = True
+            self.task.cancel()
 
     async def _run(self) -> None:
         guard = spawn(self._guard_lease())
