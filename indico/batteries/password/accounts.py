@@ -115,13 +115,13 @@ async def verify(token: str) -> None:
 @mongo
 async def insert(account: Document) -> bool:
     """Store an account, and end the registrations of its address. Returns False if that has an account."""
-    is_new = True
     try:
         await by_majority(db.mongodb.password).insert_one(account)
     except DuplicateKeyError:
-        is_new = False
-    await db.mongodb.password_token.delete_many({"email": account["email"], "purpose": "verify"})
-    return is_new
+        return False
+    finally:
+        await db.mongodb.password_token.delete_many({"email": account["email"], "purpose": "verify"})
+    return True
 
 
 @mongo

@@ -14,8 +14,6 @@ from indico.core.http.proxies import is_loopback
 from indico.error import Unavailable
 from indico.utils import LOGGER
 
-TIMEOUT = 10  # seconds, for each step of sending
-
 # Subject and text of each mail. server.py may replace them: TEXTS["reset"] = ("Passwort", "... {link} ...").
 TEXTS = {
     "verify": ("Confirm your e-mail address", "Open this link to begin your account:\n\n{link}\n"),
@@ -26,10 +24,7 @@ FOOTER = "\nA link is valid for an hour. If this was not you, ignore this mail.\
 
 
 async def connect() -> Any:
-    """
-    Connect to the mail server, whether or not there will be a mail. None if mails are printed. Raises
-    Unavailable if it does not answer or refuses us.
-    """
+    """Connect to the mail server. Returns None if mails are printed. Raises Unavailable if it fails."""
     if not config.MAIL_URL:
         if config.PRODUCTION:
             raise Unavailable("Mail can't be sent: MAIL_URL is not set")
@@ -43,7 +38,7 @@ async def connect() -> Any:
         port=url.port or (465 if is_tls else 587),
         username=unquote(url.username) if url.username else None,
         password=unquote(url.password or "") if url.username else None,
-        timeout=TIMEOUT,
+        timeout=10,  # seconds, for each step
         use_tls=is_tls,
         # A password is never sent in the clear. Otherwise TLS is used if the server has it.
         start_tls=True if url.username and not is_tls and not is_loopback(host) else None,
@@ -75,11 +70,10 @@ async def send(connection: Any, name: str, email: str, token: str) -> None:
 
 
 def make_message(name: str, email: str, token: str) -> EmailMessage:
-    subject, text = TEXTS[name]
     url = config.PUBLIC_URL.rstrip("/")
     message = EmailMessage()
     message["From"] = config.MAIL_FROM or f"noreply@{urlsplit(url).hostname}"
     message["To"] = email
-    message["Subject"] = subject
+    message["Subject"], text = TEXTS[name]
     message.set_content(text.replace("{link}", f"{url}/{name}?token={token}") + FOOTER)
     return message
