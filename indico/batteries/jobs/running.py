@@ -71,7 +71,9 @@ class Run:
         self.task = spawn(self._run(claimed + SAFE * config.JOB_LEASE))
 
     def abort_with(self, error: IndicoError) -> None:
-        """Do nothing: the worker is cancelled next."""
+        """Cancel the action, and let another worker run it. A second call does not interrupt this."""
+        if not self.task.cancelling():
+            self.task.cancel()
 
     async def _run(self, end: float) -> None:
         """Run the action until the lease is lost, and store its outcome. If cancelled, give the job back."""

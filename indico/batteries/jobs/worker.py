@@ -23,6 +23,7 @@ from indico.core.hooks import Application, get_hooks
 from indico.core.http.envelope import name_route
 from indico.core.http.errors import to_error
 from indico.db import Document
+from indico.error import Unavailable
 from indico.routes.handler import IndicoHandler
 
 POLL_SECONDS = 1.0  # between two looks for what other processes have stored
@@ -79,7 +80,7 @@ class Worker:
         try:
             await asyncio.wait([run.task])
         finally:
-            run.task.cancel()
+            run.abort_with(Unavailable("The server is going down"))
             await asyncio.wait([run.task])
             application.state.in_flight.discard(run)
         await run.task  # raises the error of an outcome that can't be stored
