@@ -5,7 +5,6 @@ Indico request handler: finds the action, runs it, and sends its result.
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
@@ -13,7 +12,7 @@ from indico.core.http.actions import ActionHandler
 from indico.core.http.encoding import JSONEncoder as JSONEncoder
 from indico.core.http.envelope import name_request
 from indico.core.log import LOGGER
-from indico.core.tasks import LATER
+from indico.core.tasks import LATER, await_outcome
 from indico.error import RouteNotFound
 
 
@@ -45,11 +44,7 @@ class IndicoHandler(ActionHandler):
             self.action = action
             self.count_action()
             await self.run_hooks()
-            outcome = function(self, self.request.body)
-            if inspect.isawaitable(outcome):
-                outcome = await outcome
-            elif outcome is None:
-                outcome = LATER
+            outcome = await await_outcome(function(self, self.request.body))
             if isinstance(outcome, AsyncGenerator):
                 await self.send_events(outcome)
             elif outcome is LATER:

@@ -21,7 +21,8 @@ class CommandsTest(StrictTest):
             mock.patch.dict(sys.modules),
             redirect_stdout(io.StringIO()) as output,
         ):
-            sys.modules.pop(module, None)
+            for name in (module, f"{module}.__main__"):
+                sys.modules.pop(name, None)
             runpy.run_module(module, run_name="__main__")
         return output.getvalue()
 

@@ -52,7 +52,7 @@ class OtherBody(IndicoError):
 def install(application: Application) -> None:
     """Declare the collection if an action has `@idempotent`. Raise TypeError if that has no `@auth`."""
     for route in application.routes:
-        handler = route[1]
+        handler = route[1] if isinstance(route, tuple) else route.target
         if isinstance(handler, type) and issubclass(handler, IndicoHandler):
             for name, action in handler.list_actions().items():
                 decorators = get_info(action).decorators

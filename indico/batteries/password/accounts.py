@@ -15,6 +15,8 @@ import re
 import secrets
 from datetime import UTC, datetime, timedelta
 
+from pymongo.errors import DuplicateKeyError
+
 import indico.db.user_db as UserDB
 from indico import db
 from indico.batteries.password.hashing import verify_password
@@ -113,10 +115,13 @@ async def verify(token: str) -> None:
 @mongo
 async def insert(account: Document) -> bool:
     """Store an account, and end the registrations of its address. Returns False if that has an account."""
-    query = {"email": account["email"]}
-    result = await by_majority(db.mongodb.password).update_one(query, {"$setOnInsert": account}, upsert=True)
-    await db.mongodb.password_token.delete_many({**query, "purpose": "verify"})
-    return result.upserted_id is not None
+    is_new = True
+    try:
+        await by_majority(db.mongodb.password).insert_one(account)
+    except DuplicateKeyError:
+        is_new = False
+    await db.mongodb.password_token.delete_many({"email": account["email"], "purpose": "verify"})
+    return is_new
 
 
 @mongo

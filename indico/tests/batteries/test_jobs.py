@@ -399,6 +399,28 @@ class StopTest(JobsTest):
         with mock.patch.object(config, "JOB_WORKERS", 0):
             self.io_loop.run_sync(lambda: worker(self._app))
 
+    def test_a_job_that_is_aborted_twice_is_given_back(self) -> None:
+        """By the end of the server, and by the end of the worker."""
+        job = self.add("wait", 60)
+        wait_until(lambda: self.find(job)["progress"], "progress")
+        self._app.state.draining = True  # so that it is not claimed again
+        [run] = self._app.state.in_flight
+        update = store.update_job
+
+        async def update_slowly(*arguments: Any) -> None:
+            await self.pause()
+            await update(*arguments)
+
+        async def abort() -> None:
+            run.abort_with(Unavailable("The server is going down"))
+            await self.pause(0.1)
+            run.abort_with(Unavailable("The server is going down"))
+            await self.pause(0.4)
+
+        with mock.patch.object(store, "update_job", update_slowly):
+            self.io_loop.run_sync(abort)
+        self.assertEqual(self.stored(job)["state"], "waiting")
+
     def test_a_server_that_is_going_down_claims_nothing(self) -> None:
         self._app.state.draining = True
         job = self.add("add", {"a": 1})

@@ -13,14 +13,12 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import redirect_stdout
 from datetime import UTC, datetime, timedelta
-from email import message_from_bytes
 from email.message import Message
 from io import StringIO
 from typing import Any
 from unittest import mock
 
 import aiosmtplib
-from aiosmtpd.smtp import SMTP
 from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
 from tornado.testing import bind_unused_port
@@ -34,6 +32,7 @@ from indico.routes.auth import AuthRoute
 from indico.routes.key import KeyRoute
 from indico.routes.user import UserRoute
 from indico.server import BATTERIES, make_app
+from indico.tests.batteries.password_mails import MailServer
 from indico.tests.mocks import HEADERS, LOGIN_DATA
 from indico.tests.testutils import slow
 from indico.tests.testutils.mongo import undo_declarations
@@ -49,31 +48,6 @@ REFUSED = {"status": 401, "data": "E-mail or password invalid"}
 INVALID = {"status": 400, "data": "Token invalid"}
 TRUE = {"status": 200, "data": True}
 CHEAP = Argon2Hasher(1, 8, 1)
-
-
-class MailServer:
-    """A mail server on loopback. It keeps the mails, and refuses one recipient."""
-
-    def __init__(self) -> None:
-        self.mails: list[Message] = []
-
-    async def start(self) -> str:
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: SMTP(self, loop=loop), "127.0.0.1", 0)
-        return f"smtp://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-
-    async def handle_RCPT(self, server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:
-        if address == "nobody@example.com":
-            return "550 No such user"
-        envelope.rcpt_tos.append(address)
-        return "250 OK"
-
-    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
-        self.mails.append(message_from_bytes(envelope.content))
-        return "250 OK"
-
-    def stop(self) -> None:
-        self._server.close()
 
 
 class PasswordTest(ServerTest):

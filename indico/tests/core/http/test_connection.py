@@ -53,6 +53,12 @@ class EarlyHandler(PageHandler):
         self.respond("before the body")
 
 
+class FlushHandler(EarlyHandler):
+    def prepare(self) -> None:
+        super().prepare()
+        self.flush()
+
+
 class WriterHandler(RequestHandler):
     """Responses that the envelope has no use for."""
 
@@ -151,6 +157,7 @@ class ConnectionTest(HostileTest):
     routes = [
         *HostileTest.routes,
         (r"/early", EarlyHandler),
+        (r"/flush", FlushHandler),
         (r"/write/(.*)", WriterHandler),
         ("/sink", SinkHandler),
     ]
@@ -380,6 +387,15 @@ class BodyTest(ConnectionTest):
             self.assertEqual(await client.receive(), b"")  # nothing more will come
             await client.send(2_000_000 * b"a" + LAST_REQUEST)
             self.assertEqual(await client.receive_all(), b"")
+        self.assertEqual([answer.status for answer in read_answers(received)], [200])
+
+    @gen_test(timeout=PATIENCE)
+    async def test_a_flush_after_the_last_answer_sends_nothing(self) -> None:
+        async with self.client() as client:
+            request = make_request("GET /flush HTTP/1.1", "Content-Length: 2", "Connection: close")
+            received = await self.ask(client, request, b"}")
+            await client.send(b"ab")
+            received += await client.receive_all()
         self.assertEqual([answer.status for answer in read_answers(received)], [200])
 
     @gen_test(timeout=PATIENCE)

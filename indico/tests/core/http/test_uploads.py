@@ -103,7 +103,7 @@ TITLE = make_part("title", b"Tea")
 def make_request(path: str, body: bytes, *headers: str, size: int | None = None) -> bytes:
     lines = [
         f"POST {path} HTTP/1.1",
-        "Host: a",
+        "Host: localhost",
         f"Content-Type: multipart/form-data; boundary={BOUNDARY}",
         f"Content-Length: {len(body) if size is None else size}",
         *headers,

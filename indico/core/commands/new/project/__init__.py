@@ -18,7 +18,7 @@ import indico
 from indico.core.commands.new import ROOT, CannotCreate, check_root
 from indico.core.commands.new.formatting import format_files
 from indico.core.commands.new.project.names import check_name, rename_files
-from indico.core.commands.new.project.parts import DEFAULT, NAMES, sort_names, split_names
+from indico.core.commands.new.project.parts import DEFAULT, NAMES, check_needs, sort_names, split_names
 from indico.core.commands.new.project.rendering import Files, read_files, remove_parts, run_git
 
 RECORD = ".boilerplate.json"  # in a copy: what it was made from
@@ -75,6 +75,7 @@ def write_copy(folder: Path, wanted: Collection[str]) -> int:
     check_root()
     if importlib.util.find_spec("ruff") is None:
         raise CannotCreate("ruff, which formats the copy, is not installed: pip install -e '.[dev]'")
+    check_needs(wanted)
     files = read_files()
     check_name(folder.name, files)
     check_folder(folder)

@@ -18,6 +18,7 @@ class Part(NamedTuple):
 
     name: str
     default: bool = False
+    needs: tuple[str, ...] = ()  # parts without which it does not work
     files: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()  # in config.py, docs/settings.rst and deploy/
     definitions: dict[str, list[str]] = {}  # by file: functions, classes and `Class.method`
@@ -59,6 +60,13 @@ def split_names(text: str) -> set[str]:
     for name in sorted(names.difference(NAMES)):
         raise CannotCreate(f"{name} is not one of the parts: {', '.join(NAMES)}.")
     return names
+
+
+def check_needs(names: Collection[str]) -> None:
+    """Raise CannotCreate if one of these parts needs another one."""
+    for name in sort_names(names):
+        for need in sorted({*PARTS[name].needs} - {*names}):
+            raise CannotCreate(f"{name} needs {need}: name both, or neither.")
 
 
 def sort_names(names: Collection[str]) -> list[str]:

@@ -96,7 +96,7 @@ class DefaultCopyTest(StrictTest):
             ("routes/handler.py", "class TeaShopHandler("),
             ("error/__init__.py", "class TeaShopError("),
             ("config.py", 'environment.choice("TEA_SHOP_ENV", '),
-            ("utils/auth/auth_utils.py", '"tea_shop_key"'),
+            ("core/http/credentials.py", '"tea_shop_key"'),
             ("server.py", "tea_shop.batteries.cors"),
         ):
             self.assertIn(text, (self.copy / "tea_shop" / name).read_text())
@@ -195,7 +195,10 @@ class ReadingTest(ProjectTest):
     @slow
     def test_copies_with_all_nothing_and_with_one_part_less_or_more(self) -> None:
         needs(self, "ruff")
-        wanted = [{*NAMES}, set[str](), *({*NAMES} - {name} for name in NAMES), *({name} for name in NAMES)]
+        wanted = [{*NAMES}, set[str]()]
+        for name in NAMES:
+            dependents = {each for each in NAMES if name in PARTS[each].needs}
+            wanted += [{*NAMES} - {name} - dependents, {name, *PARTS[name].needs}]
         for number, names in enumerate(wanted):
             with self.subTest(names):
                 copy = self.folder / str(number)
@@ -296,8 +299,12 @@ class RefusedTest(ProjectTest):
         self.assert_refused(r"/proc/shop can't be created: .*\.$", "/proc/shop")
 
     def test_a_part_that_there_is_not(self) -> None:
-        self.assert_refused("horn is not one of the parts: cors, ", "shop", "limit, horn")
+        self.assert_refused("horn is not one of the parts: .*cors, ", "shop", "limit, horn")
         self.assertEqual(split_names("cors, limit,"), {"cors", "limit"})
+
+    def test_a_part_without_one_that_it_needs(self) -> None:
+        with self.assertRaisesRegex(CannotCreate, "^webhooks needs jobs: name both, or neither.$"):
+            make_project(self.folder / "shop", also="webhooks")
 
     def test_an_installed_package_has_nothing_to_copy(self) -> None:
         with (
