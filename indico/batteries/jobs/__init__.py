@@ -4,30 +4,32 @@ Jobs: actions with `@job` run later, in workers. Clients get an id, and ask `/jo
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import replace
 from typing import Any, overload
 
-from tornado import web
-from tornado.routing import Rule, URLSpec
 from typing_extensions import TypedDict
 
+from indico import config
 from indico.batteries.jobs import store
-from indico.batteries.jobs.handlers import JobRoute
-from indico.batteries.jobs.running import Job
-from indico.batteries.jobs.worker import Worker
+from indico.batteries.jobs.running import ATTRIBUTE, Job
+from indico.batteries.jobs.store import ENDED, JobState
+from indico.batteries.jobs.worker import Worker, find_jobs
+from indico.batteries.jobs.worker import get_worker as get_worker
 from indico.core.decorators import add_decorator, check_order, get_info
-from indico.core.hooks import Application, get_hooks
-from indico.core.http.envelope import name_request, name_route
+from indico.core.hooks import Application
+from indico.core.http.envelope import name_request
 from indico.core.http.uploads import takes_uploads
 from indico.error import RouteNotFound
 from indico.routes.handler import IndicoHandler
 from indico.utils import Action, type_check, unpack
+from indico.utils.auth.auth_utils import auth
 
-ATTRIBUTE = "job"  # of a decorated function: its Job
 MAX_EVERY = 366 * 24 * 3600  # seconds
+FOLLOW_SECONDS = 0.5  # between two looks at a job
 
 Progress = Callable[[Any], Awaitable[None]]  # a handler declares it: `progress: Progress`
 
@@ -49,33 +51,31 @@ def job(action: Action | None = None, /, *, retries: int = 0, every: float | Non
     repeated `retries` times. With `every`, in seconds, it also runs by itself, with the body `{}` and without
     a user; if it lacks `@auth`, clients can't call it. Must stand below `@auth`.
     """
+    if retries < 0 or (every is not None and not 1 <= every <= MAX_EVERY):
+        raise TypeError(f"@job takes retries from 0, and every from 1 to {MAX_EVERY} seconds")
     if action is None:
-        if retries < 0 or (every is not None and not 1 <= every <= MAX_EVERY):
-            raise TypeError(f"@job takes retries from 0, and every from 1 to {MAX_EVERY} seconds")
-        return functools.partial(_decorate, retries, every)
-    return _decorate(0, None, action)
-
-
-def _decorate(retries: int, every: float | None, action: Action) -> Action:
+        return functools.partial(job, retries=retries, every=every)
     check_order("job", action)
     info = get_info(action)
-    name = getattr(action, "__qualname__", "the action")
     if inspect.isasyncgenfunction(inspect.unwrap(action)) or any(map(takes_uploads, info.types or ())):
-        raise TypeError(f"@job can't stand above {name}: a job sends no stream and takes no files")
-    check = _make_check(action)
+        raise TypeError(f"@job can't stand above {action.__qualname__}: a job has no stream and no files")
+    check: Action = functools.wraps(inspect.unwrap(action))(lambda self, *values: None)
+    if info.types is not None:
+        check = type_check(*info.types)(check)
+    if info.fields is not None:
+        check = unpack(*(name for name in info.fields if name not in info.defaults), **info.defaults)(check)
 
     @functools.wraps(action)
-    def wrapper(self: Any, data: bytes) -> Any:
+    async def wrapper(self: Any, data: bytes) -> None:
         if not hasattr(self, "user_id"):
             raise RouteNotFound(self.action)
         check(self, data)
-        return _add(self, data)
-
-    async def _add(self: Any, data: bytes) -> None:
         worker = get_worker(self.application)
         if worker is None:
-            raise TypeError(f"{__package__} is not in BATTERIES, or was installed before the route of {name}")
-        fields = {"user_id": self.user_id, "roles": self.roles, **worker.read_fields(self)}
+            raise TypeError(f"{__package__} is not in BATTERIES, or was installed before this route")
+        fields = {"user_id": self.user_id, "roles": self.roles}
+        for read_fields in worker.field_readers:
+            fields.update(read_fields(self))
         job_id = await store.add_job(name_request(self), data, fields)
         worker.wake.set()
         self.respond({"job": str(job_id)}, 202)
@@ -85,43 +85,55 @@ def _decorate(retries: int, every: float | None, action: Action) -> Action:
     return wrapper
 
 
-def _make_check(action: Action) -> Action:
-    """Return an action that checks the body as this one does, and does nothing else."""
-    info = get_info(action)
+class JobHandler(IndicoHandler):
+    """The state, the cancellation and the events of a user's jobs."""
 
-    @functools.wraps(inspect.unwrap(action))
-    def accept(self: Any, *values: Any) -> None:
-        """Do nothing with what was checked."""
+    @property
+    def request_timeout(self) -> float | None:
+        return None if self.action == "follow" else config.REQUEST_TIMEOUT
 
-    check: Action = accept
-    if info.types is not None:
-        check = type_check(*info.types)(check)
-    if info.fields is not None:
-        required = [name for name in info.fields if name not in info.defaults]
-        check = unpack(*required, **info.defaults)(check)
-    return check
+    @auth
+    @unpack("job")
+    @type_check(str)
+    async def find(self, job: str) -> JobState:
+        """
+        Return the state of a job, its progress, and its result or error.
+
+        404: The user has no such job.
+        """
+        return await store.find_job(job, self.user_id)
+
+    @auth
+    @unpack("job")
+    @type_check(str)
+    async def cancel(self, job: str) -> JobState:
+        """
+        End a job, unless it has ended. Return its state.
+
+        404: The user has no such job.
+        """
+        return await store.find_job(job, self.user_id, cancel=True)
+
+    @auth
+    @unpack("job")
+    @type_check(str)
+    async def follow(self, job: str) -> AsyncGenerator[JobState]:
+        """
+        Send the state of a job each time that it changes, until the job has ended.
+
+        404: The user has no such job.
+        """
+        last = None
+        while last is None or last["state"] not in ENDED:
+            state = await store.find_job(job, self.user_id)
+            if state != last:
+                yield state
+            else:
+                await asyncio.sleep(FOLLOW_SECONDS)
+            last = state
 
 
-def find_jobs(routes: Sequence[Any]) -> Iterator[tuple[str, Job]]:
-    """Yield the names and the Jobs of all actions with `@job`. Raises TypeError for one without `@auth`."""
-    for route in routes:
-        rule = route if isinstance(route, Rule) else URLSpec(*route)
-        kind = rule.target
-        if not (isinstance(kind, type) and issubclass(kind, IndicoHandler)):
-            continue
-        for action, function in kind.list_actions().items():
-            found: Job | None = getattr(function, ATTRIBUTE, None)
-            if found is None:
-                continue
-            if found.every is None and "auth" not in get_info(function).decorators:
-                raise TypeError(f"{kind.__name__}.{action} needs @auth above @job, or @job(every=...)")
-            yield f"{name_route(kind)}.{action}", replace(found, handler=kind, keywords=rule.target_kwargs)
-
-
-def get_worker(application: web.Application) -> Worker | None:
-    """Return the application's worker, or None if none of its actions has `@job`."""
-    tasks = get_hooks(application).background_tasks
-    return next((task for task in tasks if isinstance(task, Worker)), None)
+JobRoute = (r"/job/(?P<action>find|cancel|follow)?", JobHandler)
 
 
 def install(application: Application) -> None:

@@ -1,44 +1,63 @@
 """
-A job that runs: its action, its lease, and what is stored of its outcome.
+A job that runs: its handler, its lease, and what is stored of its outcome.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
+
+from tornado.httputil import HTTPServerRequest, RequestStartLine
 
 from indico import config
 from indico.batteries.jobs import store
-from indico.batteries.jobs.handlers import make_handler, run_action
 from indico.core.hooks import Application
-from indico.core.http.encoding import encode
 from indico.core.http.errors import to_error
 from indico.core.log import LOGGER
-from indico.core.tasks import Prompt, spawn
+from indico.core.tasks import LATER, Prompt, await_outcome, spawn
 from indico.db import Document
 from indico.error import IndicoError, Unavailable
 from indico.routes.handler import IndicoHandler
+from indico.utils import Action
 
-CHECK_SECONDS = 1.0  # between two looks at a lease
+ATTRIBUTE = "job"  # of a decorated function: its Job
+CHECK_SECONDS = 1.0  # between two renewals of a lease
 SAFE = 0.8  # part of a lease after which an action is cancelled if the lease could not be renewed
 MAX_LOST = 10  # leases: an action that ends its worker each time is not repeated forever
 MAX_BACKOFF = 3600  # seconds between two attempts
 STORE_SECONDS = 0.5  # between two attempts to store an outcome
+WAITING = {"state": "waiting", "holder": "$$REMOVE"}
+LINE = RequestStartLine("POST", "/", "HTTP/1.0")
+CONNECTION: Any = SimpleNamespace(set_close_callback=lambda callback: None)  # it is never closed
+
+
+class RunningHandler(IndicoHandler):
+    """What the handler of a job differs in: nobody gets a response, and no hook is called."""
+
+    def _begin(self) -> None:
+        self.responded: asyncio.Future[tuple[Any, int]] = asyncio.get_running_loop().create_future()
+
+    def set_default_headers(self) -> None:
+        """There are none."""
+
+    def respond(self, data: Any, code: int = 200) -> None:
+        if not self.responded.done():
+            self.responded.set_result((data, code))
 
 
 @dataclass(frozen=True)
 class Job:
     """An action with `@job`, and the handler that has it."""
 
-    action: Callable[..., Any]  # what stands below `@job`
+    action: Action  # what stands below `@job`
     retries: int
     every: float | None  # seconds
-    handler: type[IndicoHandler] = IndicoHandler
-    keywords: Mapping[str, Any] = field(default_factory=dict)  # of the handler's `initialize`
+    make_handler: Callable[..., Any] = RunningHandler
 
 
 class Run:
@@ -49,97 +68,83 @@ class Run:
         self.document = document
         self.application = application
         self._lease = {"_id": document["_id"], "holder": document["holder"]}
-        self._renewed = claimed  # the loop's time
-        self._aborted = False
-        application.state.in_flight.add(self)
-        self.task = spawn(self._run())
+        self.task = spawn(self._run(claimed + SAFE * config.JOB_LEASE))
 
     def abort_with(self, error: IndicoError) -> None:
         """Cancel the action, and let another worker run it. A second call does not interrupt this."""
-        if not self._aborted:
-            self._aborted = True
+        if not self.task.cancelling():
             self.task.cancel()
 
-    async def _run(self) -> None:
-        guard = spawn(self._guard_lease())
+    async def _run(self, end: float) -> None:
+        """Run the action until the lease is lost, and store its outcome. If cancelled, give the job back."""
         try:
-            await self._run_action()
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(end) as limit:
+                    guard = spawn(self._renew_lease(limit))
+                    try:
+                        await self._run_action()
+                    finally:
+                        guard.cancel()
         except asyncio.CancelledError:
-            if self._aborted:
-                with suppress(IndicoError):
-                    await store.update_job(self._lease, store.waiting(0, self.document["failures"]))
-        except Exception as error:
-            to_error(error)  # logs it. Another worker runs the job when the lease ends.
-        finally:
-            guard.cancel()
-            self.application.state.in_flight.discard(self)
+            with suppress(IndicoError):
+                await store.update_job(self._lease, {**WAITING, "due": "$$NOW"})
+
+    async def _renew_lease(self, limit: asyncio.Timeout) -> None:
+        """Keep the limit before the end of the lease. If the lease is lost, the limit is now."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(min(CHECK_SECONDS, config.JOB_LEASE / 4))
+            end = loop.time() + SAFE * config.JOB_LEASE
+            with suppress(IndicoError, RuntimeError):  # RuntimeError: the limit was reached meanwhile
+                held = await store.update_job(self._lease, {"due": store.later(config.JOB_LEASE)})
+                limit.reschedule(end if held else loop.time())
 
     async def _run_action(self) -> None:
-        document = self.document
-        if document["lost"] > MAX_LOST:
-            await self._fail(IndicoError("The worker was lost each time that it ran", 500), 0)
-            return
+        document, job = self.document, self.job
         try:
-            handler = make_handler(
-                self.job.handler, self.application, document["body"], dict(self.job.keywords)
-            )
+            if document["lost"] > MAX_LOST:
+                raise IndicoError("The worker was lost each time that it ran", 400)  # it is not repeated
+            request = HTTPServerRequest(start_line=LINE, body=document["body"], connection=CONNECTION)
+            handler = job.make_handler(self.application, request)
             handler.action = document["action"].rpartition(".")[2]
             handler.user_id, handler.roles = document.get("user_id", ""), document.get("roles", [])
-            setattr(handler, "progress", self._report)  # noqa: B010 - only some handlers declare it
-            result = await run_action(self.job.action, handler)
-            await self._store(store.ending("done", {"result": result}, self._lifetime))
-        except asyncio.CancelledError as error:
-            if self.task.cancelling():
+            handler.progress = self._report
+            outcome = await await_outcome(job.action(handler, document["body"]))
+            if outcome is not LATER:
+                handler.respond(outcome)  # unless it has responded
+            data, code = await handler.responded
+            if code >= 400:
+                raise IndicoError(data, code)
+            await self._end("done", "result", data)
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and self.task.cancelling():
                 raise
-            await self._fail(to_error(error), self.job.retries)
-        except Exception as error:
-            await self._fail(to_error(error), self.job.retries)
+            await self._fail(to_error(error))
 
-    @property
-    def _lifetime(self) -> float:
-        """Seconds. The slot of a scheduled job must not be free before it is over."""
-        return max(config.JOB_LIFETIME, 2 * (self.job.every or 0))
-
-    async def _fail(self, error: IndicoError, retries: int) -> None:
+    async def _fail(self, error: IndicoError) -> None:
         """Let the job wait for the next attempt, or end it. An error below 500 stays the same each time."""
         failures = self.document["failures"] + 1
-        if error.code >= 500 and failures <= retries:
+        if error.code >= 500 and failures <= self.job.retries:
             pause = min(2 ** (failures - 1), MAX_BACKOFF) * random.uniform(1, 1.5)
             LOGGER.warning("%s failed; it is tried again in %.0f s", self.document["action"], pause)
-            await self._store(store.waiting(pause, failures))
+            await self._store({**WAITING, "due": store.later(pause), "failures": failures})
         else:
-            message = encode(error.message).decode()
-            await self._store(store.ending("failed", {"error": message}, self._lifetime))
+            await self._end("failed", "error", error.message)
 
-    async def _store(self, change: list[Document]) -> None:
-        """Store an outcome. Repeated while MongoDB is not available, until the lease ends."""
+    async def _end(self, state: str, name: str, value: Any) -> None:
+        """End the job. The slot of a scheduled job must not be free before it is over."""
+        lifetime = max(config.JOB_LIFETIME, 2 * (self.job.every or 0))
+        await self._store({name: store.to_json(value), **store.ending(state, lifetime)})
+
+    async def _store(self, fields: Document) -> None:
+        """Store this. Repeated while MongoDB is not available, until the lease ends."""
         while True:
             try:
-                return await store.update_job(self._lease, change)
+                await store.update_job(self._lease, fields)
+                return
             except Unavailable:
                 await asyncio.sleep(STORE_SECONDS)
 
     def _report(self, progress: Any) -> Prompt:
         """Store the progress of the action. It need not be awaited."""
-        return Prompt(self._store_progress(encode(progress).decode()))
-
-    async def _store_progress(self, progress: str) -> None:
-        with suppress(Unavailable):
-            await store.update_job(self._lease, [{"$set": {"progress": {"$literal": progress}}}])
-
-    async def _guard_lease(self) -> None:
-        """Renew the lease. Cancel the action when the lease is lost, or can't be renewed in time."""
-        loop = asyncio.get_running_loop()
-        held = True
-        while held:
-            await asyncio.sleep(min(CHECK_SECONDS, config.JOB_LEASE / 4))
-            began, end = loop.time(), self._renewed + SAFE * config.JOB_LEASE
-            renew = began > self._renewed + config.JOB_LEASE / 3
-            try:
-                async with asyncio.timeout_at(end):
-                    held = await store.check_lease(self._lease, renew)
-                if renew:
-                    self._renewed = began
-            except (IndicoError, TimeoutError):
-                held = loop.time() < end
-        self.task.cancel()
+        return Prompt(self._store({"progress": store.to_json(progress)}))

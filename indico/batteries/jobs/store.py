@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
 from typing import Any, Literal, NotRequired
 
 from bson.objectid import ObjectId
@@ -22,11 +21,13 @@ from pymongo.errors import DuplicateKeyError
 from typing_extensions import TypedDict
 
 from indico import config, db
+from indico.core.http.encoding import encode
 from indico.core.mongo.drivers import by_majority
 from indico.db import Document, mongo
 from indico.error import InvalidValue, NotFound
 
 ENDED = ("done", "failed", "cancelled")
+ACTIVE = {"due": {"$exists": True}}
 
 
 class JobState(TypedDict):
@@ -39,7 +40,7 @@ class JobState(TypedDict):
 @functools.cache
 def register() -> None:
     """Declare the indexes, and register the helpers for a user's data. Does so once."""
-    db.index("job", "action", "due", partialFilterExpression={"due": {"$exists": True}})
+    db.index("job", "action", "due", partialFilterExpression=ACTIVE)
     db.index("job", "user_id", sparse=True)
     db.index("job", "slot", unique=True, sparse=True)
     db.index("job", "expires", expireAfterSeconds=0)
@@ -51,14 +52,14 @@ def later(seconds: float) -> Document:
     return {"$add": ["$$NOW", int(seconds * 1000)]}
 
 
-def ending(state: str, fields: Mapping[str, str], lifetime: float) -> list[Document]:
-    """Return the update that ends a job."""
-    values = {name: {"$literal": value} for name, value in fields.items()}
-    ended = {**values, "state": state, "ended": "$$NOW", "expires": later(lifetime)}
-    return [{"$set": ended}, {"$unset": ["due", "holder"]}]
+def ending(state: str, lifetime: float) -> Document:
+    """Return the fields of a job that ends."""
+    expires = later(lifetime)
+    return {"state": state, "ended": "$$NOW", "expires": expires, "due": "$$REMOVE", "holder": "$$REMOVE"}
 
 
-# For clients
+def to_json(value: Any) -> Document:
+    return {"$literal": encode(value).decode()}
 
 
 @mongo
@@ -75,12 +76,15 @@ async def add_job(action: str, body: bytes, fields: Document) -> ObjectId | None
 
 
 @mongo
-async def find_job(job: str, user_id: str) -> JobState:
-    """Return the state of a user's job. Raises NotFound."""
+async def find_job(job: str, user_id: str, cancel: bool = False) -> JobState:
+    """Return the state of a user's job. With `cancel`, end it first, unless it has ended. Raises NotFound."""
     try:
         query = {"_id": db.parse_id(job), "user_id": user_id}
     except InvalidValue:
         raise NotFound("job") from None
+    if cancel:
+        change = [{"$set": ending("cancelled", config.JOB_LIFETIME)}]
+        await by_majority(db.mongodb.job).update_one({**query, **ACTIVE}, change)
     document = await db.mongodb.job.find_one(query, projection={"body": 0})
     if document is None:
         raise NotFound("job")
@@ -88,18 +92,11 @@ async def find_job(job: str, user_id: str) -> JobState:
 
 
 def read_state(document: Document) -> JobState:
-    state: Any = {"state": document["state"], "progress": None}
-    for name in ("progress", "result", "error"):
-        if name in document:
-            state[name] = json.loads(document[name])
+    values = {
+        name: json.loads(document[name]) for name in ("progress", "result", "error") if name in document
+    }
+    state: Any = {"state": document["state"], "progress": None, **values}
     return state  # type: ignore[no-any-return]
-
-
-@mongo
-async def cancel_job(job: str, user_id: str) -> None:
-    """End a user's job, unless it has ended."""
-    query = {"_id": db.parse_id(job), "user_id": user_id, "due": {"$exists": True}}
-    await by_majority(db.mongodb.job).update_one(query, ending("cancelled", {}, config.JOB_LIFETIME))
 
 
 @mongo
@@ -118,39 +115,19 @@ async def export_jobs(user_id: str) -> Document:
     return {"job": jobs}
 
 
-# For workers
-
-
 @mongo
-async def claim_job(actions: list[str], holder: ObjectId) -> Document | None:
+async def claim_job(actions: list[str]) -> Document | None:
     """Lease the job that has been due for longest. `lost` counts the leases that ended before their jobs."""
-    query = {
-        "action": {"$in": actions},
-        "due": {"$exists": True},
-        "$expr": {"$lte": ["$due", "$$NOW"]},
-    }
+    query = {"action": {"$in": actions}, **ACTIVE, "$expr": {"$lte": ["$due", "$$NOW"]}}
     lost = {"$add": ["$lost", {"$cond": [{"$eq": ["$state", "running"]}, 1, 0]}]}
-    lease = {"state": "running", "holder": holder, "due": later(config.JOB_LEASE), "lost": lost}
+    lease = {"state": "running", "holder": ObjectId(), "due": later(config.JOB_LEASE), "lost": lost}
     return await db.mongodb.job.find_one_and_update(  # type: ignore[no-any-return]
         query, [{"$set": lease}], sort=[("due", 1)], return_document=ReturnDocument.AFTER
     )
 
 
 @mongo
-async def check_lease(lease: Document, renew: bool) -> bool:
-    """Return whether a worker still holds this lease, `{_id, holder}`. With `renew`, let it begin anew."""
-    if not renew:
-        return await db.mongodb.job.find_one(lease, projection={"_id": 1}) is not None
-    result = await db.mongodb.job.update_one(lease, [{"$set": {"due": later(config.JOB_LEASE)}}])
+async def update_job(lease: Document, fields: Document) -> bool:
+    """Set fields of a job. Return False, and change nothing, if the lease, `{_id, holder}`, is lost."""
+    result = await db.mongodb.job.update_one(lease, [{"$set": fields}])
     return bool(result.matched_count)
-
-
-@mongo
-async def update_job(lease: Document, change: list[Document]) -> None:
-    """Change a job, unless the lease is lost."""
-    await db.mongodb.job.update_one(lease, change)
-
-
-def waiting(seconds: float, failures: int) -> list[Document]:
-    """Return the update that lets a job wait that long, after so many failures."""
-    return [{"$set": {"state": "waiting", "due": later(seconds), "failures": failures}}, {"$unset": "holder"}]

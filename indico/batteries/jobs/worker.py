@@ -5,22 +5,46 @@ The worker: claims jobs and runs them. There is one in each process that serves.
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
-from bson.objectid import ObjectId
+from tornado import web
+from tornado.routing import Rule, URLSpec
 
 from indico import config
 from indico.batteries.jobs import store
-from indico.batteries.jobs.running import Job, Run
-from indico.core.hooks import Application
+from indico.batteries.jobs.running import ATTRIBUTE, Job, Run, RunningHandler
+from indico.core.decorators import get_info
+from indico.core.hooks import Application, get_hooks
+from indico.core.http.envelope import name_route
 from indico.core.http.errors import to_error
 from indico.db import Document
 from indico.error import Unavailable
+from indico.routes.handler import IndicoHandler
 
-POLL_SECONDS = 1.0  # between two looks for jobs that other processes have stored
+POLL_SECONDS = 1.0  # between two looks for what other processes have stored
+
+
+async def repeat(application: Application, work: Callable[[], Awaitable[bool]], wake: asyncio.Event) -> None:
+    """Call `work` until it returns False, pause, and so on. Of failures in a row, the first is logged."""
+    state, is_failing = application.state, False
+    while True:
+        wake.clear()
+        try:
+            while state.running and not state.draining and await work():
+                pass
+            is_failing = False
+        except Exception as error:
+            if not is_failing:
+                to_error(error)
+            is_failing = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(POLL_SECONDS):
+                await wake.wait()
 
 
 class Worker:
@@ -34,56 +58,35 @@ class Worker:
         self.wake = asyncio.Event()  # there may be a job
         # Return further fields of a new job. They may raise an error, which becomes the response.
         self.field_readers: list[Callable[[Any], Document]] = []
-        self._runs: set[Run] = set()
         self._slots: dict[str, str] = {}  # the last one of each scheduled job that is known to be stored
-        self._is_failing = False
-
-    def read_fields(self, handler: Any) -> Document:
-        """Return the fields of `field_readers` for the request of a new job."""
-        return {name: value for read in self.field_readers for name, value in read(handler).items()}
 
     async def __call__(self, application: Application) -> None:
         """Run jobs until the server stops. The jobs that still run then are given back."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(config.JOB_WORKERS):
+                group.create_task(repeat(application, lambda: self._run_next(application), self.wake))
+            if config.JOB_WORKERS:
+                await repeat(application, self._add_scheduled, asyncio.Event())
+
+    async def _run_next(self, application: Application) -> bool:
+        """Claim a job and run it. Return whether there was one."""
+        claimed = asyncio.get_running_loop().time()
+        document = await store.claim_job(list(self.jobs))
+        if document is None:
+            return False
+        self.wake.set()  # there may be another one
+        run = Run(self.jobs[document["action"]], document, application, claimed)
+        application.state.in_flight.add(run)
         try:
-            while config.JOB_WORKERS:
-                self.wake.clear()
-                await self._try_to_start_jobs(application)
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self.wake.wait(), POLL_SECONDS)
+            await asyncio.wait([run.task])
         finally:
-            for run in self._runs:
-                run.abort_with(Unavailable("The server is going down"))
-            if self._runs:
-                await asyncio.wait([run.task for run in self._runs])
+            run.abort_with(Unavailable("The server is going down"))
+            await asyncio.wait([run.task])
+            application.state.in_flight.discard(run)
+        await run.task  # raises the error of an outcome that can't be stored
+        return True
 
-    async def _try_to_start_jobs(self, application: Application) -> None:
-        """Start jobs. Of failures in a row, the first is logged."""
-        try:
-            await self._start_jobs(application)
-            self._is_failing = False
-        except Exception as error:
-            if not self._is_failing:
-                to_error(error)
-            self._is_failing = True
-
-    async def _start_jobs(self, application: Application) -> None:
-        state = application.state
-        if state.running and not state.draining:
-            await self._add_scheduled()
-        while state.running and not state.draining and len(self._runs) < config.JOB_WORKERS:
-            claimed = asyncio.get_running_loop().time()
-            document = await store.claim_job(list(self.jobs), ObjectId())
-            if document is None:
-                break
-            run = Run(self.jobs[document["action"]], document, application, claimed)
-            self._runs.add(run)
-            run.task.add_done_callback(lambda _, run=run: self._end(run))  # type: ignore[misc]
-
-    def _end(self, run: Run) -> None:
-        self._runs.discard(run)
-        self.wake.set()
-
-    async def _add_scheduled(self) -> None:
+    async def _add_scheduled(self) -> bool:
         """Store the scheduled jobs whose time has come. Of all processes, one succeeds."""
         for name, job in self.jobs.items():
             if job.every is not None:
@@ -91,3 +94,29 @@ class Worker:
                 if self._slots.get(name) != slot:
                     await store.add_job(name, b"{}", {"slot": slot})
                     self._slots[name] = slot
+                    self.wake.set()
+        return False
+
+
+def find_jobs(routes: Sequence[Any]) -> Iterator[tuple[str, Job]]:
+    """Yield the names and the Jobs of all actions with `@job`. Raises TypeError for one without `@auth`."""
+    for route in routes:
+        rule = route if isinstance(route, Rule) else URLSpec(*route)
+        kind = rule.target
+        if not (isinstance(kind, type) and issubclass(kind, IndicoHandler)):
+            continue
+        for action, function in kind.list_actions().items():
+            found: Job | None = getattr(function, ATTRIBUTE, None)
+            if found is None:
+                continue
+            if found.every is None and "auth" not in get_info(function).decorators:
+                raise TypeError(f"{kind.__name__}.{action} needs @auth above @job, or @job(every=...)")
+            running = type(kind.__name__, (RunningHandler, kind), {})
+            make_handler = functools.partial(running, **rule.target_kwargs)
+            yield f"{name_route(kind)}.{action}", replace(found, make_handler=make_handler)
+
+
+def get_worker(application: web.Application) -> Worker | None:
+    """Return the application's worker, or None if none of its actions has `@job`."""
+    tasks = get_hooks(application).background_tasks
+    return next((task for task in tasks if isinstance(task, Worker)), None)

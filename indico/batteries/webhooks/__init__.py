@@ -18,16 +18,15 @@ from pymongo import ReturnDocument
 from indico import config, db
 from indico.batteries.jobs import get_worker
 from indico.batteries.jobs.store import ENDED, later
+from indico.batteries.jobs.worker import repeat
 from indico.batteries.webhooks.sending import PrivateAddress, check_url, send
 from indico.core.fetch import FAILURES
 from indico.core.hooks import Application
-from indico.core.http.errors import to_error
 from indico.db import Document, mongo
 from indico.routes.handler import IndicoHandler
 from indico.utils import LOGGER
 from indico.utils.auth.auth_utils import auth, user_hash
 
-POLL_SECONDS = 1.0  # between two looks for jobs that have ended
 LEASE = 60  # seconds until another process sends a message again
 MAX_SENDS = 10  # at a time
 PAUSES = (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)  # seconds between attempts
@@ -100,18 +99,9 @@ async def update_webhook(job: Document, pause: int | None) -> None:
 
 
 async def send_webhooks(application: Application) -> None:
-    """Send webhooks until the server stops. Of failures of MongoDB in a row, the first is logged."""
-    is_failing = False
-    while config.JOB_WORKERS:
-        await asyncio.sleep(POLL_SECONDS)
-        try:
-            while application.state.running and not application.state.draining and await send_some():
-                pass
-            is_failing = False
-        except Exception as error:
-            if not is_failing:
-                to_error(error)
-            is_failing = True
+    """Send webhooks until the server stops."""
+    if config.JOB_WORKERS:
+        await repeat(application, send_some, asyncio.Event())
 
 
 async def send_some() -> bool:

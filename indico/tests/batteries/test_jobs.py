@@ -267,7 +267,7 @@ class ClientTest(JobsTest):
 
     def test_follow_sends_each_change_until_the_end(self) -> None:
         job = self.add("wait", 0.3)
-        with mock.patch.object(jobs.handlers, "FOLLOW_SECONDS", 0.05):
+        with mock.patch.object(jobs, "FOLLOW_SECONDS", 0.05):
             body = self.fetch(
                 "/job/follow", method="POST", body=json.dumps({"job": job}), headers=HEADERS
             ).body.decode()
@@ -293,8 +293,10 @@ class LeaseTest(JobsTest):
     settings = {"JOB_LEASE": 1}
 
     def test_a_job_longer_than_its_lease_is_not_taken_by_another(self) -> None:
-        with mock.patch.object(config, "JOB_WORKERS", 2):
-            self.assertEqual(self.wait_for(self.add("wait", 2.5))["result"], "waited")
+        other = jobs.worker.Worker(dict(jobs.worker.find_jobs(self._app.routes)))
+        task = self.io_loop.asyncio_loop.create_task(other(self._app))  # type: ignore[attr-defined]
+        self.assertEqual(self.wait_for(self.add("wait", 2.5))["result"], "waited")
+        task.cancel()
         self.assertEqual(WorkHandler.calls, ["began", "ended"])
 
     def test_a_worker_that_can_not_renew_its_lease_cancels_the_action_before_it_ends(self) -> None:
@@ -302,7 +304,7 @@ class LeaseTest(JobsTest):
         wait_until(lambda: self.find(job)["progress"], "progress")
         failing = mock.AsyncMock(side_effect=Unavailable("The database can't be reached"))
         with (
-            mock.patch.object(store, "check_lease", failing),
+            mock.patch.object(store, "update_job", failing),
             mock.patch.object(store, "claim_job", failing),
             self.assertLogs("indico", "WARNING") as logs,
         ):
@@ -321,13 +323,19 @@ class LeaseTest(JobsTest):
             await asyncio.sleep(60)
             return True
 
-        with mock.patch.object(store, "check_lease", hang):
+        with mock.patch.object(store, "update_job", hang):
             self.io_loop.run_sync(lambda: self.pause(0.9))
             self.assertEqual(WorkHandler.calls[:2], ["began", "ended"])
             self.post("job/cancel", {"job": job})
 
     def test_a_worker_that_lost_its_lease_does_not_answer(self) -> None:
-        with mock.patch.object(store, "check_lease", mock.AsyncMock(return_value=True)):
+        update = store.update_job
+
+        async def hold(*words: Any) -> bool:
+            await update(*words)
+            return True
+
+        with mock.patch.object(store, "update_job", hold):
             job = self.add("wait", 0.5)
             wait_until(lambda: self.find(job)["progress"], "progress")
             self.database.job.update_one({}, {"$set": {"holder": ObjectId(), "progress": '"other"'}})
@@ -335,24 +343,21 @@ class LeaseTest(JobsTest):
             self.assertEqual(self.find(job), {"state": "running", "progress": "other"})
 
     def test_a_job_whose_worker_was_lost_each_time_fails(self) -> None:
-        with mock.patch.object(config, "JOB_WORKERS", 0):
-            self.io_loop.run_sync(self.pause)
-            job = self.add("add", {"a": 1})
-            self.database.job.update_one({}, {"$set": {"state": "running", "lost": running.MAX_LOST}})
-        worker = get_worker(self._app)
-        assert worker is not None
-        task = self.io_loop.asyncio_loop.create_task(worker(self._app))  # type: ignore[attr-defined]
+        self._app.state.draining = True  # so that it is not claimed yet
+        job = self.add("add", {"a": 1})
+        self.database.job.update_one({}, {"$set": {"state": "running", "lost": running.MAX_LOST}})
+        self._app.state.draining = False
         self.assertEqual(self.wait_for(job)["error"], "The worker was lost each time that it ran")
-        task.cancel()
 
     def test_an_outcome_is_stored_when_mongodb_is_back(self) -> None:
         update = store.update_job
         failures = [Unavailable("no primary"), Unavailable("no primary")]
 
-        async def fail_twice(*words: Any) -> None:
+        async def fail_twice(*words: Any) -> bool:
             if failures:
                 raise failures.pop()
             await update(*words)
+            return True
 
         with (
             mock.patch.object(running, "STORE_SECONDS", 0.01),
@@ -378,20 +383,21 @@ class StopTest(JobsTest):
         self._lifespan = mock.MagicMock(__aexit__=mock.AsyncMock())
 
     def test_a_worker_that_is_cancelled_gives_its_jobs_back(self) -> None:
-        job = self.add("wait", 60)
-        wait_until(lambda: self.find(job)["progress"], "progress")
-        worker = get_worker(self._app)
-        assert worker is not None
+        with mock.patch.object(config, "JOB_WORKERS", 1):
+            worker = jobs.worker.Worker(dict(jobs.worker.find_jobs(self._app.routes)))
+            held = [self.add("wait", 60), self.add("wait", 60)]
+            task = self.io_loop.asyncio_loop.create_task(worker(self._app))  # type: ignore[attr-defined]
+            for job in held:
+                wait_until(lambda: self.find(job)["progress"], "progress")  # noqa: B023
+            self._app.state.draining = True  # so that it is not claimed again
+            task.cancel()
+            self.io_loop.run_sync(lambda: asyncio.wait([task]))
+        self.assertEqual(sorted(self.stored(job)["state"] for job in held), ["running", "waiting"])
 
-        self._app.state.draining = True  # so that it is not claimed again
-
-        async def cancel() -> None:
-            failing = mock.AsyncMock(side_effect=KeyError)
-            with mock.patch.object(worker, "_try_to_start_jobs", failing), self.assertRaises(KeyError):
-                await worker(self._app)
-
-        self.io_loop.run_sync(cancel)
-        self.assertEqual(self.stored(job)["state"], "waiting")
+    def test_a_process_without_workers_runs_none(self) -> None:
+        worker = jobs.worker.Worker(dict(jobs.worker.find_jobs(self._app.routes)))
+        with mock.patch.object(config, "JOB_WORKERS", 0):
+            self.io_loop.run_sync(lambda: worker(self._app))
 
     def test_a_job_that_is_aborted_twice_is_given_back(self) -> None:
         """By the end of the server, and by the end of the worker."""
@@ -426,14 +432,13 @@ class ScheduleTest(JobsTest):
     routes = [AuthRoute, CleanRoute]
 
     def test_one_worker_of_all_runs_it_for_each_time(self) -> None:
-        other = jobs.worker.Worker(dict(jobs.find_jobs(self._app.routes)))
-        with mock.patch.object(other, "_end", lambda run: other._runs.discard(run)):
-            task = self.io_loop.asyncio_loop.create_task(other(self._app))  # type: ignore[attr-defined]
-            for hour in range(1, 3):
-                wait_until(lambda: self.io_loop.run_sync(self.pause) or len(CleanHandler.calls) == hour, "it")  # noqa: B023
-                with mock.patch.object(time, "time", return_value=time.time() + 3600 * hour):
-                    self.io_loop.run_sync(self.pause)
-            task.cancel()
+        other = jobs.worker.Worker(dict(jobs.worker.find_jobs(self._app.routes)))
+        task = self.io_loop.asyncio_loop.create_task(other(self._app))  # type: ignore[attr-defined]
+        for hour in range(1, 3):
+            wait_until(lambda: self.io_loop.run_sync(self.pause) or len(CleanHandler.calls) == hour, "it")  # noqa: B023
+            with mock.patch.object(time, "time", return_value=time.time() + 3600 * hour):
+                self.io_loop.run_sync(self.pause)
+        task.cancel()
         self.assertEqual(CleanHandler.calls, 3 * [(7, "", [])])
         slots = [document["slot"] for document in self.database.job.find().sort("created")]
         self.assertEqual(len(slots), 3)

@@ -84,10 +84,9 @@ class WebhooksTest(ServerTest):
     routes = [AuthRoute, ToolRoute]
 
     def setUp(self) -> None:
-        for module in (jobs.worker, webhooks):
-            patch = mock.patch.object(module, "POLL_SECONDS", 0.02)
-            patch.start()
-            self.addCleanup(patch.stop)
+        patch = mock.patch.object(jobs.worker, "POLL_SECONDS", 0.02)
+        patch.start()
+        self.addCleanup(patch.stop)
         super().setUp()
         self.received: list[HTTPServerRequest] = []
         self.statuses: list[int] = []  # of the next responses; then 200
