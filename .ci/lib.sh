@@ -101,3 +101,6 @@ report() {
   echo "$passed passed, $failed failed"
   [ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
 }
+
+# Tests that load the machine for minutes: in .ci/all.
+load="LoadTest or KillTest or StreamProcessTest or LargeUploadTest or LargeFileTest or RealHashTest"
