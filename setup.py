@@ -16,7 +16,7 @@ OPTIONAL = {  # what a battery or a setting needs besides req.txt
     "mongojet": ["mongojet>=0.5.8"],
     "openid": ["pyjwt[crypto]>=2.12"],
     "opentelemetry": ["opentelemetry-exporter-otlp-proto-http>=1.30"],
-    "password": ["aiosmtplib>=3.0", "pwdlib[argon2]>=0.2.1"],
+    "password": ["aiosmtplib>=5.0", "pwdlib[argon2]>=0.2.1"],
     "sentry": ["sentry-sdk>=2.27"],
     "webhooks": ["standardwebhooks>=1.1"],
 }
