@@ -33,7 +33,7 @@ class BenchTest(StrictTest):
     @unittest.skipIf(importlib.util.find_spec("fiftyone") is None and not shutil.which("mongod"), "no mongod")
     def test_a_quick_run_compares_echo_of_our_server_and_bare_tornado(self) -> None:
         before = {path: path.stat().st_mtime for path in (ROOT / "docs").iterdir()}
-        done = run_bench("--quick", "--only", "echo", "--servers", "indico,tornado")
+        done = run_bench("compare", "--quick", "--only", "echo", "--servers", "indico,tornado")
         self.assertEqual((done.returncode, done.stderr), (0, ""), done.stdout)
         for name in ("indico ", "tornado/motor "):
             [row] = [line for line in done.stdout.splitlines() if line.startswith(name)]

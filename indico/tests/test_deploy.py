@@ -112,6 +112,7 @@ class NginxTest(ProcessTest):
 
     def start_instance(self, port: int = 0) -> ServerProcess:
         settings = {"PORT": str(port), "TRUSTED_PROXIES": "127.0.0.1", "LOGIN_RATE": "3/day", "WORKERS": "2"}
+        settings["MAX_USER_SIZE"] = str(2 * MAX_BODY_SIZE)  # so that the largest body fits into a user
         return self.start(script=SCRIPT, **settings)
 
     def start_nginx(self) -> None:

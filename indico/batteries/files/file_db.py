@@ -129,7 +129,8 @@ async def remove_all(user_id: str) -> None:
 
 async def export(user_id: str) -> Document:
     """The user's files, without their content."""
-    return {"files": await find_all(user_id)}
+    files = await find_all(user_id)
+    return {"files": files} if files else {}
 
 
 db.on_remove(remove_all)
