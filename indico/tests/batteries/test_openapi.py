@@ -374,7 +374,7 @@ class RichHandler(IndicoHandler):
         return [colour, day.isoformat(), at.isoformat(), id and str(id), note]
 
     @unpack("count", "last")
-    @type_check(Annotated[int, Described(minimum=0)], Tea)
+    @type_check(Annotated[int, Field(ge=0)], Tea)
     async def pour(self, count: int, last: Tea) -> AsyncIterator[Tea]:
         if count < 0:
             raise InvalidValue("There is no such tea")

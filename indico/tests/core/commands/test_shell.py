@@ -73,7 +73,7 @@ class ScriptTest(ProcessTest):
     def test_the_session_of_the_guide_runs_as_printed(self) -> None:
         needs_docs(self)
         self.database.user.insert_one({"user_id": "facebook1", "name": "Ada", "location": "London"})
-        lines = read_blocks("quickstart.rst", "pycon")[0].code.splitlines()
+        lines = read_blocks("scripts.rst", "pycon")[0].code.splitlines()
         source = "\n".join(line[4:] for line in lines if line.startswith(">>> "))
         output = "".join(line + "\n" for line in lines if not line.startswith(">>> "))
         self.assertEqual(self.run_script(source), (0, output, ""))
