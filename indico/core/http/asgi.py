@@ -90,6 +90,7 @@ class ASGIConnection(HTTPConnection):
             raise
         finally:
             reader.cancel()
+            await asyncio.wait([reader])  # the request has ended when this returns
 
     async def _read(self, delegate: HTTPMessageDelegate) -> None:
         """Pass the request to the application, then wait for the client to disconnect."""
