@@ -1,6 +1,5 @@
 """
-Serves a Tornado application on an ASGI server. It uses only interfaces that Tornado documents: each ASGI
-request is an `HTTPConnection`.
+Serves a Tornado application on an ASGI server. Each request is an `HTTPConnection`, as Tornado documents it.
 """
 
 from __future__ import annotations
