@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 
 import tornado.web
 from pymongo.monitoring import CommandListener
+from tornado.routing import Rule, URLSpec
 
 from indico.core.http.dispatch import Dispatcher
 from indico.core.mongo.drivers import Database
@@ -75,18 +76,22 @@ class DatabaseRoom(Protocol):
     async def ensure_indexes(self) -> None: ...
 
 
+def to_rule(route: Any) -> Rule:
+    return route if isinstance(route, Rule) else URLSpec(*route)
+
+
 class Application(Dispatcher):
     """Tornado's application, with hooks, a state, a database, and its routes."""
 
     def __init__(self, handlers: Sequence[Any] = (), *, database: DatabaseRoom, **settings: Any) -> None:
         self.database = database
-        self.routes = list(handlers)  # those that batteries add too
+        self.routes = list(map(to_rule, handlers))  # those that batteries add too
         self.hooks = Hooks()
         self.state = ServerState()
         super().__init__(self.routes, **settings)
 
     def add_handlers(self, host_pattern: str, host_handlers: Any) -> None:
-        self.routes = [*self.routes, *host_handlers]
+        self.routes += map(to_rule, host_handlers)
         super().add_handlers(host_pattern, host_handlers)
 
 

@@ -6,9 +6,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any
 
 from indico import config
 from indico.core.decorators import get_info
@@ -29,7 +27,7 @@ def print_welcome(application: Application, port: int) -> None:
     if folder := application.state.mongod_folder:
         database += f", started here, its data in {folder}"
     pages = {name: address + path for name, path in application.hooks.welcome_pages.items()}
-    open_actions = ", ".join(list_open_actions(application.routes)) or "none"
+    open_actions = ", ".join(list_open_actions(application)) or "none"
     rows = {"database": database, **pages, "open actions": open_actions}
     width = max(map(len, rows))
     data = {"access_token": config.DEV_TOKEN, "oauth_id": "1", "user": {"name": "Ada"}}
@@ -43,12 +41,11 @@ def print_welcome(application: Application, port: int) -> None:
         print("\n".join(lines), flush=True)
 
 
-def list_open_actions(routes: Iterable[Any]) -> list[str]:
-    """Return the actions of these routes that need no key: `auth.login`."""
+def list_open_actions(application: Application) -> list[str]:
+    """Return the actions that need no key: `auth.login`."""
     found = []
-    for route in routes:
-        handler = route[1] if isinstance(route, tuple) else route.target
-        for name, function in getattr(handler, "list_actions", dict)().items():
+    for rule in application.routes:
+        for name, function in getattr(rule.target, "list_actions", dict)().items():
             if "auth" not in get_info(function).decorators:
-                found.append(f"{name_route(handler)}.{name}")
+                found.append(f"{name_route(rule.target)}.{name}")
     return found

@@ -51,8 +51,8 @@ class OtherBody(IndicoError):
 
 def install(application: Application) -> None:
     """Declare the collection if an action has `@idempotent`. Raise TypeError if that has no `@auth`."""
-    for route in application.routes:
-        handler = route[1] if isinstance(route, tuple) else route.target
+    for rule in application.routes:
+        handler = rule.target
         if isinstance(handler, type) and issubclass(handler, IndicoHandler):
             for name, action in handler.list_actions().items():
                 decorators = get_info(action).decorators

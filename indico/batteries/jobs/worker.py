@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from tornado import web
-from tornado.routing import Rule, URLSpec
+from tornado.routing import Rule
 
 from indico import config
 from indico.batteries.jobs import store
@@ -98,10 +98,9 @@ class Worker:
         return False
 
 
-def find_jobs(routes: Sequence[Any]) -> Iterator[tuple[str, Job]]:
+def find_jobs(routes: Sequence[Rule]) -> Iterator[tuple[str, Job]]:
     """Yield the names and the Jobs of all actions with `@job`. Raises TypeError for one without `@auth`."""
-    for route in routes:
-        rule = route if isinstance(route, Rule) else URLSpec(*route)
+    for rule in routes:
         kind = rule.target
         if not (isinstance(kind, type) and issubclass(kind, IndicoHandler)):
             continue

@@ -71,9 +71,6 @@ class HostGuard(FilteredApplication):
     its own host name resolved to 127.0.0.1 (DNS rebinding), and its browser then lets it read all responses.
     """
 
-    def __init__(self, application: HTTPServerConnectionDelegate) -> None:
-        super().__init__(application, check_host)
-
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         head = getattr(request_conn, "head", None)
         if head is not None and is_own_host(head.host):  # our own server has read the headers already
@@ -95,4 +92,6 @@ def check_host(line: RequestStartLine, headers: HTTPHeaders) -> RequestStartLine
 
 def guard_hosts(application: HTTPServerConnectionDelegate, address: str) -> HTTPServerConnectionDelegate:
     """Return the application for a server on this address. In development, on loopback, it is guarded."""
-    return HostGuard(application) if is_loopback(address) and not config.PRODUCTION else application
+    if config.PRODUCTION or not is_loopback(address):
+        return application
+    return HostGuard(application, check_host)
