@@ -8,7 +8,6 @@ import dataclasses
 import datetime
 import decimal
 import enum
-import importlib.util
 import json
 import re
 import uuid
@@ -31,7 +30,7 @@ from bson.regex import Regex
 from bson.timestamp import Timestamp
 from tornado.testing import gen_test
 
-from indico import config, db
+from indico import db
 from indico.batteries.openapi import describe_application
 from indico.core.http import encoding
 from indico.core.http.encoding import encode
@@ -40,6 +39,7 @@ from indico.error import InvalidValue, MongoError
 from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler
 from indico.routes.user import UserRoute
+from indico.tests.core.mongo.on_driver import OnDriver
 from indico.tests.mocks import LOGIN_DATA, USER_ID
 from indico.tests.testutils.mongo import MongoTest
 from indico.tests.testutils.server import ServerTest
@@ -241,18 +241,10 @@ class AnswerTest(ServerTest):
         self.assertIn("builtins.object can't be encoded as JSON: data.orders[0]", log.output[0])
 
 
-class StoredTest(ServerTest):
+class StoredTest(OnDriver, ServerTest):
     """A user with all types that another program may have stored."""
 
     routes = [AuthRoute, UserRoute]
-    driver = "motor"
-
-    def setUp(self) -> None:
-        if importlib.util.find_spec(self.driver) is None:
-            self.skipTest(f"{self.driver} is not installed")
-        self.addCleanup(setattr, config, "MONGODB_DRIVER", config.MONGODB_DRIVER)
-        config.MONGODB_DRIVER = self.driver
-        super().setUp()
 
     def test_what_another_program_stored_keeps_no_user_from_anything(self) -> None:
         self.post("auth/login", LOGIN_DATA)
@@ -282,17 +274,8 @@ async def store(value: Any) -> None:
     await db.mongodb.things.insert_one({"a": [value]})
 
 
-class StoreTest(MongoTest):
+class StoreTest(OnDriver, MongoTest):
     """What a helper stores is checked as before: there is no encoder for BSON."""
-
-    driver = "motor"
-
-    def setUp(self) -> None:
-        if importlib.util.find_spec(self.driver) is None:
-            self.skipTest(f"{self.driver} is not installed")
-        self.addCleanup(setattr, config, "MONGODB_DRIVER", config.MONGODB_DRIVER)
-        config.MONGODB_DRIVER = self.driver
-        super().setUp()
 
     @gen_test
     async def test_a_value_that_bson_lacks_is_the_programs_mistake_and_its_type_is_named(self) -> None:

@@ -4,7 +4,6 @@ Errors of MongoDB that are not lost connections: a stub of MongoDB returns them 
 
 from __future__ import annotations
 
-import importlib.util
 import socketserver
 import struct
 import threading
@@ -14,11 +13,11 @@ import bson
 from pymongo.errors import BulkWriteError, OperationFailure
 
 import indico.db
-from indico import config
 from indico.core.mongo.helper import translate
 from indico.error import InvalidValue, MongoError, Unavailable
 from indico.routes.auth import AuthRoute
 from indico.routes.user import UserRoute
+from indico.tests.core.mongo.on_driver import OnDriver
 from indico.tests.mocks import HEADERS
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
@@ -84,16 +83,11 @@ UNREACHABLE = "The database can't be reached"
 NOT_NOW = "The database can't take this at the moment"
 
 
-class StubTest(ServerTest):
+class StubTest(OnDriver, ServerTest):
     routes = [AuthRoute, UserRoute]
     stores = False
-    driver = "motor"
 
     def setUp(self) -> None:
-        if importlib.util.find_spec(self.driver) is None:
-            self.skipTest(f"{self.driver} is not installed")
-        self.addCleanup(setattr, config, "MONGODB_DRIVER", config.MONGODB_DRIVER)
-        config.MONGODB_DRIVER = self.driver
         self.stub = StubMongoDB()
         self.addCleanup(self.stub.close)
         super().setUp()
