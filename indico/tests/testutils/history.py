@@ -19,6 +19,7 @@ from itertools import count, pairwise
 from typing import Any, NamedTuple
 
 from indico import config
+from indico.tests.testutils.process import RunningThreads
 
 WRITES = 60  # of a user
 PATIENCE = 30  # seconds until a client gives up
@@ -149,7 +150,7 @@ def list_writes(document: dict[str, Any]) -> list[int]:
     return [int(name.removeprefix("write_")) for name in document if name.startswith("write_")]
 
 
-class Clients:
+class Clients(RunningThreads):
     """
     Threads that write, find, log in and out through these servers, until the end of the block. They are in
     the namespace of the thread that starts them.
@@ -173,16 +174,6 @@ class Clients:
             for kind, number_of in kinds
             for number in range(number_of)
         ]
-
-    def __enter__(self) -> Clients:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-        for thread in self._threads:
-            thread.join()
 
     def check_ended_keys(self) -> None:
         """After the block: try each key that has ended once more, at each server."""

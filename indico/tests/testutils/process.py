@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import unittest
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +22,7 @@ from contextlib import chdir, redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 from unittest import mock
 
 import indico
@@ -84,6 +85,23 @@ def remove_folder(folder: Path) -> None:
             os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not processes_in(folder), f"the end of processes in {folder}")
     shutil.rmtree(folder)
+
+
+class RunningThreads:
+    """Runs `_threads` until the end of a block, which sets `_stopped`."""
+
+    _threads: list[threading.Thread]
+    _stopped: threading.Event
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join()
 
 
 class Answer(NamedTuple):

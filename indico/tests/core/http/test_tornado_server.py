@@ -40,17 +40,7 @@ class TornadoServerTest(HostileTest):
 
     def test_the_case_of_an_expectation_makes_no_difference(self) -> None:
         for expectation in ("100-continue", "100-Continue"):
-
-            async def talk(client: Client, expectation: str = expectation) -> bytes:
-                head = make_request(
-                    "POST /probe/echo HTTP/1.1", "Content-Length: 2", f"Expect: {expectation}"
-                )
-                await client.send(head)
-                self.assertTrue((await client.receive()).startswith(b"HTTP/1.1 100 "))
-                await client.send(b"ab")
-                return await client.receive()
-
-            [answer] = read_answers(self.run_client(talk))
+            answer = self.send_when_asked(expectation)
             self.assertEqual((answer.status, answer.data), (200, "ab"))
 
     def test_a_body_that_is_too_large_is_refused_in_an_envelope(self) -> None:

@@ -24,6 +24,7 @@ from indico import config
 from indico.tests.testutils import slow
 from indico.tests.testutils.process import (
     ProcessTest,
+    RunningThreads,
     ServerProcess,
     is_mongod,
     linux,
@@ -43,7 +44,7 @@ PATIENCE = 60  # seconds in which writes must succeed again
 PAUSE = 0.05  # seconds after a request that failed
 
 
-class Load:
+class Load(RunningThreads):
     """
     Threads that log users in and update them, through two servers in turn, until the end of the block.
 
@@ -62,16 +63,6 @@ class Load:
         self.statuses: Counter[int] = Counter()
         self.oddities: list[str] = []  # answers that are neither 200 nor 503, the first few
         self.unanswered = 0  # requests whose connection failed
-
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-        for thread in self._threads:
-            thread.join()
 
     def replace(self, number: int, server: ServerProcess) -> None:
         """Another server takes the place of one."""
