@@ -156,7 +156,9 @@ class Form:
         if segment.filename is None or self._part_name not in self._files:
             self._part = bytearray()
             return
-        self._part = Upload(_clean_name(segment.filename), segment.content_type or "application/octet-stream")
+        name = re.split(r"[/\\]", segment.filename)[-1]  # without its path
+        name = re.sub(r"[\x00-\x1f\x7f-\x9f]", "", name)[:MAX_NAME]
+        self._part = Upload(name, segment.content_type or "application/octet-stream")
         self._uploads.append(self._part)
 
     async def _store(self, data: bytes) -> None:
@@ -197,11 +199,6 @@ def _move_to_disk(memory: io.BytesIO) -> BinaryIO:
     file = tempfile.TemporaryFile()  # noqa: SIM115 - the form closes it
     file.write(memory.getvalue())
     return file
-
-
-def _clean_name(name: str) -> str:
-    """Return the last part of a path, without control characters."""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f]", "", re.split(r"[/\\]", name)[-1])[:MAX_NAME]
 
 
 def _to_error(error: Exception) -> IndicoError:

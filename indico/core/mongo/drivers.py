@@ -66,6 +66,8 @@ def make_client(uri: str, listeners: Iterable[CommandListener]) -> Client:
     """
     module, name = DRIVERS[config.MONGODB_DRIVER]
     logging.getLogger("pymongo").setLevel(logging.INFO)  # at DEBUG it logs whole documents
+    # Its own tasks log tracebacks while a member is away. What requests meet is logged by `mongo`.
+    logging.getLogger("pymongo.client").setLevel(logging.CRITICAL)
     try:
         query = uri.partition("?")[2]
         given = split_options(query) if query else {}

@@ -436,6 +436,7 @@ class SchemathesisTest(ProcessTest):
                 *(sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json"),
                 *("--checks", "all", "--max-examples", "60", "--seed", "1"),
                 *("--suppress-health-check", "all"),  # what is filtered above is not too much
+                *("--warnings", "off"),  # it knows the id of no file
                 *("--exclude-path", "/key/create"),  # a second key of the same name is a 400
             ],
             cwd=self.folder,
@@ -449,7 +450,7 @@ class SchemathesisTest(ProcessTest):
             timeout=300,
         )
         self.assertEqual(run.returncode, 0, run.stdout)
-        self.assertNotIn("Failures:", run.stdout)
+        self.assertIn("No issues found", run.stdout)
         for action in (
             "auth.login",
             "user.update",

@@ -148,9 +148,7 @@ class PartitionTest(ProcessTest):
         self.assertLess(times["slowest answer"], SLOWEST_ANSWER)
         self.assertLess(times["without a write"], LONGEST_GAP)
         for server in servers:
-            lines = [line for line in server.output.splitlines() if "Traceback" in line]
-            # PyMongo's own tasks have a log of their own: one closes the cursors of a member that is away.
-            self.assertEqual([line for line in lines if '"logger": "pymongo.client"' not in line], [])
+            self.assertNotIn("Traceback", server.output)
 
     def test_with_the_key_cache_no_promise_is_broken(self) -> None:
         servers = self.start_servers(KEY_CACHE="60")
