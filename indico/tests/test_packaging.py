@@ -72,7 +72,8 @@ class RequirementsTest(unittest.TestCase):
                 b"shop @ https://example.com/shop.zip#sha256=00\r\n#six\r\n"
             )
             run(sys.executable, "setup.py", "-q", "egg_info", folder=Path(folder))
-            requires = Path(folder, "indico.egg-info/requires.txt").read_text().splitlines()
+            written = Path(folder, "indico.egg-info/requires.txt").read_text()
+        requires = written.replace("shop@ ", "shop @ ").splitlines()  # as old versions of setuptools write it
         for line in (
             "idna>=3",
             "pymongo[srv,tls]<5,>=4.13",

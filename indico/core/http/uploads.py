@@ -111,8 +111,6 @@ class Form:
 
     async def feed(self, chunk: bytes) -> None:
         """Store a part of the body. An error of it is raised by `read`."""
-        if self.complete.done():  # the body can't be used
-            return
         assert self._parser is not None
         try:
             self._received += len(chunk)
@@ -127,6 +125,8 @@ class Form:
                     await self._store(bytes(event))
         except (ValueError, OSError, IndicoError) as error:  # ValueError: also of a file that is closed
             self._fail(_to_error(error))
+        if self.complete.cancelled():  # the request has ended meanwhile
+            self.close()
 
     def end(self) -> None:
         """The whole body has been received."""
@@ -196,8 +196,9 @@ class Form:
 
 
 def _move_to_disk(memory: io.BytesIO) -> BinaryIO:
+    content = memory.getvalue()  # raises ValueError if the request has ended
     file = tempfile.TemporaryFile()  # noqa: SIM115 - the form closes it
-    file.write(memory.getvalue())
+    file.write(content)
     return file
 
 

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from tornado.testing import gen_test
+from tornado.testing import AsyncTestCase, gen_test
 
 from indico import config
 from indico.asgi import ASGIApplication
 from indico.batteries.openapi import describe_application
 from indico.core.http import uploads
-from indico.core.http.uploads import MAX_PARTS, MEMORY, STORAGE
+from indico.core.http.uploads import MAX_PARTS, MEMORY, STORAGE, Form
 from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler
 from indico.server import make_app
@@ -454,6 +454,29 @@ class ASGIUploadTest(ServerTest):
     def ask(self, line: str) -> Exchange:
         content_type = (b"content-type", f"multipart/form-data; boundary={BOUNDARY}".encode())
         return Exchange(ASGIApplication(self._app), line, content_type)
+
+
+class FormTest(StrictTest, AsyncTestCase):
+    @gen_test
+    async def test_nothing_is_stored_after_a_request_that_ends_while_a_file_is_written(self) -> None:
+        form = Form(f"multipart/form-data; boundary={BOUNDARY}", {"image": list[Upload]}, LIMIT)
+
+        async def end_meanwhile(function: Any, *arguments: Any) -> Any:
+            result = function(*arguments)
+            form.close()
+            return result
+
+        reading = asyncio.ensure_future(form.read())
+        await form.wanted
+        body = make_part("image", b"bytes", "a") + make_part("image", b"more", "b")
+        with (
+            mock.patch.object(config, "MAX_UNREAD", 0),
+            mock.patch.object(asyncio, "to_thread", end_meanwhile),
+        ):
+            await form.feed(body)
+        with self.assertRaises(asyncio.CancelledError):
+            await reading
+        self.assertEqual(STORAGE.size, 0)
 
 
 class DescriptionTest(StrictTest):
