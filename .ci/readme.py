@@ -49,8 +49,10 @@ def start() -> None:
             line = server.stdout.readline()
             assert line, f"the server ended, having said:\n{printed}"
             printed += line
-        steps = re.findall(r"^\$ (.*)\n((?!\$ |```).*\n)?", "".join(blocks("console")), re.MULTILINE)
-        login = steps[0][0]
+        steps = re.findall(
+            r"^\$ ((?:.*\\\n)*.*)\n((?:(?!\$ ).*\n)*)", "".join(blocks("console")), re.MULTILINE
+        )
+        login = re.sub(r"\\\n *", "", steps[0][0])
         values = {"<token>": re.search('"access_token": "([^"]+)"', printed)[1]}
         assert login.replace("<token>", values["<token>"]) in printed, f"not the README's login:\n{printed}"
         session = ""

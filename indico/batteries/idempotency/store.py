@@ -9,7 +9,6 @@ until which the document counts. MongoDB's clock decides, and deletes the docume
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import secrets
 from typing import Any
@@ -21,7 +20,6 @@ from indico import db
 from indico.db import Document, mongo
 
 
-@functools.cache
 def declare_collection() -> None:
     """Declare the indexes, and what the collection holds of a user. Only if an action uses it."""
     db.index("idempotency", "key", unique=True)

@@ -11,7 +11,6 @@ are MongoDB's. `progress`, `result` and `error` are JSON. `slot` is the name and
 
 from __future__ import annotations
 
-import functools
 import json
 from typing import Any, Literal, NotRequired
 
@@ -37,9 +36,8 @@ class JobState(TypedDict):
     error: NotRequired[Any]
 
 
-@functools.cache
 def register() -> None:
-    """Declare the indexes, and register the helpers for a user's data. Does so once."""
+    """Declare the indexes, and register the helpers for a user's data."""
     db.index("job", "action", "due", partialFilterExpression=ACTIVE)
     db.index("job", "user_id", sparse=True)
     db.index("job", "slot", unique=True, sparse=True)

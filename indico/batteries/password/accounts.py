@@ -10,7 +10,6 @@ who verifies it, with nothing of other registrations.
 
 from __future__ import annotations
 
-import functools
 import re
 import secrets
 from datetime import UTC, datetime, timedelta
@@ -36,7 +35,6 @@ class TokenError(IndicoError):
         super().__init__("Token invalid", 400)
 
 
-@functools.cache
 def declare_collections() -> None:
     """Declare the indexes, and what the collections hold of a user. Only if the battery is used."""
     db.index("password", "user_id", unique=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import datetime
-import functools
 import importlib.util
 from typing import Any
 
@@ -40,17 +39,10 @@ def install(application: Application) -> None:
     if importlib.util.find_spec("standardwebhooks") is None:
         LOGGER.warning("There are no webhooks: pip install -e '.[webhooks]'")
         return
-    register()
+    db.index("job", "state", "webhook.due", partialFilterExpression={"webhook.due": {"$exists": True}})
     worker.field_readers.append(read_webhook)
     application.hooks.background_tasks.append(send_webhooks)
     application.add_handlers(".*", [SecretRoute])
-
-
-@functools.cache
-def register() -> None:
-    """Declare the index. Does so once."""
-    partial = {"webhook.due": {"$exists": True}}
-    db.index("job", "state", "webhook.due", partialFilterExpression=partial)
 
 
 def make_secret(user_id: str) -> str:

@@ -21,9 +21,11 @@ INDEXES: list[tuple[str, IndexModel]] = []  # declared: (collection, index)
 def index(collection: str, *fields: str, **options: Any) -> None:
     """
     Declare an index on these fields, with PyMongo's options, such as `unique=True`. Call it beside the
-    helpers that need the index.
+    helpers that need the index. The same index again changes nothing.
     """
-    INDEXES.append((collection, IndexModel([(field, 1) for field in fields], **options)))
+    model = IndexModel([(field, 1) for field in fields], **options)
+    if not any(place == collection and known.document == model.document for place, known in INDEXES):
+        INDEXES.append((collection, model))
 
 
 async def ensure_indexes(database: Database) -> None:

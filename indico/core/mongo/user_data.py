@@ -15,12 +15,14 @@ _exporters: list[UserHelper] = []
 
 def on_remove(helper: UserHelper) -> None:
     """Register a helper that deletes a user's data. After a failure it is called again."""
-    _removers.append(helper)
+    if helper not in _removers:
+        _removers.append(helper)
 
 
 def on_export(helper: UserHelper) -> None:
     """Register a helper that returns a user's data by collection, such as `{"order": [...]}`."""
-    _exporters.append(helper)
+    if helper not in _exporters:
+        _exporters.append(helper)
 
 
 async def remove_data(user_id: str) -> None:

@@ -31,7 +31,6 @@ from indico.routes.user import UserRoute
 from indico.tests.mocks import HEADERS, LOGIN_DATA
 from indico.tests.mocks.request_mock import RequestHandler
 from indico.tests.testutils import slow
-from indico.tests.testutils.mongo import undo_declarations
 from indico.tests.testutils.process import ProcessTest, wait_until
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
@@ -124,10 +123,6 @@ class IdempotencyTest(ServerTest):
 
     def setUp(self) -> None:
         global gate
-        undo_declarations(self)
-        patch = mock.patch.object(idempotency, "declare_collection", store.declare_collection.__wrapped__)
-        patch.start()
-        self.addCleanup(patch.stop)
         super().setUp()
         calls.clear()
         gate = asyncio.Event()

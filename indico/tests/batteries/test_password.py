@@ -35,7 +35,6 @@ from indico.server import BATTERIES, make_app
 from indico.tests.batteries.password_mails import MailServer
 from indico.tests.mocks import HEADERS, LOGIN_DATA
 from indico.tests.testutils import slow
-from indico.tests.testutils.mongo import undo_declarations
 from indico.tests.testutils.process import ProcessTest, ServerProcess, linux, read_peak
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
@@ -59,8 +58,6 @@ class PasswordTest(ServerTest):
         self.set(config, "MAIL_URL", self.io_loop.run_sync(self.mail_server.start))
         self.addCleanup(self.mail_server.stop)
         self.set_hasher(CHEAP)
-        undo_declarations(self)
-        self.set(accounts, "declare_collections", accounts.declare_collections.__wrapped__)
         return make_app(routes=self.routes)
 
     def set(self, module: Any, name: str, value: Any) -> None:

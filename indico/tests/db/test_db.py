@@ -293,7 +293,6 @@ class ConnectionTest(DatabaseTest, AsyncTestCase):
     @gen_test
     async def test_a_collection_may_be_called_as_something_else_of_the_database(self) -> None:
         index("client", "email")
-        self.addCleanup(indico.db.INDEXES.pop)
         indico.db.connect()
         await indico.db.ensure_indexes()
         self.assertIn("email_1", self.database["client"].index_information())
@@ -345,7 +344,6 @@ class ConnectionTest(DatabaseTest, AsyncTestCase):
 class IndexTest(MongoTest):
     def setUp(self) -> None:
         super().setUp()
-        self.addCleanup(indico.db.INDEXES.pop)
         index("things", "a", "b", unique=True)
 
     @gen_test
@@ -359,7 +357,6 @@ class IndexTest(MongoTest):
         await insert({"a": 1, "b": 1})
         await insert({"a": 1, "b": 1})
         index("others", "c")
-        self.addCleanup(indico.db.INDEXES.pop)
         with self.assertRaisesRegex(MongoError, "^No index on a, b of things: .*duplicate key"):
             await indico.db.ensure_indexes()
         self.assertIn("c_1", self.database.others.index_information())

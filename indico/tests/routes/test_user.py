@@ -12,7 +12,6 @@ from bson import encode
 
 import indico.db.auth_db as AuthDB
 from indico import config, db
-from indico.core.mongo import user_data
 from indico.db import mongo
 from indico.db.user_db import SERVER_FIELDS, USER_SCHEMA
 from indico.error import Unavailable
@@ -211,13 +210,9 @@ class DataTest(UserTest):
     routes = [AuthRoute, UserRoute, KeyRoute]
 
     def setUp(self) -> None:
-        for name in ("_removers", "_exporters"):
-            patch = mock.patch.object(user_data, name, list(getattr(user_data, name)))
-            patch.start()
-            self.addCleanup(patch.stop)
+        super().setUp()
         db.on_remove(remove_notes)
         db.on_export(export_notes)
-        super().setUp()
         self.database.note.insert_many(
             [{"user_id": user_id, "text": "x"} for user_id in (USER_ID, USER_ID, "facebook2")]
         )

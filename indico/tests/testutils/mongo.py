@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import tempfile
-import unittest
 from pathlib import Path
 from typing import Any
 
@@ -62,19 +61,11 @@ def name_database(test_id: str) -> str:
     return f"test_{readable[:30]}_{ObjectId()}"
 
 
-def undo_declarations(test: unittest.TestCase) -> None:
-    """At the end of the test, forget the indexes and the helpers of users' data that it has declared."""
-    declared: list[Any]
-    for declared in (db.INDEXES, user_data._removers, user_data._exporters):
-        test.addCleanup(_restore, declared, list(declared))
-
-
-def _restore(declared: list[Any], before: list[Any]) -> None:
-    declared[:] = before
-
-
 class DatabaseTest(StrictTest):
-    """Gives each test a database, `self.database`. It is dropped after the test, even if that fails."""
+    """
+    Gives each test a database, `self.database`. It is dropped after the test, even if that fails. Indexes and
+    helpers of users' data that the test declares are forgotten.
+    """
 
     def setUp(self) -> None:
         client = start_mongodb()
@@ -82,6 +73,9 @@ class DatabaseTest(StrictTest):
         self.addCleanup(setattr, config, "MONGODB_DATABASE", config.MONGODB_DATABASE)
         self.addCleanup(client.drop_database, self.database.name)
         config.MONGODB_DATABASE = self.database.name
+        declared: list[Any]
+        for declared in (db.INDEXES, user_data._removers, user_data._exporters):
+            self.addCleanup(declared.__setitem__, slice(None), list(declared))
         super().setUp()
 
 

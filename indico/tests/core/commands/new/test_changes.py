@@ -91,7 +91,7 @@ class SmallTest(GitTest):
     def write(self, folder: Path, wanted: Collection[str]) -> int:
         commit = self.git("rev-parse", "HEAD", folder=self.root).strip()
         record = {"name": "shop", "version": "1", "commit": commit, "parts": sorted(wanted)}
-        lines = LINES.replace("line 9\n", "line 9\n" + "".join(f"{name}\n" for name in wanted))
+        lines = LINES.replace("line 9\n", "line 9\n" + "".join(f"{name}\n" for name in sorted(wanted)))
         if commit == self.new:
             lines = lines.replace("line 2\n", "line two\n")
         folder.mkdir()
