@@ -5,6 +5,7 @@ Reads the settings of `config.py` from the environment, or from a file that a va
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -16,6 +17,11 @@ from indico.core import setting_values
 T = TypeVar("T")
 FOREIGN = ("OTEL_", "SENTRY_")  # prefixes of variables that other packages read
 DATABASE_IN_URI = re.compile(r"mongodb(?:\+srv)?://[^/?]*/([^?.]+)")
+
+
+@functools.cache  # it takes a tenth of a millisecond, and the tests start hundreds of servers
+def find_close(name: str, known: tuple[str, ...]) -> list[str]:
+    return difflib.get_close_matches(name, known, 1, 0.85)
 
 
 class SettingError(ValueError):
@@ -169,7 +175,7 @@ class Environment:
         for name in sorted(set(self.environ) - set(known)):
             if name.startswith(FOREIGN):
                 continue
-            meant = difflib.get_close_matches(name, known, 1, 0.85)
+            meant = find_close(name, tuple(known))
             if re.fullmatch("MONGO(DB)?_?UR[IL]", name):
                 meant = ["MONGODB"]
             if meant:
