@@ -42,10 +42,10 @@ class ReadyHandler(PageHandler):
         try:
             await asyncio.wait_for(ping(), PING_TIMEOUT)
         except TimeoutError as error:
-            raise Unavailable("The database did not answer in time") from error
+            raise Unavailable("The database did not respond in time") from error
         state = get_state(self.application)
         if state.missing:
             raise Unavailable(f"Not done yet: {', '.join(sorted(state.missing))}")
         if state.draining:
-            raise Unavailable("The server is going down")
+            raise Unavailable("The server is stopping")
         self.respond(True)

@@ -1,5 +1,6 @@
 """
-The machine room. You can write routes without opening it. An update of the boilerplate replaces it.
+The code that the other packages use. You can write routes without opening it. An update of the boilerplate
+replaces it.
 
-It imports `indico.config` and `indico.error`, and no other room.
+Of the files that you edit, it imports only `indico.config` and `indico.error`.
 """

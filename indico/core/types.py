@@ -61,7 +61,7 @@ def compile_type(kind: Any) -> Check:
     if check is not None:
         return check
     if kind is None or isinstance(kind, str) or inspect.isroutine(kind):  # pydantic would take these
-        raise TypeError(f"{kind!r} is no type to check by: write list[str], dict[str, int], int | None, ...")
+        raise TypeError(f"{kind!r} is not a type that can be checked: write list[str], int | None, ...")
     from indico.core.adapters import compile_adapter
 
     return compile_adapter(kind)

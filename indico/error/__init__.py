@@ -106,7 +106,7 @@ class RequestTimeout(IndicoError):
         super().__init__("The request took too long", 504)
 
 
-# Raised by your rooms.
+# Raised by the other files that you edit.
 # 401: the client should log in
 
 

@@ -58,7 +58,7 @@ def job(action: Action | None = None, /, *, retries: int = 0, every: float | Non
     check_order("job", action)
     info = get_info(action)
     if inspect.isasyncgenfunction(inspect.unwrap(action)) or any(map(takes_uploads, info.types or ())):
-        raise TypeError(f"@job can't stand above {action.__qualname__}: a job has no stream and no files")
+        raise TypeError(f"@job can't be used on {action.__qualname__}: a job has no stream and no files")
     check: Action = functools.wraps(inspect.unwrap(action))(lambda self, *values: None)
     if info.types is not None:
         check = type_check(*info.types)(check)

@@ -45,7 +45,7 @@ from indico.tests.testutils.strict import StrictTest
 
 USER_ID = "google:" + SUBJECT
 REFUSED = {"status": 401, "data": "OpenID token invalid"}
-OUT_OF_ORDER = {"status": 503, "data": "google does not answer as it should"}
+OUT_OF_ORDER = {"status": 503, "data": "google does not respond as expected"}
 ASKED_ONCE = [DISCOVERY, KEYS]
 
 
@@ -394,7 +394,7 @@ class AtStartTest(OpenIDTest):
 
 
 class OutOfOrderTest(OpenIDTest):
-    """A provider that does not answer as it should: a 503, for the token may be fine."""
+    """A provider that does not respond as expected: a 503, for the token may be fine."""
 
     def test_what_a_provider_should_not_say(self) -> None:
         self.set(providers, "PAUSE_AFTER_FAILURE", 0)
