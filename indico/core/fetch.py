@@ -102,7 +102,7 @@ class ProxyClient(TCPClient):
         if self._proxy.username is not None:
             user = f"{unquote(self._proxy.username)}:{unquote(self._proxy.password or '')}"
             head += f"Proxy-Authorization: Basic {base64.b64encode(user.encode()).decode()}\r\n"
-        async with asyncio.timeout(options["timeout"]):
+        async with asyncio.timeout(options.get("timeout")):
             stream = await super().connect(
                 self._proxy.hostname or "", self._proxy.port or 80, *args, **options
             )
