@@ -279,7 +279,7 @@ class ServedTest(ServerTest):
         self.assertEqual((response.code, response.headers["Content-Type"]), (200, "application/json"))
         document = json.loads(response.body)
         self.assertEqual(document["openapi"], "3.1.0")
-        self.assertIn("server printed", document["info"]["description"])
+        self.assertIn("server prints", document["info"]["description"])
 
     def test_it_is_made_once(self) -> None:
         with mock.patch.object(openapi, "describe_application", wraps=describe_application) as describe:
