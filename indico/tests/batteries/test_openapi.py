@@ -146,6 +146,10 @@ class PathsTest(StrictTest):
         self.assertEqual(ours, [*tea, "/endless/wait", "/cups/{cup}.txt"])
         self.assertIn("/openapi.json", self.document["paths"])
 
+    def test_routes_within_a_route_are_there(self) -> None:
+        document = describe_application(make_app(routes=[(r"/cups/.*", ROUTES[2:3])]))
+        self.assertIn("/cups/{cup}.txt", document["paths"])
+
     def test_an_action_is_described_by_its_docstring(self) -> None:
         brew = self.describe("/tea/brew")
         self.assertEqual(brew["summary"], "Brew a pot: what it tastes of")
