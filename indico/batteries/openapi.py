@@ -1,8 +1,8 @@
 """
-API description: `GET /openapi.json`, an OpenAPI 3.1 document made from what is in the code.
+API description: `GET /openapi.json`, an OpenAPI 3.1 document that is made from the code.
 
-Routes and their actions, `@auth`, the names of `@unpack`, the types of `@type_check`, return annotations,
-schemas and docstrings: a new route appears in it by itself.
+It describes the routes and their actions, `@auth`, the names of `@unpack`, the types of `@type_check`, return
+annotations, schemas and docstrings. A new route is described without further steps.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from indico.core.http.pages import PageHandler
 from indico.routes.handler import IndicoHandler
 
 INTRODUCTION = """\
-Every response is an envelope: `{"status": 200, "data": ...}`. The `data` of an error is a sentence.
+Every response is an envelope: `{"status": 200, "data": ...}`. The `data` of an error is a message.
 
 `/auth/login` returns a key. Send it with all other requests, in the header `indico_key` or as
 `Authorization: Bearer <key>`. A body is JSON or a form, whatever its content type.
 """
 DEVELOPMENT = "\nIn development `/auth/login` also accepts the token that the server prints when it starts.\n"
 ACTION = re.compile(r"\(\?P<action>([^()]*)\)\??")  # within a route's pattern
-GROUP = re.compile(r"\(\?P<(\w+)>[^()]*\)")  # what else of a path the handler gets
+GROUP = re.compile(r"\(\?P<(\w+)>[^()]*\)")  # another part of the path that the handler gets
 
 
 def install(application: Application) -> None:
@@ -50,7 +50,7 @@ class OpenAPIHandler(PageHandler):
 
 
 def describe_application(application: Application) -> dict[str, Any]:
-    """The OpenAPI document of all that the application serves."""
+    """Return the OpenAPI document of all routes of the application."""
     # It imports pydantic, which only this page may need.
     from indico.core.openapi import SECURITY, OpenAPIDocument
 

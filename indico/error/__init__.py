@@ -132,7 +132,7 @@ class Forbidden(IndicoError):
 
 
 class NotFound(IndicoError):
-    """It does not exist, or belongs to another user. The client is not told which."""
+    """It does not exist, or belongs to another user. The message does not say which of the two."""
 
     def __init__(self, what: str) -> None:
         super().__init__(f"{what} could not be found", 404)

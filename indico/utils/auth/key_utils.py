@@ -1,5 +1,5 @@
 """
-The start and the end of keys.
+Functions that start and end keys.
 """
 
 from __future__ import annotations
