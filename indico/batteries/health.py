@@ -37,7 +37,7 @@ class ReadyHandler(PageHandler):
         """
         Should the server get requests?
 
-        503: MongoDB does not respond within a second, start-up work is missing, or the server is going down.
+        503: MongoDB does not respond within a second, start-up work is not done, or the server is stopping.
         """
         try:
             await asyncio.wait_for(ping(), PING_TIMEOUT)
