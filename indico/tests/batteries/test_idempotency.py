@@ -120,6 +120,7 @@ class IdempotencyTest(ServerTest):
         (r"/order/(?P<action>[a-zA-Z]+)?", OrderHandler),
         (r"/patient/(?P<action>[a-zA-Z]+)?", PatientHandler),
     ]
+    stores = ("auth", "idempotency", "user")
 
     def setUp(self) -> None:
         global gate

@@ -121,6 +121,7 @@ CleanRoute = (r"/clean/(?P<action>[a-zA-Z]+)?", CleanHandler)
 
 class JobsTest(ServerTest):
     routes = [AuthRoute, UserRoute, WorkRoute]
+    stores = ("auth", "job", "user")
     settings: ClassVar[Mapping[str, Any]] = {}
 
     def setUp(self) -> None:
@@ -466,6 +467,7 @@ class ScheduleTest(JobsTest):
 
 class UnusedTest(ServerTest):
     routes = [AuthRoute]
+    stores = False
 
     def test_without_an_action_it_changes_nothing(self) -> None:
         self.assertIsNone(get_worker(self._app))

@@ -30,6 +30,7 @@ needs_mongojet = unittest.skipUnless(is_installed, "mongojet is not installed")
 
 
 class DriverTest(MongoTest):
+    stores = False
     driver = "mongojet"
 
     def setUp(self) -> None:
