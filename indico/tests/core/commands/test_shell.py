@@ -100,15 +100,21 @@ class ScriptTest(ProcessTest):
         )
 
     def run_here(self, source: str) -> tuple[str, str]:
-        """Run a script that fails, in this process. Return what it prints, and the message at its end."""
+        """Run a script in this process. Return what it prints, and the message at its end."""
         with (
             chdir(self.folder),
             mock.patch.object(sys, "stdin", StringIO(source)),
             redirect_stdout(StringIO()) as output,
-            self.assertRaises(SystemExit) as raised,
         ):
-            shell.main([])
-        return output.getvalue(), str(raised.exception.code)
+            try:
+                shell.main([])
+            except SystemExit as end:
+                return output.getvalue(), str(end.code)
+        return output.getvalue(), ""
+
+    def test_it_runs_to_its_end(self) -> None:
+        source = "for number in range(2):\n    await asyncio.sleep(0)\n    print(number)\n'Ada'\n"
+        self.assertEqual(self.run_here(source), ("0\n1\n'Ada'\n", ""))
 
     def test_what_is_no_python_is_named_and_nothing_runs(self) -> None:
         written, complaint = self.run_here("print(1)\nprint(\n")

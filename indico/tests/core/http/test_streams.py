@@ -236,7 +236,7 @@ class StreamTest(ServerTest):
         count = -1
         while count != self.yielded or not count:
             count = self.yielded
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.05)
         return count
 
 
