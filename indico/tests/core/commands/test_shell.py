@@ -276,7 +276,13 @@ class TerminalTest(ProcessTest):
         (self.folder / "traitlets").mkdir()
         (self.folder / "traitlets" / "config.py").write_text("Config = dict\n")
         (self.folder / "traitlets" / "__init__.py").touch()
-        terminal = self.open(COMMAND)  # its folder comes before what is installed
-        terminal.wait_for("Ctrl-D ends.\n")
-        terminal.wait_for("asyncio, config, db, AuthDB, UserDB: None\n")
-        self.assertEqual(terminal.process.wait(PATIENCE), 0)
+        with (
+            mock.patch.object(sys, "path", [str(self.folder), *sys.path]),
+            mock.patch.dict(sys.modules),
+            mock.patch.object(sys, "stdin", mock.Mock(isatty=lambda: True)),
+            redirect_stdout(StringIO()) as output,
+        ):
+            for name in [name for name in sys.modules if name.partition(".")[0] in ("IPython", "traitlets")]:
+                del sys.modules[name]
+            shell.main([])
+        self.assertRegex(output.getvalue(), "Ctrl-D ends.\n.*, asyncio, config, db, AuthDB, UserDB: None\n$")
