@@ -51,6 +51,7 @@ CHEAP = Argon2Hasher(1, 8, 1)
 
 class PasswordTest(ServerTest):
     routes = [AuthRoute, UserRoute, KeyRoute]
+    stores = ("auth", "password", "password_token", "user")
 
     def get_app(self) -> Application:
         self.mail_server = MailServer()
