@@ -167,9 +167,14 @@ class JobsTest(ServerTest):
     async def pause(self, seconds: float = 0.2) -> None:
         await asyncio.sleep(seconds)
 
-    def go_on(self) -> None:
-        """Run the event loop for a moment."""
-        self.io_loop.run_sync(lambda: self.pause(0.01))
+    def run_until(self, condition: Callable[[], bool]) -> None:
+        """Run the event loop until the condition is true."""
+
+        async def poll() -> None:
+            while not condition():
+                await asyncio.sleep(0.01)
+
+        self.io_loop.run_sync(poll, PATIENCE)
 
 
 class ActionTest(JobsTest):
@@ -292,7 +297,7 @@ class ClientTest(JobsTest):
         self.assertEqual([each["action"] for each in exported], ["work.wait", "work.add"])
         self.assertEqual(exported[1]["body"], '{"a": 1}')
         self.assertTrue(self.post("user/remove", None)["data"])
-        wait_until(lambda: self.go_on() or len(WorkHandler.calls) == 2, "the end")
+        self.run_until(lambda: len(WorkHandler.calls) == 2)
         self.assertEqual(self.database.job.count_documents({}), 0)
         self.assertTrue(waiting)
 
@@ -448,7 +453,7 @@ class ScheduleTest(JobsTest):
         task = self.io_loop.asyncio_loop.create_task(other(self._app))  # type: ignore[attr-defined]
         for hour in range(3):
             with mock.patch.object(time, "time", return_value=time.time() + 3600 * hour):
-                wait_until(lambda: self.go_on() or len(CleanHandler.calls) == hour + 1, "it")  # noqa: B023
+                self.run_until(lambda: len(CleanHandler.calls) == hour + 1)  # noqa: B023
         self.io_loop.run_sync(self.pause)
         task.cancel()
         self.assertEqual(CleanHandler.calls, 3 * [(7, "", [])])
@@ -457,13 +462,13 @@ class ScheduleTest(JobsTest):
         self.assertRegex(slots[0], r"clean\.clean \d+00$")
 
     def test_it_is_kept_until_its_time_is_over(self) -> None:
-        wait_until(lambda: self.go_on() or CleanHandler.calls, "it")
+        self.run_until(lambda: bool(CleanHandler.calls))
         with mock.patch.object(config, "JOB_LIFETIME", 1):
             self.database.job.update_one({}, {"$unset": {"slot": 1}})
             worker = get_worker(self._app)
             assert worker is not None
             worker._slots.clear()
-            wait_until(lambda: self.go_on() or len(CleanHandler.calls) == 2, "again")
+            self.run_until(lambda: len(CleanHandler.calls) == 2)
             self.io_loop.run_sync(self.pause)
         document = self.database.job.find_one({"slot": {"$exists": True}})
         assert document is not None
