@@ -62,10 +62,6 @@ def name_database(test_id: str) -> str:
     return f"test_{readable[:30]}_{ObjectId()}"
 
 
-def _restore(declared: list[Any], before: list[Any]) -> None:
-    declared[:] = before
-
-
 class DatabaseTest(StrictTest):
     """
     Gives each test a database, `self.database`. It is dropped after the test, even if that fails. Indexes and
@@ -85,7 +81,8 @@ class DatabaseTest(StrictTest):
         config.MONGODB_DATABASE = self.database.name
         declared: list[Any]
         for declared in (db.INDEXES, user_data._removers, user_data._exporters):
-            self.addCleanup(_restore, declared, list(declared))
+            self.addCleanup(declared.extend, list(declared))
+            self.addCleanup(declared.clear)
         super().setUp()
 
     def leave_indexes_out(self) -> None:
