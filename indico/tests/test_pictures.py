@@ -34,6 +34,7 @@ needs_docs = unittest.skipUnless(
 @needs_docs
 class RequestTest(ServerTest):
     routes = [AuthRoute, UserRoute]
+    stores = ("auth", "user")
 
     def setUp(self) -> None:
         super().setUp()

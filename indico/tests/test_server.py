@@ -332,23 +332,6 @@ class PythonTest(StrictTest):
         )
         self.assertEqual((result.returncode, result.stdout, result.stderr), (1, "", sentence + "\n"))
 
-    def test_one_that_is_too_old_is_a_sentence(self) -> None:
-        self.assert_refuses(
-            "indico needs Python 3.11 or later, but this is Python 3.10.13.",
-            sys.executable,
-            "-c",
-            "import sys; sys.version_info = (3, 10, 13, 'final', 0); import indico",
-        )
-
-    def test_one_without_what_the_server_needs_is_a_sentence(self) -> None:
-        self.assert_refuses(
-            f"indico is not installed for this Python, {sys.executable}. Activate the virtual environment"
-            " that it is installed in, or install it: pip install -e '.[dev]'",
-            sys.executable,
-            "-c",
-            "import sys; sys.modules['tornado'] = None; import indico",
-        )
-
     @slow
     def test_the_oldest_can_read_the_sentence(self) -> None:
         versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")

@@ -37,6 +37,7 @@ class BusyHandler(IndicoHandler):
 
 class CorsTest(ServerTest):
     routes = [AuthRoute, (r"/busy/(?P<action>[a-zA-Z]+)?", BusyHandler)]
+    stores = ("auth", "user")
     origins: ClassVar[list[str]] = [PAGE, OTHER_PAGE]
 
     def get_app(self) -> Application:

@@ -73,6 +73,7 @@ def make_upload(data: bytes, name: str = "tea.png", content_type: str = "image/p
 
 class FilesTest(ServerTest):
     routes = [AuthRoute, UserRoute, AlbumRoute]
+    stores = ("auth", "fs.chunks", "fs.files", "user")
 
     def setUp(self) -> None:
         super().setUp()

@@ -120,6 +120,7 @@ class IdempotencyTest(ServerTest):
         (r"/order/(?P<action>[a-zA-Z]+)?", OrderHandler),
         (r"/patient/(?P<action>[a-zA-Z]+)?", PatientHandler),
     ]
+    stores = ("auth", "idempotency", "user")
 
     def setUp(self) -> None:
         global gate
@@ -307,8 +308,9 @@ class IdempotencyTest(ServerTest):
                 self.assertEqual(response.headers["Idempotent-Replayed"], "true")
 
     def test_without_its_client_an_action_still_has_its_request_timeout(self) -> None:
-        self.leave("order/wait")
-        self.run_until(lambda: self.count_claims() == 0)
+        with mock.patch.object(OrderHandler, "request_timeout", 0.3):
+            self.leave("order/wait")
+            self.run_until(lambda: self.count_claims() == 0)
         self.assertEqual((calls["ended"], len(self._app.state.in_flight)), (0, 0))
 
     def test_an_action_that_would_respond_later_ends_with_its_client(self) -> None:
@@ -324,7 +326,8 @@ class IdempotencyTest(ServerTest):
         self.assertEqual(calls["ended"], 0)
 
     def test_after_a_timeout_the_next_request_runs_it_again(self) -> None:
-        codes = [self.send("order/wait").code]
+        with mock.patch.object(OrderHandler, "request_timeout", 0.3):
+            codes = [self.send("order/wait").code]
         self.run_until(lambda: self.count_claims() == 0)
         gate.set()
         codes.append(self.send("order/wait").code)
@@ -336,7 +339,7 @@ class IdempotencyTest(ServerTest):
             began = time.monotonic()
             with mock.patch.object(store, "extend", mock.AsyncMock(side_effect=Unavailable("x"))):
                 self.run_until(lambda: time.monotonic() > began + 0.15)  # failures don't end it
-            self.run_until(lambda: time.monotonic() > began + 1)
+            self.run_until(lambda: time.monotonic() > began + 0.7)
             response = self.fetch("/patient/wait", method="POST", body="", headers={**HEADERS, HEADER: "1"})
             self.assertEqual((response.code, calls["wait"]), (409, 1))
             gate.set()

@@ -5,6 +5,7 @@ Jobs: what clients get, and what workers do.
 from __future__ import annotations
 
 import asyncio
+import datetime
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -121,6 +122,7 @@ CleanRoute = (r"/clean/(?P<action>[a-zA-Z]+)?", CleanHandler)
 
 class JobsTest(ServerTest):
     routes = [AuthRoute, UserRoute, WorkRoute]
+    stores = ("auth", "job", "user")
     settings: ClassVar[Mapping[str, Any]] = {}
 
     def setUp(self) -> None:
@@ -164,6 +166,15 @@ class JobsTest(ServerTest):
 
     async def pause(self, seconds: float = 0.2) -> None:
         await asyncio.sleep(seconds)
+
+    def run_until(self, condition: Callable[[], bool]) -> None:
+        """Run the event loop until the condition is true."""
+
+        async def poll() -> None:
+            while not condition():
+                await asyncio.sleep(0.01)
+
+        self.io_loop.run_sync(poll, PATIENCE)
 
 
 class ActionTest(JobsTest):
@@ -217,10 +228,12 @@ class ActionTest(JobsTest):
         with self.assertLogs("indico", "WARNING"):
             job = self.add("recover")
             wait_until(lambda: self.find(job) and self.stored(job)["failures"], "a failure")
-            began = time.monotonic()
+            pause = self.stored(job)["due"] - datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
+            self.assertGreater(pause.total_seconds(), 0.5)
+            self.io_loop.run_sync(self.pause)
             self.assertEqual(self.find(job)["state"], "waiting")
+            self.database.job.update_one({}, {"$currentDate": {"due": True}})
             self.wait_for(job)
-        self.assertGreater(time.monotonic() - began, 0.8)
 
     def test_a_result_that_mongodb_can_not_store_is_a_failure(self) -> None:
         state = self.wait_for(self.add("grow"))
@@ -284,7 +297,7 @@ class ClientTest(JobsTest):
         self.assertEqual([each["action"] for each in exported], ["work.wait", "work.add"])
         self.assertEqual(exported[1]["body"], '{"a": 1}')
         self.assertTrue(self.post("user/remove", None)["data"])
-        wait_until(lambda: self.io_loop.run_sync(self.pause) or len(WorkHandler.calls) == 2, "the end")
+        self.run_until(lambda: len(WorkHandler.calls) == 2)
         self.assertEqual(self.database.job.count_documents({}), 0)
         self.assertTrue(waiting)
 
@@ -295,26 +308,30 @@ class LeaseTest(JobsTest):
     def test_a_job_longer_than_its_lease_is_not_taken_by_another(self) -> None:
         other = jobs.worker.Worker(dict(jobs.worker.find_jobs(self._app.routes)))
         task = self.io_loop.asyncio_loop.create_task(other(self._app))  # type: ignore[attr-defined]
-        self.assertEqual(self.wait_for(self.add("wait", 2.5))["result"], "waited")
+        self.assertEqual(self.wait_for(self.add("wait", 1.5))["result"], "waited")
         task.cancel()
         self.assertEqual(WorkHandler.calls, ["began", "ended"])
 
+    @mock.patch.object(config, "JOB_LEASE", 0.5)
     def test_a_worker_that_can_not_renew_its_lease_cancels_the_action_before_it_ends(self) -> None:
         job = self.add("wait", 60)
         wait_until(lambda: self.find(job)["progress"], "progress")
         failing = mock.AsyncMock(side_effect=Unavailable("The database can't be reached"))
+        began = time.monotonic()
         with (
             mock.patch.object(store, "update_job", failing),
             mock.patch.object(store, "claim_job", failing),
             self.assertLogs("indico", "WARNING") as logs,
         ):
-            self.io_loop.run_sync(lambda: self.pause(0.9))
-        self.assertEqual(WorkHandler.calls, ["began", "ended"])
+            self.run_until(lambda: WorkHandler.calls == ["began", "ended"])
+            self.assertLess(time.monotonic() - began, config.JOB_LEASE)
+            self.io_loop.run_sync(self.pause)
         self.assertEqual(len(logs.records), 1)
         self.assertEqual(self.stored(job)["state"], "running")
         wait_until(lambda: self.find(job) and len(WorkHandler.calls) == 3, "another attempt")
         self.post("job/cancel", {"job": job})
 
+    @mock.patch.object(config, "JOB_LEASE", 0.5)
     def test_a_check_that_does_not_return_is_not_waited_for(self) -> None:
         job = self.add("wait", 60)
         wait_until(lambda: self.find(job)["progress"], "progress")
@@ -323,9 +340,10 @@ class LeaseTest(JobsTest):
             await asyncio.sleep(60)
             return True
 
+        began = time.monotonic()
         with mock.patch.object(store, "update_job", hang):
-            self.io_loop.run_sync(lambda: self.pause(0.9))
-            self.assertEqual(WorkHandler.calls[:2], ["began", "ended"])
+            self.run_until(lambda: WorkHandler.calls[:2] == ["began", "ended"])
+            self.assertLess(time.monotonic() - began, config.JOB_LEASE)
             self.post("job/cancel", {"job": job})
 
     def test_a_worker_that_lost_its_lease_does_not_answer(self) -> None:
@@ -367,7 +385,11 @@ class LeaseTest(JobsTest):
 
     def test_an_outcome_that_can_not_be_stored_is_logged(self) -> None:
         failing = mock.AsyncMock(side_effect=[InvalidValue("1"), ValueError("2"), None])
-        with mock.patch.object(store, "update_job", failing), self.assertLogs("indico", "ERROR") as logged:
+        with (
+            mock.patch.object(config, "JOB_LEASE", 0.3),
+            mock.patch.object(store, "update_job", failing),
+            self.assertLogs("indico", "ERROR") as logged,
+        ):
             job = self.add("add", {"a": 1})
             wait_until(lambda: self.find(job) and logged.records, "a second attempt, which is logged")
         self.assertEqual(self.wait_for(job)["state"], "done")
@@ -408,14 +430,14 @@ class StopTest(JobsTest):
         update = store.update_job
 
         async def update_slowly(*arguments: Any) -> None:
-            await self.pause()
+            await self.pause(0.1)
             await update(*arguments)
 
         async def abort() -> None:
             run.abort_with(Unavailable("The server is stopping"))
-            await self.pause(0.1)
+            await self.pause(0.05)
             run.abort_with(Unavailable("The server is stopping"))
-            await self.pause(0.4)
+            await self.pause(0.2)
 
         with mock.patch.object(store, "update_job", update_slowly):
             self.io_loop.run_sync(abort)
@@ -423,6 +445,7 @@ class StopTest(JobsTest):
 
     def test_a_server_that_is_going_down_claims_nothing(self) -> None:
         self._app.state.draining = True
+        self.io_loop.run_sync(lambda: self.pause(0.1))  # a look for jobs may be under way
         job = self.add("add", {"a": 1})
         self.io_loop.run_sync(self.pause)
         self.assertEqual(self.stored(job)["state"], "waiting")
@@ -434,10 +457,10 @@ class ScheduleTest(JobsTest):
     def test_one_worker_of_all_runs_it_for_each_time(self) -> None:
         other = jobs.worker.Worker(dict(jobs.worker.find_jobs(self._app.routes)))
         task = self.io_loop.asyncio_loop.create_task(other(self._app))  # type: ignore[attr-defined]
-        for hour in range(1, 3):
-            wait_until(lambda: self.io_loop.run_sync(self.pause) or len(CleanHandler.calls) == hour, "it")  # noqa: B023
+        for hour in range(3):
             with mock.patch.object(time, "time", return_value=time.time() + 3600 * hour):
-                self.io_loop.run_sync(self.pause)
+                self.run_until(lambda: len(CleanHandler.calls) == hour + 1)  # noqa: B023
+        self.io_loop.run_sync(self.pause)
         task.cancel()
         self.assertEqual(CleanHandler.calls, 3 * [(7, "", [])])
         slots = [document["slot"] for document in self.database.job.find().sort("created")]
@@ -445,13 +468,13 @@ class ScheduleTest(JobsTest):
         self.assertRegex(slots[0], r"clean\.clean \d+00$")
 
     def test_it_is_kept_until_its_time_is_over(self) -> None:
-        wait_until(lambda: self.io_loop.run_sync(self.pause) or CleanHandler.calls, "it")
+        self.run_until(lambda: bool(CleanHandler.calls))
         with mock.patch.object(config, "JOB_LIFETIME", 1):
             self.database.job.update_one({}, {"$unset": {"slot": 1}})
             worker = get_worker(self._app)
             assert worker is not None
             worker._slots.clear()
-            wait_until(lambda: self.io_loop.run_sync(self.pause) or len(CleanHandler.calls) == 2, "again")
+            self.run_until(lambda: len(CleanHandler.calls) == 2)
             self.io_loop.run_sync(self.pause)
         document = self.database.job.find_one({"slot": {"$exists": True}})
         assert document is not None
@@ -466,6 +489,7 @@ class ScheduleTest(JobsTest):
 
 class UnusedTest(ServerTest):
     routes = [AuthRoute]
+    stores = False
 
     def test_without_an_action_it_changes_nothing(self) -> None:
         self.assertIsNone(get_worker(self._app))

@@ -62,6 +62,7 @@ class LimitTest(ServerTest):
         (r"/tea/(?P<action>[a-zA-Z]+)?", TeaHandler),
         (r"/other/(?P<action>[a-zA-Z]+)?", OtherTeaHandler),
     ]
+    stores = ("auth", "rate_limit", "user")
 
     def ask(self, path: str, body: str = "", **headers: str) -> Any:
         return self.fetch(f"/{path}", method="POST", body=body, headers=headers)
@@ -147,6 +148,7 @@ class DoorHandler(IndicoHandler):
 
 class LoginRateTest(ServerTest):
     routes = [AuthRoute, (r"/door/(?P<action>[a-zA-Z]+)?", DoorHandler)]
+    stores = ("auth", "rate_limit", "user")
 
     def get_app(self) -> Application:
         self.set(config, "LOGIN_RATE", (3, DAY))

@@ -82,6 +82,7 @@ class LogTest(ServerTest):
     """What goes to a stream that is no terminal, and at which level."""
 
     routes = [AuthRoute, UserRoute, (r"/odd/(?P<action>[a-zA-Z]+)?", OddHandler), (r"/plain", PlainHandler)]
+    stores = ("auth", "user")
     level = logging.INFO
 
     def setUp(self) -> None:

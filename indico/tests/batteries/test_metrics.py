@@ -65,6 +65,7 @@ class OddHandler(IndicoHandler):
 
 class MetricsTest(ServerTest):
     routes = [AuthRoute, (r"/odd/(?P<action>[a-zA-Z]+)?", OddHandler)]
+    stores = ("auth", "user")
 
     def scrape(self) -> Series:
         return read(self.fetch("/metrics").body.decode())

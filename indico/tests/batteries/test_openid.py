@@ -55,6 +55,7 @@ def encode(part: Any) -> str:
 
 class OpenIDTest(ServerTest):
     routes = [AuthRoute, UserRoute]
+    stores = ("auth", "user")
     fetches_at_start = False  # most tests change what the provider says before it is asked
 
     def get_app(self) -> Application:

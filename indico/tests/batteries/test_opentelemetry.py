@@ -79,6 +79,7 @@ def attributes(span: Span) -> dict[str, Any]:
 
 class TraceTest(ServerTest):
     routes = [AuthRoute, (r"/odd/(?P<action>[a-zA-Z]+)?", OddHandler)]
+    stores = ("auth", "user")
 
     def get_app(self) -> Application:
         self.collector = Collector()

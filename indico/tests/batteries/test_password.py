@@ -51,6 +51,7 @@ CHEAP = Argon2Hasher(1, 8, 1)
 
 class PasswordTest(ServerTest):
     routes = [AuthRoute, UserRoute, KeyRoute]
+    stores = ("auth", "password", "password_token", "user")
 
     def get_app(self) -> Application:
         self.mail_server = MailServer()
@@ -473,17 +474,14 @@ class MailTest(PasswordTest):
         self.assertEqual(answer, {"status": 503, "data": "Mail can't be sent: MAIL_URL is not set"})
 
     def test_a_password_of_the_server_is_sent_through_tls_alone(self) -> None:
+        smtp = self.enterContext(mock.patch.object(aiosmtplib, "SMTP", autospec=True))
         for url, port, use_tls, start_tls in (
             ("smtps://a%40b:c%3A@mail.example.com", 465, True, None),
             ("smtp://a%40b:c%3A@mail.example.com", 587, False, True),
             ("smtp://a%40b:c%3A@localhost:25", 25, False, None),
             ("smtp://mail.example.com:25", 25, False, None),
         ):
-            with (
-                self.subTest(url),
-                mock.patch.object(config, "MAIL_URL", url),
-                mock.patch.object(aiosmtplib, "SMTP", autospec=True) as smtp,
-            ):
+            with self.subTest(url), mock.patch.object(config, "MAIL_URL", url):
                 self.io_loop.run_sync(mail.connect)
                 options = smtp.call_args.kwargs
                 found = (options["port"], options["use_tls"], options["start_tls"])

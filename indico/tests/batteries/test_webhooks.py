@@ -82,6 +82,7 @@ class AddressTest(StrictTest):
 
 class WebhooksTest(ServerTest):
     routes = [AuthRoute, ToolRoute]
+    stores = ("auth", "job", "user")
 
     def setUp(self) -> None:
         patch = mock.patch.object(jobs.worker, "POLL_SECONDS", 0.02)
@@ -246,6 +247,7 @@ class InstallTest(ServerTest):
 
 class UnusedTest(ServerTest):
     routes = [AuthRoute]
+    stores = False
 
     def test_a_process_without_workers_sends_none(self) -> None:
         with mock.patch.object(config, "JOB_WORKERS", 0):

@@ -57,6 +57,7 @@ def install(application: Application) -> None:
 
 class HooksTest(ServerTest):
     routes = [AuthRoute]
+    stores = ("auth", "user")
 
     def get_app(self) -> Application:
         application = super().get_app()

@@ -49,6 +49,7 @@ class ReloadingTest(StrictTest):
 
         with (
             mock.patch.object(time, "sleep", sleep),
+            mock.patch.object(reloading, "PACKAGE", self.folder / "none"),  # it takes long to read
             redirect_stderr(io.StringIO()) as output,
             self.assertRaises(Replaced),
         ):

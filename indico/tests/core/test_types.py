@@ -628,6 +628,7 @@ class PaintHandler(IndicoHandler):
 
 class ServedTest(ServerTest):
     routes = [(r"/paint/(?P<action>[a-zA-Z]+)?", PaintHandler)]
+    stores = False
     body = {"trees": [{"child": {"child": 7}}], "colour": "red", "day": "2020-02-29"}
 
     def test_an_action_gets_what_pydantic_makes_of_a_body(self) -> None:

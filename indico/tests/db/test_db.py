@@ -59,6 +59,8 @@ async def checked_fields(fields: dict[str, Any]) -> Any:
 class WritingTest(MongoTest):
     """The two ways of calling a helper."""
 
+    stores = False
+
     @gen_test
     async def test_without_a_callback_a_helper_is_awaited(self) -> None:
         inserted = await insert({"a": 1})
@@ -128,6 +130,8 @@ class WritingTest(MongoTest):
 
 
 class ErrorTest(MongoTest):
+    stores = False
+
     @gen_test
     async def test_a_document_that_is_too_large_is_an_invalid_value(self) -> None:
         with self.assertRaises(InvalidValue):
@@ -374,6 +378,8 @@ class IndexTest(MongoTest):
 
 
 class SchemaTest(MongoTest):
+    stores = False
+
     @gen_test
     async def test_plain_fields_are_refused_lest_a_clients_operators_pass_among_them(self) -> None:
         for update in ({"size": 1}, {"$set": {}, "size": 1}):

@@ -28,6 +28,7 @@ class AccountTest(ServerTest):
     """A server with users, and a look at what it stores."""
 
     routes = [AuthRoute, UserRoute]
+    stores = ("auth", "user")
 
     def login(self, **changes: Any) -> Any:
         return self.post("auth/login", {**LOGIN_DATA, **changes}, {})

@@ -569,6 +569,7 @@ class BodySizeTest(ProbeTest):
 
 class CompressedBodyTest(ServerTest):
     routes = [AuthRoute, UserRoute, (r"/probe/(?P<action>[a-zA-Z]+)?", ProbeHandler)]
+    stores = ("auth", "user")
 
     def send(self, path: str, coding: str, headers: dict[str, str] = HEADERS, **options: Any) -> HTTPResponse:
         sent = {**headers, "Content-Encoding": coding}

@@ -70,6 +70,7 @@ class StylesTest(ServerTest):
         (r"/callback/(?P<action>[a-zA-Z]+)?", CallbackHandler),
         (r"/coroutine/(?P<action>[a-zA-Z]+)?", CoroutineHandler),
     ]
+    stores = ("auth", "user")
 
     def both(self, action: str, data: Any) -> Any:
         """What both ways answer, which is the same."""

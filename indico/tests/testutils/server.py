@@ -6,24 +6,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any, ClassVar, cast
-from unittest import mock
 
 from tornado.httpserver import HTTPServer
 from tornado.testing import AsyncHTTPTestCase
 
-from indico import db
 from indico.core.hooks import Application
 from indico.core.lifecycle import lifespan
 from indico.core.serving import make_http_server
 from indico.server import Route, make_app
 from indico.tests.mocks import HEADERS
 from indico.tests.testutils.mongo import DatabaseTest
-
-
-async def make_nothing() -> None:
-    """Build no indexes."""
 
 
 class ServerTest(DatabaseTest, AsyncHTTPTestCase):
@@ -37,20 +30,16 @@ class ServerTest(DatabaseTest, AsyncHTTPTestCase):
                 self.post("auth/login", LOGIN_DATA)
                 answer = self.post("order/create", {"item": "tea", "count": 2})
                 self.assertEqual(answer["status"], 200)
-
-    Set `stores = False` in tests that don't use the database: they are faster without indexes.
     """
 
     routes: ClassVar[Sequence[Route]] = ()
-    stores: ClassVar[bool] = True
     _app: Application
 
     def setUp(self) -> None:
         super().setUp()
+        self.leave_indexes_out()
         self._lifespan = lifespan(self._app)
-        indexes = nullcontext() if self.stores else mock.patch.object(db, "ensure_indexes", make_nothing)
-        with indexes:
-            self.io_loop.run_sync(self._lifespan.__aenter__)
+        self.io_loop.run_sync(self._lifespan.__aenter__)
 
     def tearDown(self) -> None:
         self.io_loop.run_sync(lambda: self._lifespan.__aexit__(None, None, None))

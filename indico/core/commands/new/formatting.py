@@ -7,7 +7,6 @@ from __future__ import annotations
 import importlib.util
 import io
 import subprocess
-import sys
 import textwrap
 import tokenize
 from collections.abc import Sequence
@@ -27,8 +26,10 @@ def format_files(root: Path, paths: Sequence[str]) -> str:
             "\nruff is not installed here, so lines were not formatted. In the new files' folder, run:"
             " pip install -e '.[dev]' && ruff format . && ruff check --fix ."
         )
+    from ruff import find_ruff_bin
+
     for words in (("format",), ("check", "--fix"), ("check", "--select", "E501", "--add-noqa"), ("format",)):
-        command = [sys.executable, "-m", "ruff", *words, "-q", "--no-cache", *paths]
+        command = [find_ruff_bin(), *words, "-q", "--no-cache", *paths]
         subprocess.run(command, cwd=root, capture_output=True)
     return ""
 

@@ -70,7 +70,7 @@ def find_used() -> set[str]:
     for path in (ROOT / "indico").rglob("*.py"):
         if "tests" not in path.parts:
             source = path.read_text(encoding="utf-8")
-            used.update(re.findall(r"(?<=\bmongodb\.)\w+|(?<=\bdatabase\.)\w+|(?<=\"/)\w+", source))
+            used.update(re.findall(r'(?:mongodb\.|database\.|"/)(\w+)', source))
     return used
 
 

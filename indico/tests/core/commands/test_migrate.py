@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from pymongo import IndexModel
+from pymongo import IndexModel, common
 from pymongo.collection import Collection
 from pymongo.errors import AutoReconnect, OperationFailure
 
@@ -241,6 +241,7 @@ class CommandTest(DatabaseTest):
         with (
             mock.patch.object(config, "MONGODB", "mongodb://127.0.0.1:1"),
             mock.patch.object(config, "MONGODB_TIMEOUT", 0.01),
+            mock.patch.object(common, "MIN_HEARTBEAT_INTERVAL", 0.01),  # PyMongo's pause
             self.assertRaisesRegex(SystemExit, "^Not migrated: MONGODB can't be used, ServerSelection"),
         ):
             run_main(indico.migrate)

@@ -13,9 +13,14 @@ import signal
 import subprocess
 import sys
 import termios
+from contextlib import chdir, redirect_stdout
+from io import StringIO
+from unittest import mock
 
 from tornado.testing import bind_unused_port
 
+from indico import config
+from indico.core.commands import shell
 from indico.tests.test_docs import needs_docs
 from indico.tests.testutils import slow
 from indico.tests.testutils.pages import read_blocks
@@ -94,18 +99,36 @@ class ScriptTest(ProcessTest):
             "ValueError: oops\n",
         )
 
+    def run_here(self, source: str) -> tuple[str, str]:
+        """Run a script in this process. Return what it prints, and the message at its end."""
+        with (
+            chdir(self.folder),
+            mock.patch.object(sys, "stdin", StringIO(source)),
+            redirect_stdout(StringIO()) as output,
+        ):
+            try:
+                shell.main([])
+            except SystemExit as end:
+                return output.getvalue(), str(end.code)
+        return output.getvalue(), ""
+
+    def test_it_runs_to_its_end(self) -> None:
+        source = "for number in range(2):\n    await asyncio.sleep(0)\n    print(number)\n'Ada'\n"
+        self.assertEqual(self.run_here(source), ("0\n1\n'Ada'\n", ""))
+
     def test_what_is_no_python_is_named_and_nothing_runs(self) -> None:
-        status, written, complaints = self.run_script("print(1)\nprint(\n")
-        self.assertEqual((status, written), (1, ""))
-        self.assertIn("SyntaxError", complaints)
+        written, complaint = self.run_here("print(1)\nprint(\n")
+        self.assertEqual(written, "")
+        self.assertIn("SyntaxError", complaint)
 
     @slow
     def test_it_exits_with_the_status_that_it_is_told(self) -> None:
         self.assertEqual(self.run_script("exit(3)\n"), (3, "", ""))
 
     def test_settings_that_make_no_sense_are_a_sentence(self) -> None:
-        sentence = "PORT should be a whole number from 0 to 65535, but is 'x'.\n"
-        self.assertEqual(self.run_script("print(1)", PORT="x"), (1, "", sentence))
+        sentence = "PORT should be a whole number from 0 to 65535, but is 'x'."
+        with mock.patch.object(config, "check", side_effect=config.SettingError(sentence)):
+            self.assertEqual(self.run_here("print(1)"), ("", sentence))
 
     def test_ctrl_c_ends_it_without_a_traceback(self) -> None:
         self.interrupt("print('here', flush=True)\nawait asyncio.sleep(1000)\n")
@@ -128,6 +151,7 @@ class ScriptTest(ProcessTest):
         self.assertEqual((process.wait(PATIENCE), process.stdout.read()), (130, b""))
         process.stdout.close()
 
+    @slow
     def test_in_development_it_brings_a_mongod_of_its_own(self) -> None:
         socket, port = bind_unused_port()
         socket.close()
@@ -228,6 +252,7 @@ class TerminalTest(ProcessTest):
         terminal.type("\x04")
         self.assertEqual(terminal.process.wait(PATIENCE), 0)
 
+    @slow
     def test_a_session_with_ipython(self) -> None:
         if importlib.util.find_spec("IPython") is None:
             self.skipTest("IPython is not installed")
@@ -251,7 +276,13 @@ class TerminalTest(ProcessTest):
         (self.folder / "traitlets").mkdir()
         (self.folder / "traitlets" / "config.py").write_text("Config = dict\n")
         (self.folder / "traitlets" / "__init__.py").touch()
-        terminal = self.open(COMMAND)  # its folder comes before what is installed
-        terminal.wait_for("Ctrl-D ends.\n")
-        terminal.wait_for("asyncio, config, db, AuthDB, UserDB: None\n")
-        self.assertEqual(terminal.process.wait(PATIENCE), 0)
+        with (
+            mock.patch.object(sys, "path", [str(self.folder), *sys.path]),
+            mock.patch.dict(sys.modules),
+            mock.patch.object(sys, "stdin", mock.Mock(isatty=lambda: True)),
+            redirect_stdout(StringIO()) as output,
+        ):
+            for name in [name for name in sys.modules if name.partition(".")[0] in ("IPython", "traitlets")]:
+                del sys.modules[name]
+            shell.main([])
+        self.assertRegex(output.getvalue(), "Ctrl-D ends.\n.*, asyncio, config, db, AuthDB, UserDB: None\n$")

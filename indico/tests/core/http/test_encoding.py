@@ -247,6 +247,7 @@ class StoredTest(OnDriver, ServerTest):
     """A user with all types that another program may have stored."""
 
     routes = [AuthRoute, UserRoute]
+    stores = ("user",)
 
     def test_what_another_program_stored_keeps_no_user_from_anything(self) -> None:
         self.post("auth/login", LOGIN_DATA)

@@ -886,10 +886,14 @@ class LeavingTest(HostileTest):
 
     def leave_everywhere(self, data: bytes) -> None:
         """Leave after each byte of it, by an end and by a reset."""
-        for leave in (Client.end, Client.reset):
-            for length in range(len(data) + 1):
-                self.io_loop.run_sync(lambda: self.vanish(data[:length], leave), timeout=PATIENCE)  # noqa: B023
-                self.most_lines += 2
+
+        async def leave_each() -> None:
+            for leave in (Client.end, Client.reset):
+                for length in range(len(data) + 1):
+                    await asyncio.wait_for(self.vanish(data[:length], leave), PATIENCE)
+                    self.most_lines += 2
+
+        self.io_loop.run_sync(leave_each)
         [answer] = self.exchange(LAST_REQUEST)
         self.assertEqual(answer.status, LAST)
 

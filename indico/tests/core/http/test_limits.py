@@ -63,6 +63,7 @@ class LimitTest(ServerTest):
 
     limits: ClassVar[dict[str, float]] = {}
     routes = [(r"/probe/(?P<action>[a-zA-Z]+)?", ProbeHandler)]
+    stores = False
 
     def setUp(self) -> None:
         for module, name, value in [

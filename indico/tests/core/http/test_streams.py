@@ -177,7 +177,7 @@ class EndlessHandler(ProbeHandler):
 
 class StreamTest(ServerTest):
     server: ClassVar[str] = "own"
-    stores = False
+    stores: ClassVar[bool | tuple[str, ...]] = False
     routes = [
         (r"/probe/(?P<action>[a-zA-Z]+)?", ProbeHandler),
         (r"/patient/(?P<action>[a-zA-Z]+)?", PatientHandler),
@@ -236,7 +236,7 @@ class StreamTest(ServerTest):
         count = -1
         while count != self.yielded or not count:
             count = self.yielded
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.05)
         return count
 
 
@@ -493,7 +493,7 @@ class DrainTest(StreamTest):
 
 
 class AuthTest(StreamTest):
-    stores = True
+    stores = ("auth", "user")
 
     def test_a_stream_may_need_a_key(self) -> None:
         self.assert_answer(self.call("keyed", count=1), 401, "User not authenticated")

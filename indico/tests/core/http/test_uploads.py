@@ -349,6 +349,7 @@ class UploadTest(ServerTest):
 
 class KeyTest(ServerTest):
     routes = UploadTest.routes
+    stores = ("auth", "user")
 
     def test_with_a_key_it_is_stored(self) -> None:
         self.post("auth/login", LOGIN_DATA)

@@ -8,8 +8,10 @@ import socketserver
 import struct
 import threading
 from typing import Any
+from unittest import mock
 
 import bson
+from pymongo import common
 from pymongo.errors import BulkWriteError, OperationFailure
 
 import indico.db
@@ -90,6 +92,7 @@ class StubTest(OnDriver, ServerTest):
     def setUp(self) -> None:
         self.stub = StubMongoDB()
         self.addCleanup(self.stub.close)
+        self.enterContext(mock.patch.object(common, "MIN_HEARTBEAT_INTERVAL", 0.01))  # PyMongo's pause
         super().setUp()
 
     def use(self, uri: str) -> None:

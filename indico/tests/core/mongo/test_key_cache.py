@@ -73,6 +73,7 @@ class CacheTest(ServerTest):
     """A server on a replica set of one, with KEY_CACHE."""
 
     routes = [AuthRoute, UserRoute, KeyRoute, (r"/speak/(?P<action>[a-zA-Z]+)?", SpeakHandler)]
+    stores = ("auth", "user")
     lifetime: float = 60
 
     def setUp(self) -> None:
@@ -404,6 +405,7 @@ class StreamTest(StrictTest, AsyncTestCase):
 
 class StandaloneTest(ServerTest):
     routes = [AuthRoute]
+    stores = ("auth", "user")
 
     def setUp(self) -> None:
         patch = mock.patch.object(config, "KEY_CACHE", 60)

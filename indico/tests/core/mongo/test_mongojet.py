@@ -30,6 +30,7 @@ needs_mongojet = unittest.skipUnless(is_installed, "mongojet is not installed")
 
 
 class DriverTest(MongoTest):
+    stores = False
     driver = "mongojet"
 
     def setUp(self) -> None:
@@ -254,6 +255,7 @@ class OnPyMongoTest(DriverTest):
     @gen_test
     async def test_a_client_that_is_closed_is_of_no_use(self) -> None:
         things, client = self.things, db.CLIENT
+        await self.things.find_one()
         await client.close()
         with self.assertRaises(errors.InvalidOperation):
             await client[self.database.name].things.find_one()

@@ -141,6 +141,8 @@ class Untouchable:
 class AuthTest(MongoTest):
     """A test with one valid key, USER_KEY."""
 
+    stores = ("auth",)
+
     def setUp(self) -> None:
         super().setUp()
         AuthDB.save_key(USER_KEY, USER_ID, self.callback)

@@ -180,6 +180,7 @@ class CheckAccessTokenTest(GraphTest):
 
 class LoginWithFacebookTest(GraphTest, ServerTest):
     routes = [AuthRoute]
+    stores = ("auth", "user")
 
     def get_http_client(self) -> AsyncHTTPClient:
         # The shared client sends ten requests at a time, which is what the server must not do.

@@ -17,7 +17,7 @@ from typing import Any
 import indico
 from indico.core.commands.new import ROOT, CannotCreate, check_root
 from indico.core.commands.new.formatting import format_files
-from indico.core.commands.new.project.names import check_name, rename_files
+from indico.core.commands.new.project.names import check_name, check_unused, rename_files
 from indico.core.commands.new.project.parts import DEFAULT, NAMES, check_needs, sort_names, split_names
 from indico.core.commands.new.project.rendering import Files, read_files, remove_parts, run_git
 
@@ -76,14 +76,16 @@ def write_copy(folder: Path, wanted: Collection[str]) -> int:
     if importlib.util.find_spec("ruff") is None:
         raise CannotCreate("ruff, which formats the copy, is not installed: pip install -e '.[dev]'")
     check_needs(wanted)
-    files = read_files()
-    check_name(folder.name, files)
+    check_name(folder.name)
     check_folder(folder)
-    remove_parts(files, wanted)
-    files = rename_files(files, folder.name)
+    files = read_files()
+    check_unused(folder.name, files)
     record = {"name": folder.name, "version": indico.__version__, "commit": find_commit()}
-    files[RECORD] = json.dumps({**record, "parts": sort_names(wanted)}, indent=2) + "\n"
     try:
+        folder.mkdir()
+        remove_parts(files, wanted)
+        files = rename_files(files, folder.name)
+        files[RECORD] = json.dumps({**record, "parts": sort_names(wanted)}, indent=2) + "\n"
         write_files(folder, files)
     except OSError as error:
         raise CannotCreate(f"{folder} can't be created: {error.strerror}.") from error

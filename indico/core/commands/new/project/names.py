@@ -17,8 +17,8 @@ OLD = "indico"
 KEPT = ("LICENSE",)  # unchanged: it names the author
 
 
-def check_name(name: str, files: Mapping[str, str]) -> None:
-    """Raise CannotCreate unless a package can have this name and it is not used yet."""
+def check_name(name: str) -> None:
+    """Raise CannotCreate unless a package can have this name."""
     if not re.fullmatch("(?=.{1,40}$)[a-z][a-z0-9]*(_[a-z0-9]+)*", name) or keyword.iskeyword(name):
         raise CannotCreate(
             f"{name!r} can't be the name of a package: use lower-case letters, digits and single underscores,"
@@ -28,16 +28,20 @@ def check_name(name: str, files: Mapping[str, str]) -> None:
         raise CannotCreate(f"{name} contains the old name, {OLD}: choose another name.")
     if name in sys.stdlib_module_names or name in dir(builtins):
         raise CannotCreate(f"{name} is a name in Python itself: choose another name.")
+
+
+def check_unused(name: str, files: Mapping[str, str]) -> None:
+    """Raise CannotCreate if a package or something in these files has the name."""
     if any(path.startswith(f"{name}/") for path in files) or name in ("build", "dist"):
         raise CannotCreate(f"{name} is a folder beside the package: choose another name.")
     if importlib.util.find_spec(name) is not None:
         raise CannotCreate(f"{name} is an installed package: choose another name.")
-    sources = [source for path, source in files.items() if path.endswith(".py")]
-    old = {word for source in sources for word in re.findall(rf"\w*{OLD}\w*", source, re.IGNORECASE)}
+    words = {path: {*re.findall(r"\w+", text)} for path, text in files.items() if path.endswith(".py")}
+    old = {word for found in words.values() for word in found if OLD in word.lower()}
     new = {name, *map(make_rename(name), old)}
-    for source in sources:
-        found = new.intersection(re.findall(r"\w+", source))
-        for word in sorted(found and found & read_names(source.encode())):
+    for path in words:
+        found = new & words[path]
+        for word in sorted(found and found & read_names(files[path].encode())):
             raise CannotCreate(f"{word} is already a name in the code: choose another name than {name}.")
 
 

@@ -74,8 +74,8 @@ def remove_parts(files: Files, wanted: Collection[str]) -> None:
     ci_run = files[f"{OLD}/core/commands/new/project/templates/ci_run.txt"]
     for path in [path for path in files if is_of(path, [*PARTS]) and not is_of(path, wanted)]:
         del files[path]
-        page = re.sub(r"^docs/|\.rst$", "", path)
-        replace_in(files, "docs/*.rst", rf"^ +/?{page}\n", "")  # in a table of contents
+        if page := re.fullmatch(r"docs/(.*)\.rst", path):
+            replace_in(files, "docs/*.rst", rf"^ +/?{page[1]}\n", "")  # in a table of contents
     files[".ci/run"] = ci_run
     keep_regions(files, wanted)
     for part in absent:

@@ -4,6 +4,7 @@ Copies of this checkout: what is in them and what is not, what is refused, and t
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import os
@@ -20,7 +21,7 @@ from unittest import mock
 from indico.core.commands.new import CannotCreate
 from indico.core.commands.new.__main__ import main
 from indico.core.commands.new.project import RECORD, find_commit, make_project, rendering, write_files
-from indico.core.commands.new.project.names import check_name, make_rename, rename_files
+from indico.core.commands.new.project.names import check_unused, make_rename, rename_files
 from indico.core.commands.new.project.parts import DEFAULT, NAMES, PARTS, Part, split_names
 from indico.core.commands.new.project.rendering import (
     Files,
@@ -57,15 +58,26 @@ class ProjectTest(StrictTest):
         make_project(self.folder / name, also, without)
         return self.folder / name
 
-    def assert_refused(self, reason: str, path: str | Path, without: str = "") -> None:
+    def assert_refused(
+        self, reason: str, path: str | Path, without: str = "", files: Files | None = None
+    ) -> None:
         before = sorted(self.folder.rglob("*"))
-        with self.assertRaisesRegex(CannotCreate, reason):
+        with (
+            self.assertRaisesRegex(CannotCreate, reason),
+            mock.patch("indico.core.commands.new.project.read_files", return_value=files or read_once()),
+        ):
             make_project(self.folder / path, without=without)
         self.assertEqual(sorted(self.folder.rglob("*")), before)
 
 
-def render(wanted: Collection[str]) -> Files:
-    files = read_files()
+@functools.cache
+def read_once() -> Files:
+    return read_files()
+
+
+@functools.cache
+def render(*wanted: str) -> Files:
+    files = dict(read_once())
     remove_parts(files, wanted)
     return files
 
@@ -131,12 +143,10 @@ class CopyTest(ProjectTest):
             main(["project", path])
 
     def test_a_copy_that_does_not_start_is_not_made(self) -> None:
-        files = {**read_files(), "indico/server.py": "BATTERIES = 1 / 0\n"}
-        with (
-            mock.patch("indico.core.commands.new.project.read_files", return_value=files),
-            mock.patch("indico.core.commands.new.project.format_files"),
-        ):
-            self.assert_refused("not start, so it was not made: ZeroDivisionError: division by zero", "shop")
+        files = {"indico/__init__.py": "", "indico/server.py": "BATTERIES = 1 / 0\n"}
+        reason = "not start, so it was not made: ZeroDivisionError: division by zero"
+        with mock.patch("indico.core.commands.new.project.remove_parts"):
+            self.assert_refused(reason, "shop", files=files)
 
     def test_without_ruff_it_says_how_to_get_it(self) -> None:
         with mock.patch.object(importlib.util, "find_spec", return_value=None):
@@ -185,7 +195,8 @@ def find_mentions(copy: Path, absent: Collection[str]) -> list[str]:
         lines = [path.name, *path.read_text(errors="replace").splitlines()]
         text = "\0" not in "".join(lines) and path.name != "LICENSE"
         for name in absent if text else ():
-            found += [f"{name}: {path.name}: {line}" for line in lines if PARTS[name].pattern.search(line)]
+            search = PARTS[name].pattern.search
+            found += [f"{name}: {path.name}: {line}" for line in lines if search(line)]
     return found
 
 
@@ -202,7 +213,7 @@ class ReadingTest(ProjectTest):
         for number, names in enumerate(wanted):
             with self.subTest(names):
                 copy = self.folder / str(number)
-                write_files(copy, render(names))
+                write_files(copy, render(*names))
                 command = [sys.executable, "-m", "ruff", "check", "--fix", "-q", "--select", "F401", "."]
                 subprocess.run(command, cwd=copy, check=True)  # imports that nothing uses any more
                 allowed = {MENTIONS[name] for name in names if name in MENTIONS}
@@ -228,7 +239,7 @@ class ReadingTest(ProjectTest):
 
     def test_every_page_that_is_linked_is_there(self) -> None:
         for wanted in ([], DEFAULT, NAMES):
-            files = render(wanted)
+            files = render(*wanted)
             pages = {path[5:-4] for path in files if re.fullmatch(r"docs/.*\.rst", path)}
             for page in sorted(pages):
                 text = files[f"docs/{page}.rst"]
@@ -238,7 +249,7 @@ class ReadingTest(ProjectTest):
                 self.assertEqual([link for link in missing if link != "batteries/*"], [], page)
 
     def test_a_copys_readme_lists_the_folders_that_are_there(self) -> None:
-        files = render(DEFAULT)
+        files = render(*DEFAULT)
         house = files["README.md"].partition("## Directory layout\n\n```\n")[2].partition("\n```")[0]
         self.assertIn("  server.py ", house)
         for name in re.findall(r"^ {0,2}(\S+[/.]\w*)[, ]", house, re.MULTILINE):
@@ -282,7 +293,7 @@ class RefusedTest(ProjectTest):
     def test_a_class_that_is_there_already(self) -> None:
         source = {"a.py": "class IndicoHandler: ...\nclass TeaHandler: ...\n"}
         with self.assertRaisesRegex(CannotCreate, "TeaHandler is already a name"):
-            check_name("tea", source)
+            check_unused("tea", source)
 
     def test_a_folder_that_is_there_or_can_not_be_made(self) -> None:
         (self.folder / "shop").mkdir()
