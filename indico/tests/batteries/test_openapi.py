@@ -139,12 +139,11 @@ class PathsTest(StrictTest):
         return response["content"]["application/json"]["schema"]["properties"]["data"]
 
     def test_all_actions_and_pages_are_there_and_nothing_else(self) -> None:
-        ours = [
-            path for path in self.document["paths"] if re.match("/(tea|endless|cups|nothing|tornado)", path)
-        ]
+        paths = self.document["paths"]
+        ours = [path for path in paths if re.match("/(tea|endless|cups|nothing|tornado)", path)]
         tea = [f"/tea/{action}" for action in ("brew", "pour", "taste", "steep", "smell", "stir")]
         self.assertEqual(ours, [*tea, "/endless/wait", "/cups/{cup}.txt"])
-        self.assertIn("/openapi.json", self.document["paths"])
+        self.assertIn("/openapi.json", paths)
 
     def test_an_action_is_described_by_its_docstring(self) -> None:
         brew = self.describe("/tea/brew")
