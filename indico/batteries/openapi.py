@@ -1,8 +1,6 @@
 """
-API description: `GET /openapi.json`, an OpenAPI 3.1 document that is made from the code.
-
-It describes the routes and their actions, `@auth`, the names of `@unpack`, the types of `@type_check`, return
-annotations, schemas and docstrings. A new route is described without further steps.
+API description: `GET /openapi.json`, an OpenAPI 3.1 document. It is made from the routes, their decorators,
+annotations and docstrings.
 """
 
 from __future__ import annotations
@@ -69,10 +67,7 @@ def describe_application(application: Application) -> dict[str, Any]:
 
 
 def find_operations(rules: Iterable[Rule], more_statuses: dict[str, list[int]]) -> Iterator[tuple[Any, ...]]:
-    """
-    Yield the path, the function, the handler and the statuses of each action and page. Patterns with unnamed
-    groups are skipped: we can't name their parameters.
-    """
+    """Yield the path, function, handler and statuses of each action and page, if all groups have names."""
     for rule in rules:
         handler = rule.target
         if isinstance(handler, RuleRouter):

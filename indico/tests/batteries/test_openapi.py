@@ -116,7 +116,7 @@ class CupHandler(PageHandler):
 ROUTES: Any = [
     (r"/tea/(?P<action>[a-zA-Z]+)?", TeaHandler),
     (r"/endless/(?P<action>[a-zA-Z]+)?", EndlessHandler),
-    (r"/cups/(?P<cup>[0-9]+)\.txt", CupHandler),
+    (r"/cups/.*\.txt", [(r"/cups/(?P<cup>[0-9]+)\.txt", CupHandler)]),  # a route within a route
     (r"/cups/([a-z]+)", CupHandler),  # nobody can tell what this is
     (r"/cups/?", CupHandler),
     (r"/nothing", TeaHandler),  # this leads to no action
@@ -139,16 +139,11 @@ class PathsTest(StrictTest):
         return response["content"]["application/json"]["schema"]["properties"]["data"]
 
     def test_all_actions_and_pages_are_there_and_nothing_else(self) -> None:
-        ours = [
-            path for path in self.document["paths"] if re.match("/(tea|endless|cups|nothing|tornado)", path)
-        ]
+        paths = self.document["paths"]
+        ours = [path for path in paths if re.match("/(tea|endless|cups|nothing|tornado)", path)]
         tea = [f"/tea/{action}" for action in ("brew", "pour", "taste", "steep", "smell", "stir")]
         self.assertEqual(ours, [*tea, "/endless/wait", "/cups/{cup}.txt"])
-        self.assertIn("/openapi.json", self.document["paths"])
-
-    def test_routes_within_a_route_are_there(self) -> None:
-        document = describe_application(make_app(routes=[(r"/cups/.*", ROUTES[2:3])]))
-        self.assertIn("/cups/{cup}.txt", document["paths"])
+        self.assertIn("/openapi.json", paths)
 
     def test_an_action_is_described_by_its_docstring(self) -> None:
         brew = self.describe("/tea/brew")

@@ -1,6 +1,5 @@
 """
-Base classes of tests: `server.ServerTest` for routes, `mongo.MongoTest` for database helpers, and
-`strict.StrictTest` for everything else.
+Base classes of tests: `ServerTest` for routes, `MongoTest` for database helpers, and `StrictTest`.
 """
 
 import os

@@ -29,9 +29,8 @@ MIN_FREE = 2 * 1024**3  # bytes, several times as many as the whole suite needs
 @functools.cache
 def start_mongodb() -> MongoClient[dict[str, Any]]:
     """
-    Return a client of the MongoDB that the tests use: the one that the environment variable MONGODB names, or
-    else a private mongod on a free port. It is started here. At the end of the process, it is stopped and its
-    data is deleted.
+    Return a client of the MongoDB in the variable MONGODB. If it is not set, start a private mongod
+    on a free port. At the end of the process, it is stopped and its data is deleted.
     """
     if not os.environ.get("MONGODB"):
         socket, port = bind_unused_port()
