@@ -34,7 +34,7 @@ OWNED = (
 )
 ALLOWED_IN_CORE = ("core", "config", "error", "__version__")
 MOST_PRIVATE = 8  # names
-CORE_LINES = 7707  # the aim is 4800
+CORE_LINES = 7723  # the aim is 4800
 DOCUMENTED = {
     "_exit",
     "_current_frames",
@@ -65,7 +65,6 @@ class Private(NamedTuple):
 
 
 KNOWN = [  # docs/private_parts has the same list
-    Private("batteries/openapi.py", "default_router", "the routes of the application"),
     Private("core/adapters.py", "_use_prebuilt", "models whose dates are read like all others"),
     Private("core/fetch.py", "tcp_client", "how Tornado's client connects, for proxies"),
     Private("core/http/asgi.py", "context", "where Tornado looks for the client's address"),

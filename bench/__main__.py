@@ -25,6 +25,7 @@ KINDS = {  # module: whether its `measure` takes seconds and rounds, or just whe
     "answers": None,
     "layers": True,
     "jobs": True,
+    "batteries": True,
 }
 
 

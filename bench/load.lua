@@ -1,6 +1,7 @@
 -- What wrk sends: lua load.lua's arguments are the action and a file with a line "oauth_id key" a user.
 
-local paths = { echo = "/echo/echo", check = "/auth/check", update = "/user/update", login = "/auth/login" }
+local paths = { echo = "/echo/echo", check = "/auth/check", update = "/user/update", login = "/auth/login",
+  plain = "/cost/plain", limited = "/cost/limited", idempotent = "/cost/idempotent", replay = "/cost/idempotent" }
 local users = {}
 local action, token
 local count = 0
@@ -27,7 +28,9 @@ function request()
     body = '{"access_token": "' .. token .. '", "oauth_id": "' .. user.oauth_id ..
       '", "user": {"name": "Ada ' .. count .. '", "email": "ada@example.com"}}'
   end
-  if action ~= "update" and action ~= "check" then headers.indico_key = nil end
+  if action == "echo" or action == "login" then headers.indico_key = nil end
+  if action == "idempotent" then headers["Idempotency-Key"] = os.time() .. "-" .. count end
+  if action == "replay" then headers["Idempotency-Key"] = "1" end
   return wrk.format("POST", paths[action], headers, body)
 end
 

@@ -38,7 +38,7 @@ class ASGIApplication:
             if self._running is not None:
                 await serve_request(self._running, scope, receive, send)
             else:
-                error = Unavailable("The server can not start; its log says why")
+                error = Unavailable("The server can't start: see its log")
                 await send_error(error, scope, receive, send)
         elif scope["type"] == "lifespan":
             await self._run_lifespan(receive, send)

@@ -83,7 +83,7 @@ METRICS_TOKEN = environment.secret("METRICS_TOKEN")  # required to read /metrics
 
 # The battery jobs
 JOB_WORKERS = environment.whole("JOB_WORKERS", 1, 0, 1000)  # jobs that a process runs at a time
-JOB_LEASE = environment.number("JOB_LEASE", 30, 1, 3600)  # seconds until the job of a lost worker is taken
+JOB_LEASE = environment.number("JOB_LEASE", 30, 1, 3600)  # seconds until a lost worker's job is run again
 JOB_LIFETIME = environment.number("JOB_LIFETIME", 7 * 24 * 3600, 1, 10 * YEAR)  # seconds, of a result
 
 # The battery openid
@@ -120,7 +120,7 @@ def check() -> None:
     if PRODUCTION and len(USER_SALT) < 16:
         problems.append("USER_SALT should be a secret of at least 16 characters in production.")
     if PRODUCTION and DEV_TOKEN:
-        problems.append("DEV_TOKEN opens every account: unset it in production.")
+        problems.append("DEV_TOKEN can log in as any user: unset it in production.")
     if problems:
         raise SettingError("\n".join(problems))
 

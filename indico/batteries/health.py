@@ -37,15 +37,15 @@ class ReadyHandler(PageHandler):
         """
         Should the server get requests?
 
-        503: MongoDB does not respond within a second, start-up work is missing, or the server is going down.
+        503: MongoDB does not respond within a second, start-up work is not done, or the server is stopping.
         """
         try:
             await asyncio.wait_for(ping(), PING_TIMEOUT)
         except TimeoutError as error:
-            raise Unavailable("The database did not answer in time") from error
+            raise Unavailable("The database did not respond in time") from error
         state = get_state(self.application)
         if state.missing:
             raise Unavailable(f"Not done yet: {', '.join(sorted(state.missing))}")
         if state.draining:
-            raise Unavailable("The server is going down")
+            raise Unavailable("The server is stopping")
         self.respond(True)

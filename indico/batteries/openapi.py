@@ -1,8 +1,8 @@
 """
-API description: `GET /openapi.json`, an OpenAPI 3.1 document made from what is in the code.
+API description: `GET /openapi.json`, an OpenAPI 3.1 document that is made from the code.
 
-Routes and their actions, `@auth`, the names of `@unpack`, the types of `@type_check`, return annotations,
-schemas and docstrings: a new route appears in it by itself.
+It describes the routes and their actions, `@auth`, the names of `@unpack`, the types of `@type_check`, return
+annotations, schemas and docstrings. A new route is described without further steps.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from tornado.routing import PathMatches, RuleRouter
+from tornado.routing import PathMatches, Rule, RuleRouter
 
 from indico import __version__, config
 from indico.core.hooks import Application
@@ -21,14 +21,14 @@ from indico.core.http.pages import PageHandler
 from indico.routes.handler import IndicoHandler
 
 INTRODUCTION = """\
-Every answer is an envelope, `{"status": 200, "data": ...}`; the `data` of an error is a sentence.
+Every response is an envelope: `{"status": 200, "data": ...}`. The `data` of an error is a message.
 
-`/auth/login` answers with a key. It goes along with other calls in the header `indico_key`, or as
-`Authorization: Bearer <key>`. A body is JSON or a form, whatever its content type says.
+`/auth/login` returns a key. Send it with all other requests, in the header `indico_key` or as
+`Authorization: Bearer <key>`. A body is JSON or a form, whatever its content type.
 """
-DEVELOPMENT = "\nThe token that the server printed when it started is taken in place of any other.\n"
+DEVELOPMENT = "\nIn development `/auth/login` also accepts the token that the server prints when it starts.\n"
 ACTION = re.compile(r"\(\?P<action>([^()]*)\)\??")  # within a route's pattern
-GROUP = re.compile(r"\(\?P<(\w+)>[^()]*\)")  # what else of a path the handler gets
+GROUP = re.compile(r"\(\?P<(\w+)>[^()]*\)")  # another part of the path that the handler gets
 
 
 def install(application: Application) -> None:
@@ -50,12 +50,12 @@ class OpenAPIHandler(PageHandler):
 
 
 def describe_application(application: Application) -> dict[str, Any]:
-    """The OpenAPI document of all that the application serves."""
+    """Return the OpenAPI document of all routes of the application."""
     # It imports pydantic, which only this page may need.
     from indico.core.openapi import SECURITY, OpenAPIDocument
 
     document = OpenAPIDocument()
-    for operation in find_operations(application.default_router, application.hooks.extra_statuses):
+    for operation in find_operations(application.routes, application.hooks.extra_statuses):
         document.add(*operation)
     description = INTRODUCTION + ("" if config.PRODUCTION else DEVELOPMENT)
     return {
@@ -68,15 +68,15 @@ def describe_application(application: Application) -> dict[str, Any]:
     }
 
 
-def find_operations(router: Any, more_statuses: dict[str, list[int]]) -> Iterator[tuple[Any, ...]]:
+def find_operations(rules: Iterable[Rule], more_statuses: dict[str, list[int]]) -> Iterator[tuple[Any, ...]]:
     """
     Yield the path, the function, the handler and the statuses of each action and page. Patterns with unnamed
     groups are skipped: we can't name their parameters.
     """
-    for rule in router.rules:
+    for rule in rules:
         handler = rule.target
         if isinstance(handler, RuleRouter):
-            yield from find_operations(handler, more_statuses)
+            yield from find_operations(handler.rules, more_statuses)
         if not isinstance(handler, type) or not isinstance(rule.matcher, PathMatches):
             continue
         pattern = rule.matcher.regex.pattern.removesuffix("$")

@@ -1,5 +1,5 @@
 """
-The machine room. You can write routes without opening it. An update of the boilerplate replaces it.
+The code that your files use. You need not open it to write a route. An update of the boilerplate replaces it.
 
-It imports `indico.config` and `indico.error`, and no other room.
+Of the files that you edit, it imports only `indico.config` and `indico.error`.
 """

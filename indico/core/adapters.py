@@ -52,7 +52,7 @@ def make_adapter(kind: Any) -> TypeAdapter[Any]:
         adapter.rebuild(raise_errors=True)
     except (NameError, PydanticUserError, pydantic_core.SchemaError) as error:
         reason = str(error).partition("\n")[0]
-        raise TypeError(f"{name_type(kind)} is no type to check by: {reason}") from error
+        raise TypeError(f"{name_type(kind)} is not a type that can be checked: {reason}") from error
     return adapter
 
 

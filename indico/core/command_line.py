@@ -20,12 +20,12 @@ from indico import config
 
 ENV_FILE = Path(".env")  # in the working directory
 
-ADDRESS_HELP = "where to listen (default: 127.0.0.1; in production, all addresses)"
+ADDRESS_HELP = "the address to listen on (default: 127.0.0.1; in production, all addresses)"
 EXAMPLES = """
 examples:
   python -m indico.server                      for development
-  python -m indico.server --port 5001          beside another server
-  python -m indico.server --address 0.0.0.0    for other machines to reach it
+  python -m indico.server --port 5001          on another port
+  python -m indico.server --address 0.0.0.0    reachable from other machines
   INDICO_ENV=production python -m indico.server --workers 4
 
 An option overrides the environment variable of the same name. All other
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     version = f"indico {indico.__version__}, Tornado {tornado.version}, PyMongo {pymongo.version}"
     parser.add_argument("--version", action="version", version=version)
-    parser.add_argument("--port", dest="PORT", metavar="PORT", help="0 selects a free port (default: 5000)")
+    parser.add_argument("--port", dest="PORT", metavar="PORT", help="0: any free port (default: 5000)")
     parser.add_argument("--address", dest="ADDRESS", metavar="ADDRESS", help=ADDRESS_HELP)
     parser.add_argument("--workers", dest="WORKERS", metavar="WORKERS", help="processes (default: 1)")
     parser.add_argument("--http", dest="HTTP_SERVER", metavar="SERVER", help="own (default), or tornado")

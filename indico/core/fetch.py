@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from tornado.httpclient import HTTPError, HTTPResponse
-from tornado.iostream import IOStream, UnsatisfiableReadError
+from tornado.iostream import IOStream, StreamClosedError, UnsatisfiableReadError
 from tornado.netutil import Resolver
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 from tornado.tcpclient import TCPClient
@@ -43,7 +43,7 @@ async def fetch_json(url: str, seconds: float) -> Any:
     proxy = find_proxy(url)
     client = make_client()
     if proxy:
-        client.tcp_client = ProxyClient(proxy)
+        client.tcp_client = ProxyClient(proxy, seconds)
     response = await fetch(client, url, seconds)
     return json.loads(response.body.decode("utf-8", "replace"))
 
@@ -91,9 +91,10 @@ def find_proxy(url: str) -> str:
 class ProxyClient(TCPClient):
     """Connects to HTTPS servers by the method CONNECT of an HTTP proxy (RFC 9110, 9.3.6)."""
 
-    def __init__(self, proxy: str) -> None:
+    def __init__(self, proxy: str, seconds: float) -> None:
         super().__init__()
         self._proxy = urlsplit(proxy)
+        self._seconds = seconds  # to connect; not all versions of Tornado pass a timeout to `connect`
 
     async def connect(self, host: str, port: int, *args: Any, **options: Any) -> IOStream:
         tls = options.pop("ssl_options")
@@ -102,16 +103,19 @@ class ProxyClient(TCPClient):
         if self._proxy.username is not None:
             user = f"{unquote(self._proxy.username)}:{unquote(self._proxy.password or '')}"
             head += f"Proxy-Authorization: Basic {base64.b64encode(user.encode()).decode()}\r\n"
-        async with asyncio.timeout(options["timeout"]):
-            stream = await super().connect(
-                self._proxy.hostname or "", self._proxy.port or 80, *args, **options
-            )
-            try:
-                await stream.write(f"{head}\r\n".encode())
-                answer = await stream.read_until(b"\r\n\r\n", LARGEST_HEAD)
-                if not re.match(rb"HTTP/1\.[01] 2", answer):
-                    raise OSError(f"The proxy responded with {answer[:20]!r}")
-                return await stream.start_tls(False, tls, host)
-            except BaseException:
-                stream.close()
-                raise
+        try:
+            async with asyncio.timeout(self._seconds):
+                proxy = self._proxy.hostname or "", self._proxy.port or 80
+                stream = await super().connect(*proxy, *args, **options)
+                try:
+                    await stream.write(f"{head}\r\n".encode())
+                    answer = await stream.read_until(b"\r\n\r\n", LARGEST_HEAD)
+                    if not re.match(rb"HTTP/1\.[01] 2", answer):
+                        raise OSError(f"The proxy responded with {answer[:20]!r}")
+                    return await stream.start_tls(False, tls, host)
+                except BaseException:
+                    if stream.socket is not None:  # `start_tls` has not taken it
+                        stream.close()
+                    raise
+        except TimeoutError:  # Tornado 6.5, which has given up already, would log it
+            raise StreamClosedError from None

@@ -71,7 +71,7 @@ async def drain(application: Application) -> None:
     while in_flight and asyncio.get_running_loop().time() < deadline:
         await asyncio.sleep(POLL_INTERVAL)
     for handler in list(in_flight):
-        handler.abort_with(Unavailable("The server is going down"))
+        handler.abort_with(Unavailable("The server is stopping"))
 
 
 async def check_settings(application: Application) -> None:

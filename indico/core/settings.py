@@ -16,12 +16,8 @@ from indico.core import setting_values
 
 T = TypeVar("T")
 FOREIGN = ("OTEL_", "SENTRY_")  # prefixes of variables that other packages read
+find_close = functools.cache(difflib.get_close_matches)  # the tests start hundreds of servers
 DATABASE_IN_URI = re.compile(r"mongodb(?:\+srv)?://[^/?]*/([^?.]+)")
-
-
-@functools.cache  # it takes a tenth of a millisecond, and the tests start hundreds of servers
-def find_close(name: str, known: tuple[str, ...]) -> list[str]:
-    return difflib.get_close_matches(name, known, 1, 0.85)
 
 
 class SettingError(ValueError):
@@ -169,13 +165,12 @@ class Environment:
 
     def find_misspelt(self) -> list[str]:
         """Return a sentence for each variable whose name looks like a misspelt setting."""
-        known = [*self.settings]
-        known += [f"{name}_FILE" for name, setting in self.settings.items() if setting.is_secret]
+        known = (*self.settings, *(f"{name}_FILE" for name in self.settings if self.settings[name].is_secret))
         sentences = []
         for name in sorted(set(self.environ) - set(known)):
             if name.startswith(FOREIGN):
                 continue
-            meant = find_close(name, tuple(known))
+            meant = find_close(name, known, 1, 0.85)
             if re.fullmatch("MONGO(DB)?_?UR[IL]", name):
                 meant = ["MONGODB"]
             if meant:

@@ -1,6 +1,6 @@
 """
-Types as people write them, `list[str]`, `int | None` or a TypedDict, made into functions that check a value
-in depth: JSON's own types here, all others by pydantic, which is imported only for those.
+Compiles types, such as `list[str]`, `int | None` or a TypedDict, to functions that check values at any depth.
+The types of JSON are checked here. All others are checked by pydantic, which is imported only for those.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ JSON_CLASSES = {Any, str, int, float, bool, NoneType, list, dict, Upload}
 
 
 class TypeMismatch(Exception):
-    """What is wrong with a value, and the path to it from the field, whose name is not known yet."""
+    """An error, and the path to the wrong value from the field, whose name is not known yet."""
 
     def __init__(self, make_error: Callable[[str], IndicoError], path: str = "") -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class TypeMismatch(Exception):
 
 
 class Description:
-    """What an Annotated holds for the API's description alone: no value is checked against it."""
+    """Metadata of an Annotated for the API's description. No value is checked against it."""
 
 
 class Described(Description):
@@ -50,25 +50,25 @@ class Described(Description):
 @functools.cache
 def compile_type(kind: Any) -> Check:
     """
-    A function that checks values in depth: it returns the value, or raises a TypeMismatch.
+    Return a function that checks values at any depth. It returns the value, or raises a TypeMismatch.
 
-    JSON's own types are str, int, float, bool, list, dict and Any, a Literal, list[X], dict[str, X], and
-    several of these with bars between, None among them. A bool is no int, an int is a float. Any other type
-    is pydantic's: it is strict, reads values as JSON has them (a date is an ISO text), and returns what it
-    makes of them. Raises TypeError for what it can't check.
+    The types of JSON are str, int, float, bool, list, dict, None, Any, a Literal, list[X], dict[str, X], and
+    unions of these. A bool is not an int. An int is a float. pydantic checks all other types, in its strict
+    mode for JSON (a date is an ISO 8601 string), and converts the value. Raises TypeError for a type that
+    can't be checked.
     """
     check = compile_json_type(kind)
     if check is not None:
         return check
     if kind is None or isinstance(kind, str) or inspect.isroutine(kind):  # pydantic would take these
-        raise TypeError(f"{kind!r} is no type to check by: write list[str], dict[str, int], int | None, ...")
+        raise TypeError(f"{kind!r} is not a type that can be checked: write list[str], int | None, ...")
     from indico.core.adapters import compile_adapter
 
     return compile_adapter(kind)
 
 
 def check_type(field: str, value: Any, required: Any) -> None:
-    """Raise what is wrong with the value of this field, unless it is of the type."""
+    """Raise an error unless the value of this field has the type."""
     try:
         compile_type(required)(value)
     except TypeMismatch as mismatch:
@@ -76,7 +76,7 @@ def check_type(field: str, value: Any, required: Any) -> None:
 
 
 def name_type(kind: Any) -> str:
-    """The type as messages have it: `int | None`."""
+    """Return the name of a type for messages: `int | None`."""
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is NoneType or kind is Ellipsis:
         return "None" if kind is NoneType else "..."
@@ -93,8 +93,8 @@ def name_type(kind: Any) -> str:
 
 def make_empty(kind: Any) -> Any:
     """
-    The type's empty value: "", 0, [], None where it is allowed, the first value of a Literal or an Enum.
-    Raises TypeError for a type that has none.
+    Return the type's empty value: "", 0, [], None if that is allowed, the first value of a Literal or an
+    Enum. Raises TypeError for a type that has none.
     """
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any or NoneType in arguments:

@@ -67,9 +67,9 @@ async def save_key(key: str, user_id: str) -> bool:
 @mongo
 async def get_user_id(key: str) -> Document | None:
     """
-    Return whose key this is: a document with `_id`, `user_id`, `generation`, `roles`, `expires`, `name` and
-    `used`. `name` is None if it is a login's key. An API key has only those of its roles that the user has
-    too. Returns None if the key is not valid.
+    Return the owner of a key: a document with `_id`, `user_id`, `generation`, `roles`, `expires`, `name` and
+    `used`. `name` is None for the key of a login. `roles` contains only roles that the user has now. Returns
+    None if the key is not valid.
     """
     secret = digest(key)
     fields: Document = dict.fromkeys(("user_id", "secret", "generation", "login", "roles"), 1)

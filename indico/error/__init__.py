@@ -106,7 +106,7 @@ class RequestTimeout(IndicoError):
         super().__init__("The request took too long", 504)
 
 
-# Raised by your rooms.
+# Raised by the other files that you edit.
 # 401: the client should log in
 
 
@@ -132,7 +132,7 @@ class Forbidden(IndicoError):
 
 
 class NotFound(IndicoError):
-    """It does not exist, or belongs to another user. The client is not told which."""
+    """It does not exist, or belongs to another user. The message does not say which of the two."""
 
     def __init__(self, what: str) -> None:
         super().__init__(f"{what} could not be found", 404)

@@ -42,7 +42,7 @@ def make_user_id(oauth_id: str) -> str:
 
 
 async def log_in(user_id: str, user: LoginUser) -> Login:
-    """Store the fields of a user whose identity is verified, start a key, and return the login's data."""
+    """Store the fields of a verified user, make a key valid, and return the data of the response."""
     key = None
     while key is None:  # if the user logs out or is removed meanwhile, repeat in the next generation
         document = await AuthDB.find_document(user_hash(user_id))
@@ -55,7 +55,7 @@ class AuthHandler(IndicoHandler):
     @property
     def subject(self) -> str | None:
         """
-        The account that a login names, for LOGIN_RATE. None if the login has the token of development: it is
+        The account that a login names, for LOGIN_RATE. None for a login with the development token, which is
         not counted.
         """
         fields = smart_parse(self.request.body)
@@ -74,12 +74,12 @@ class AuthHandler(IndicoHandler):
 
     @auth
     async def check(self, data: bytes) -> bool:
-        """Is the key valid?"""
+        """Return true if the key is valid."""
         return True
 
     @auth
     async def logout(self, data: bytes) -> bool:
-        """End the key for good. Other keys of the user stay valid."""
+        """End the key permanently. Other keys of the user stay valid."""
         await end_key(self.key, self.key_owner)
         return True
 

@@ -24,7 +24,7 @@ class IndicoHandler(ActionHandler):
     return value is the data. If that is None, the request stays open until the action calls `respond`. If it
     is an async generator, each value is sent as an event. An IndicoError that the action raises becomes the
     response, and any other exception becomes a ServerError. An action that takes longer than
-    `request_timeout` is cancelled, and the response is 504. If the client disconnects, it is cancelled, too.
+    `request_timeout` is cancelled, and the response is 504. It is also cancelled if the client disconnects.
     """
 
     SUPPORTED_METHODS = ("GET", "HEAD", "OPTIONS", "POST")  # all others are 405

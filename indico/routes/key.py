@@ -1,5 +1,5 @@
 """
-Key route: users make, list and remove API keys for their programs. An API key itself may not do it.
+Key route: users make, list and remove API keys for their programs. The actions reject API keys.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class KeyHandler(IndicoHandler):
     async def create(self, name: Name, lifetime: Lifetime | None, roles: Roles) -> NewKey:
         """
         Make an API key. Only this response contains the key itself. Without `lifetime`, in seconds, it does
-        not expire. It has only those of its roles that the user has too.
+        not expire. A role of the key is valid only while the user has the role.
         """
         return await KeyDB.create_key(self.key, name, lifetime, roles)
 
@@ -44,7 +44,7 @@ class KeyHandler(IndicoHandler):
     @type_check(Name)
     async def remove(self, name: Name) -> bool:
         """
-        End the API key of this name for good.
+        End the API key of this name permanently.
 
         404: There is no key of this name.
         """

@@ -34,13 +34,13 @@ class UserHandler(IndicoHandler):
 
     @auth
     async def export(self, data: bytes) -> dict[str, Any]:
-        """Return all that is stored about the user, by collection."""
+        """Return all data of the user, by collection."""
         return await db.export_data(self.user_id)
 
     @auth
     @allow(api_keys=False)
     async def remove(self, data: bytes) -> bool:
-        """Delete the user and all that is stored about them, and end their keys for good."""
+        """Delete the user and all data of the user, and end the user's keys permanently."""
         await remove_user(self.user_id)
         return True
 

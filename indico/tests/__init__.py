@@ -5,6 +5,7 @@ inherit.
 
 import importlib
 import os
+import signal
 
 from indico import config
 from indico.utils.auth import auth_utils
@@ -14,6 +15,8 @@ os.environ.setdefault("USER_SALT", "the salt of tests")
 os.environ.setdefault("DEV_TOKEN", "the token of tests")
 os.environ.setdefault("LOGIN_RATE", "off")  # tests log in a lot
 os.environ.setdefault("ASYNC_TEST_TIMEOUT", "30")  # seconds, Tornado's: busy machines start processes slowly
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 
 # Whoever runs the tests may have imported these before.
 importlib.reload(config)

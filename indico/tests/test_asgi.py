@@ -274,7 +274,7 @@ class ASGITest(ServerTest):
         while not exchange.incoming.empty():
             await asyncio.sleep(0)
         [handler] = self._app.state.in_flight
-        handler.abort_with(Unavailable("The server is going down"))
+        handler.abort_with(Unavailable("The server is stopping"))
         exchange.give(b"b")
         while not exchange.sent or not exchange.incoming.empty():
             await asyncio.sleep(0)
@@ -472,10 +472,10 @@ class WithoutLifespanTest(DatabaseTest, AsyncTestCase):
             for _ in range(2):
                 exchange = Exchange(application, "POST /auth/check").give()
                 answer = await exchange.finish()
-                self.assertEqual(answer, (503, "The server can not start; its log says why"))
+                self.assertEqual(answer, (503, "The server can't start: see its log"))
                 self.assertEqual(exchange.headers[b"content-type"], b"application/json; charset=UTF-8")
         self.assertEqual(len(logs.output), 1)
-        self.assertIn("DEV_TOKEN opens every account", logs.output[0])
+        self.assertIn("DEV_TOKEN can log in as any user", logs.output[0])
 
     @gen_test
     async def test_a_battery_that_fails_leaves_no_request_waiting(self) -> None:

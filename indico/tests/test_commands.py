@@ -29,7 +29,7 @@ class CommandsTest(StrictTest):
     def test_alone_it_says_what_there_is(self) -> None:
         for words in ((), ("--help",)):
             text = self.run_module("indico", *words)
-            for name in ("serve", "migrate", "shell", "openapi", "new"):
+            for name in ("serve", "migrate", "shell", "worker", "openapi", "new"):
                 self.assertRegex(text, rf"(?m)^  {name} +\w")
 
     def test_a_command_that_there_is_not_is_a_sentence(self) -> None:
@@ -41,11 +41,13 @@ class CommandsTest(StrictTest):
             ("indico", "serve"),
             ("indico", "migrate"),
             ("indico", "shell"),
+            ("indico", "worker"),
             ("indico", "openapi"),
             ("indico", "new"),
             ("indico.server",),
             ("indico.migrate",),
             ("indico.shell",),
+            ("indico.worker",),
             ("indico.openapi",),
             ("indico.new",),
         ):

@@ -200,7 +200,7 @@ class CheckTest(StrictTest):
 
     def test_production_with_a_dev_token_is_refused(self) -> None:
         self.assert_refused(
-            "DEV_TOKEN opens every account: unset it in production.",
+            "DEV_TOKEN can log in as any user: unset it in production.",
             INDICO_ENV="production",
             USER_SALT="s" * 16,
             DEV_TOKEN="token",

@@ -469,7 +469,7 @@ class RefusalTest(ProcessTest):
     def test_production_without_salt_and_with_dev_token_is_a_sentence_each(self) -> None:
         self.assert_refuses(
             "USER_SALT should be a secret of at least 16 characters in production.\n"
-            "DEV_TOKEN opens every account: unset it in production.",
+            "DEV_TOKEN can log in as any user: unset it in production.",
             INDICO_ENV="production",
             USER_SALT="",
         )
@@ -662,7 +662,7 @@ class StopTest(ProcessTest):
         process = self.start(script=SLOW_SERVER, SHUTDOWN_TIMEOUT="0.1")
         answer = self.request(process, "slow/stay", "staying")
         self.assertEqual(process.stop(), 0)
-        self.assertEqual((answer.result().status, answer.result().data), (503, "The server is going down"))
+        self.assertEqual((answer.result().status, answer.result().data), (503, "The server is stopping"))
         self.assertEqual(answer.result().headers["Retry-After"], "1")
 
     @slow

@@ -99,14 +99,14 @@ def unpack(*names: str, **defaults: Any) -> Callable[[Action], Action]:
 def type_check(*types: Any) -> Callable[[Action], Action]:
     """
     Check the type of each argument of an action: `@type_check(str, int)`. Without types, `@type_check()`
-    takes the annotations of the function. `indico.core.types.compile_type` describes the types.
+    uses the annotations of the function. `indico.core.types.compile_type` describes the types.
 
     Raises WrongFieldType, MissingField or InvalidValue for the first wrong value, with the path to it:
     `order.items[3].count`. Fields have the names that `@unpack` above gives them, or else those of the
     function's parameters.
     """
     for required in types:
-        compile_type(required)  # a TypeError where it is written
+        compile_type(required)  # a wrong type is a TypeError at import
 
     def decorator(function: Action) -> Action:
         check_order("type_check", function)

@@ -29,7 +29,7 @@ class Pools(NamedTuple):
     threads: Threads
 
 
-_pools: list[Pools] = []  # of the servers that run in this process; the last one counts
+_pools: list[Pools] = []  # of the servers in this process; the last one is used
 
 
 def install(application: Application) -> None:
@@ -77,7 +77,7 @@ def get_pools() -> Pools:
 def on_start(hook: Hook) -> Hook:
     """
     Register a function that each process calls once, before its first computation: `@on_start` above a
-    function that loads a model. If it raises, another process is started after a pause.
+    function that loads a model. If it raises an exception, another process is started after a pause.
     """
     _hooks.append(hook)
     return hook
@@ -85,12 +85,12 @@ def on_start(hook: Hook) -> Hook:
 
 async def compute(function: Callable[[*Ts], T], *args: *Ts) -> T:
     """
-    Return `function(*args)`, computed in a process of the pool. The function belongs to a module. It, the
-    arguments and the result are pickled.
+    Return `function(*args)`, computed in a process of the pool. The function is at the top level of a module.
+    Its name, the arguments and the result are pickled.
 
     If the caller is cancelled, because its request has timed out or its client has disconnected, a waiting
-    call leaves the queue, and a running one is ended with its process. Raises Unavailable at once if
-    COMPUTE_QUEUE calls wait, ProcessDied if the process dies, and what the function raises.
+    call is removed from the queue, and the process of a running one is killed. Raises Unavailable at once if
+    COMPUTE_QUEUE calls wait, ProcessDied if the process ends, and the exceptions of the function.
     """
     return await get_pools().processes.run(function, args)
 
@@ -100,7 +100,7 @@ async def in_thread(function: Callable[[*Ts], T], *args: *Ts) -> T:
     Return `function(*args)`, called in a thread. This is for functions that wait, such as a client library
     without asyncio, and not for those that compute.
 
-    Raises Unavailable at once if too many calls wait, and what the function raises. If the caller is
-    cancelled, a waiting call leaves the queue. A running one goes on, and keeps its thread until it returns.
+    Raises Unavailable at once if too many calls wait, and the exceptions of the function. If the caller is
+    cancelled, a waiting call is removed from the queue. A running one uses its thread until it returns.
     """
     return await get_pools().threads.run(function, args)

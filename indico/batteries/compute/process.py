@@ -124,7 +124,7 @@ def encode_error(error: BaseException) -> bytes:
     text = "".join(traceback.format_exception(error))
     try:
         if not isinstance(error, Exception):
-            raise TypeError("it is no Exception")
+            raise TypeError("it is not an Exception")
         error.add_note(f"In the compute process:\n{text}")
         encoded = pickle.dumps((None, error))
         pickle.loads(encoded)

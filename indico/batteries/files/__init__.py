@@ -31,15 +31,15 @@ def install(application: Application) -> None:
 
 
 class FilePage(PageHandler):
-    """A page that sends files. A subclass decides who gets which file, and calls `send_file`."""
+    """A page that sends files. A subclass checks who may read the file, and calls `send_file`."""
 
     content_type = "application/octet-stream"  # in the API's description
     _is_sending = False
 
     async def send_file(self, file: StoredFile) -> None:
         """
-        Send the file, or the part of it that the header Range asks for, as fast as the client takes it. No
-        browser shows it as a page, because it comes from a user.
+        Send the file, or the part of it in the header Range, as fast as the client reads it. Browsers don't
+        display it as a page, because it comes from a user.
         """
         size = file["size"]
         part = find_part(self.request.headers.get("Range", ""), size)
@@ -75,7 +75,7 @@ class FilePage(PageHandler):
                 await self.flush()
 
     def fail(self, error: BaseException) -> None:
-        """If the response has begun, close the connection: the client then misses bytes."""
+        """If the response has begun, close the connection, so that the client notices the failure."""
         if self._is_sending:
             to_error(error)  # logs it
             self._close()
@@ -95,7 +95,7 @@ class FileHandler(FilePage):
         """
         A file of the user.
 
-        206: The part of the file that the header Range asks for
+        206: The part of the file in the header Range
         404: The file does not exist, or belongs to another user
         416: The file is shorter
         """

@@ -1,6 +1,7 @@
 """
 Files of users, in the collections and the layout of GridFS: `fs.files` has a document for each file, and
-`fs.chunks` one for each piece of it. No driver's GridFS is needed. A file without `length` is not complete.
+`fs.chunks` one for each piece of it. The GridFS of the driver is not used. A file without `length` is not
+complete.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def make_document(upload: Upload, user_id: str) -> Document:
 
 
 def describe(document: Document) -> StoredFile:
-    """Return what clients see of a document of `fs.files`."""
+    """Return a document of `fs.files` as clients get it."""
     metadata = document["metadata"]
     return {
         "file": str(document["_id"]),
@@ -66,7 +67,7 @@ async def insert_chunk(chunk: Document) -> None:
 
 @mongo
 async def complete(file_id: ObjectId, size: int) -> None:
-    """The file is stored. If its user was removed meanwhile, raises NotFound."""
+    """Mark the file as complete. Raises NotFound if its user was removed meanwhile."""
     found = await db.mongodb["fs.files"].update_one({"_id": file_id}, {"$set": {"length": size}})
     if not found.matched_count:
         raise NotFound(WHAT)
@@ -74,7 +75,7 @@ async def complete(file_id: ObjectId, size: int) -> None:
 
 @mongo
 async def find(file_id: str, user_id: str) -> StoredFile:
-    """Return a file of this user. Raises NotFound if there is none of this id."""
+    """Return a file of this user. Raises NotFound if there is none with this id."""
     query = {"_id": parse_id(file_id), "metadata.user_id": user_id, "length": {"$exists": True}}
     document = await db.mongodb["fs.files"].find_one(query)
     if document is None:
@@ -100,7 +101,7 @@ async def read_chunk(file_id: str, number: int) -> bytes:
 
 @mongo
 async def remove(file_id: str, user_id: str) -> None:
-    """Delete a file of this user. Raises NotFound if there is none of this id."""
+    """Delete a file of this user. Raises NotFound if there is none with this id."""
     query = {"_id": parse_id(file_id), "metadata.user_id": user_id}
     found = await db.mongodb["fs.files"].update_one(query, {"$unset": {"length": ""}})
     if not found.matched_count:
@@ -114,7 +115,7 @@ async def delete_file(file_id: ObjectId) -> None:
 
 
 async def delete(file_id: Any) -> None:
-    """Delete the pieces first. If that fails, the document of the file is still there for the next try."""
+    """Delete the pieces, then the document of the file. If that fails, it can be repeated."""
     database = db.mongodb  # after the first operation, the server may have stopped
     await database["fs.chunks"].delete_many({"files_id": file_id})
     await database["fs.files"].delete_one({"_id": file_id})

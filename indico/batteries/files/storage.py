@@ -20,7 +20,7 @@ from indico.utils import Upload
 
 async def save_file(upload: Upload, user_id: str) -> StoredFile:
     """
-    Store an upload as a file of this user. If this fails or is cancelled, what is stored of it is deleted.
+    Store an upload as a file of this user. If this fails or is cancelled, the stored pieces are deleted.
     Each piece of it may take MONGODB_TIMEOUT.
     """
     document = FileDB.make_document(upload, user_id)

@@ -50,7 +50,7 @@ class OtherBody(IndicoError):
 
 
 def install(application: Application) -> None:
-    """Declare the collection if an action has `@idempotent`. Raise TypeError if that has no `@auth`."""
+    """Declare the collection if an action has `@idempotent`. Raise TypeError if it has no `@auth`."""
     for rule in application.routes:
         handler = rule.target
         if isinstance(handler, type) and issubclass(handler, IndicoHandler):
@@ -65,7 +65,7 @@ def install(application: Application) -> None:
 def idempotent(action: Action) -> Action:
     """
     Run an action once for each `Idempotency-Key` of a user. Further requests with the key get the first
-    response again. A request without the header runs the action. Must stand below `@auth`.
+    response again. A request without the header runs the action. Must be below `@auth`.
 
     Raises StillRunning while the first request runs, and OtherBody if that had another body.
     """

@@ -49,7 +49,7 @@ def job(action: Action | None = None, /, *, retries: int = 0, every: float | Non
 
     In the worker, the action can use `self.user_id`, `self.roles` and `self.progress`. If it fails, it is
     repeated `retries` times. With `every`, in seconds, it also runs by itself, with the body `{}` and without
-    a user; if it lacks `@auth`, clients can't call it. Must stand below `@auth`.
+    a user; if it lacks `@auth`, clients can't call it. Must be below `@auth`.
     """
     if retries < 0 or (every is not None and not 1 <= every <= MAX_EVERY):
         raise TypeError(f"@job takes retries from 0, and every from 1 to {MAX_EVERY} seconds")
@@ -58,7 +58,7 @@ def job(action: Action | None = None, /, *, retries: int = 0, every: float | Non
     check_order("job", action)
     info = get_info(action)
     if inspect.isasyncgenfunction(inspect.unwrap(action)) or any(map(takes_uploads, info.types or ())):
-        raise TypeError(f"@job can't stand above {action.__qualname__}: a job has no stream and no files")
+        raise TypeError(f"@job can't be used on {action.__qualname__}: a job has no stream and no files")
     check: Action = functools.wraps(inspect.unwrap(action))(lambda self, *values: None)
     if info.types is not None:
         check = type_check(*info.types)(check)

@@ -103,7 +103,7 @@ class Run:
         document, job = self.document, self.job
         try:
             if document["lost"] > MAX_LOST:
-                raise IndicoError("The worker was lost each time that it ran", 400)  # it is not repeated
+                raise IndicoError("The worker ended each time that the job ran", 400)  # it is not repeated
             request = HTTPServerRequest(start_line=LINE, body=document["body"], connection=CONNECTION)
             handler = job.make_handler(self.application, request)
             handler.action = document["action"].rpartition(".")[2]

@@ -80,7 +80,7 @@ class Worker:
         try:
             await asyncio.wait([run.task])
         finally:
-            run.abort_with(Unavailable("The server is going down"))
+            run.abort_with(Unavailable("The server is stopping"))
             await asyncio.wait([run.task])
             application.state.in_flight.discard(run)
         await run.task  # raises the error of an outcome that can't be stored

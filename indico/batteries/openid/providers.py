@@ -143,7 +143,7 @@ class Provider:
             self._fetching = None
 
     def _unavailable(self) -> Unavailable:
-        return Unavailable(f"{self.name} does not answer as it should")
+        return Unavailable(f"{self.name} does not respond as expected")
 
 
 def read_subject(id_token: str) -> str:

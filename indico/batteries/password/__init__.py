@@ -36,7 +36,7 @@ def install(application: Application) -> None:
         )
         return
     if config.PRODUCTION and not config.MAIL_URL:
-        LOGGER.warning("MAIL_URL is not set: /password/register and /password/forgot answer 503")
+        LOGGER.warning("MAIL_URL is not set: /password/register and /password/forgot respond with 503")
     accounts.declare_collections()
     application.add_handlers(".*", [PasswordRoute])
 

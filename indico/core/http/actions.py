@@ -76,6 +76,6 @@ class ActionHandler(StreamHandler):
         try:
             await post(**self.path_kwargs)
         except Exception:  # `post` could not send an error response
-            LOGGER.exception("%s can't be answered", name_request(self))
+            LOGGER.exception("The response to %s can't be sent", name_request(self))
             self._end()
             self.request.connection.close()  # type: ignore[union-attr] # of our own server

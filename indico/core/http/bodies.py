@@ -104,7 +104,7 @@ def _parse_carefully(body: bytes) -> Any:
     except RecursionError as error:
         raise InvalidValue(f"The value is nested deeper than {MAX_DEPTH} levels") from error
     except UnicodeEncodeError as error:
-        raise InvalidValue("The body holds half of a surrogate pair") from error
+        raise InvalidValue("The body contains half of a surrogate pair") from error
     except ValueError as error:
         raise InvalidJSON() from error
     return data

@@ -38,11 +38,11 @@ def check_host(version: str, host: str | None) -> None:
 
 
 class LazyRequest(HTTPServerRequest):
-    """A request that parses its query, host, cookies and so on when one of them is first used."""
+    """A request that parses its arguments, host, cookies and so on when one of them is first used."""
 
     def __init__(self, connection: Any, start_line: RequestStartLine, headers: HTTPHeaders) -> None:
         self.method = start_line.method
-        self.path = start_line.path.partition("?")[0]
+        self.path, _, self.query = start_line.path.partition("?")
         self.headers = headers
         self.body = b""
         self.connection = connection

@@ -86,7 +86,7 @@ def is_own_host(host: str | None) -> bool:
 def check_host(line: RequestStartLine, headers: HTTPHeaders) -> RequestStartLine:
     host = headers.get("Host", "")
     if not is_own_host(host):
-        raise IndicoError(f"In development the host is localhost or 127.0.0.1, not {shorten(host)}", 421)
+        raise IndicoError(f"In development Host should be localhost or 127.0.0.1, not {shorten(host)}", 421)
     return line
 
 

@@ -182,14 +182,14 @@ async def cancel_operations() -> None:
 def translate(error: Exception) -> IndicoError:
     """Return the response for one of DATABASE_ERRORS."""
     if isinstance(error, TimeoutError):
-        return Unavailable("The database did not answer in time")
+        return Unavailable("The database did not respond in time")
     if isinstance(error, InvalidDocument) and not isinstance(error, DocumentTooLarge):
         # Clients can send names with NUL, but no value of a type that BSON lacks.
         if "NULL byte" not in str(error):
             return MongoError("The document can't be stored: BSON lacks the type of a value")
-        return InvalidValue("The document can't be stored: a field name holds NUL")
+        return InvalidValue("The document can't be stored: a field name contains NUL")
     if isinstance(error, (InvalidDocument, OverflowError, UnicodeEncodeError)):
-        return InvalidValue("The document can't be stored: BSON does not hold it")
+        return InvalidValue("The document can't be stored: it contains a value that BSON lacks")
     # The driver raises ConfigurationError if the name can't be resolved, or MongoDB is too old.
     if isinstance(error, (ConnectionFailure, ConfigurationError)):
         return Unavailable("The database can't be reached")
@@ -198,8 +198,8 @@ def translate(error: Exception) -> IndicoError:
         if codes & REFUSED_DOCUMENT:
             return InvalidValue("The document can't be stored: it is too large or too deep")
         if error.timeout or codes & UNAVAILABLE or any(map(error.has_error_label, UNAVAILABLE_LABELS)):
-            return Unavailable("The database can't take this at the moment")
-    return MongoError("The database refused the operation")
+            return Unavailable("The database can't run this operation at the moment")
+    return MongoError("The database rejected the operation")
 
 
 def find_codes(error: OperationFailure) -> set[Any]:

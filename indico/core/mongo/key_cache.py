@@ -1,11 +1,11 @@
 """
-The key cache: keeps what is known of valid keys for KEY_CACHE seconds, so that few requests query MongoDB.
+The key cache: keeps the owners of valid keys for KEY_CACHE seconds, so that few requests query MongoDB.
 
 A logout in this process takes effect at once. One in another process takes effect within a second: a change
 stream reports it. To know that the stream is up to date, each process writes a document of its own, the beat,
 into the same collection. When the stream reports a beat, it has reported everything that was acknowledged
-before this beat was written. The cache counts until one second after that. So it does not count while the
-stream is silent, or reads from a member that is cut off from the majority.
+before this beat was written. The cache is used until one second after that. So it is not used while the
+stream is silent, or reads from a member that is isolated from the majority.
 
 A standalone server has no change streams. There the cache is not used.
 """
@@ -57,7 +57,7 @@ def _digest(key: str) -> bytes:
 
 
 def find(key: str) -> Document | None:
-    """Return the owner of a key, as `auth_db.get_user_id` does, or None if the cache can't tell."""
+    """Return the owner of a key, as `auth_db.get_user_id` does, or None if it is not in the cache."""
     now = time.monotonic()
     if now >= _trusted_until or not _owners:
         return None

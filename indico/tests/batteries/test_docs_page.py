@@ -52,6 +52,7 @@ server.main(debug=False, port=0)
 """
 NO_NPM = "axe-core can't be installed: npm is missing, or can't reach its registry"
 LOGIN = {"access_token": config.DEV_TOKEN, "oauth_id": OAUTH_ID, "user": {"name": "Ada"}}
+DESKTOP = (1200, 1600)
 PHONE = (390, 844)  # pixels
 # What axe finds in Swagger UI. docs/batteries/docs_page.rst lists it.
 KNOWN = {
@@ -144,12 +145,20 @@ class MissingTest(ServerTest):
 @slow
 @needs_browser
 class BrowserTest(ProcessTest):
+    browser: Browser
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        cls.browser = cls.enterClassContext(Browser())
+
     def setUp(self) -> None:
         super().setUp()
         if importlib.util.find_spec("indico.batteries.openapi") is None:
             self.skipTest("there is no description to show")
         self.server = self.start(script=SERVER)
-        self.browser = self.enterContext(Browser())
+        self.browser.driver.set_window_size(*DESKTOP)
+        self.browser.read_requests()  # of the test before
         self.browser.open(f"{self.server.url}/docs")
 
     def tearDown(self) -> None:

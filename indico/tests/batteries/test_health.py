@@ -37,7 +37,7 @@ class HealthTest(ServerTest):
     def test_a_server_that_goes_down_runs_but_is_not_ready(self) -> None:
         self._app.state.draining = True
         self.assertEqual(self.get("/health"), TRUE)
-        self.assertEqual(self.get("/health/ready"), {"status": 503, "data": "The server is going down"})
+        self.assertEqual(self.get("/health/ready"), {"status": 503, "data": "The server is stopping"})
 
     def test_a_server_that_has_not_done_all_of_its_start_is_not_ready(self) -> None:
         self._app.state.missing.add("indexes")
@@ -58,7 +58,7 @@ class HealthTest(ServerTest):
         health.PING_TIMEOUT = 0.1  # type: ignore[assignment]
         self.assertEqual(self.get("/health"), TRUE)
         self.assertEqual(
-            self.get("/health/ready"), {"status": 503, "data": "The database did not answer in time"}
+            self.get("/health/ready"), {"status": 503, "data": "The database did not respond in time"}
         )
 
     def test_head_is_answered_like_get_without_the_body(self) -> None:

@@ -358,12 +358,12 @@ class IdempotencyTest(ServerTest):
         self.assertEqual(json.loads(response.body)["data"], 9)
 
     def test_a_response_that_can_not_be_stored_is_sent_and_logged(self) -> None:
-        failing = mock.AsyncMock(side_effect=Unavailable("The database did not answer in time"))
+        failing = mock.AsyncMock(side_effect=Unavailable("The database did not respond in time"))
         with mock.patch.object(store, "extend", failing), self.assertLogs("indico", "WARNING") as logs:
             self.assertEqual(self.send("order/create", {"item": "tea"}).code, 200)
         self.assertEqual(
             [record.getMessage() for record in logs.records],
-            ["order.create: its Idempotency-Key: The database did not answer in time"],
+            ["order.create: its Idempotency-Key: The database did not respond in time"],
         )
 
     def test_a_key_that_can_not_be_taken_is_a_503_and_is_free_again(self) -> None:
@@ -371,7 +371,7 @@ class IdempotencyTest(ServerTest):
 
         async def take_and_fail(*args: Any) -> None:
             await take_key(*args)
-            raise Unavailable("The database did not answer in time")
+            raise Unavailable("The database did not respond in time")
 
         with mock.patch.object(store, "take_key", take_and_fail), self.assertLogs("indico", "WARNING"):
             self.assertEqual(self.send("order/create", {"item": "tea"}).code, 503)

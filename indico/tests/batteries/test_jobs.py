@@ -365,7 +365,7 @@ class LeaseTest(JobsTest):
         job = self.add("add", {"a": 1})
         self.database.job.update_one({}, {"$set": {"state": "running", "lost": running.MAX_LOST}})
         self._app.state.draining = False
-        self.assertEqual(self.wait_for(job)["error"], "The worker was lost each time that it ran")
+        self.assertEqual(self.wait_for(job)["error"], "The worker ended each time that the job ran")
 
     def test_an_outcome_is_stored_when_mongodb_is_back(self) -> None:
         update = store.update_job
@@ -434,9 +434,9 @@ class StopTest(JobsTest):
             await update(*arguments)
 
         async def abort() -> None:
-            run.abort_with(Unavailable("The server is going down"))
+            run.abort_with(Unavailable("The server is stopping"))
             await self.pause(0.05)
-            run.abort_with(Unavailable("The server is going down"))
+            run.abort_with(Unavailable("The server is stopping"))
             await self.pause(0.2)
 
         with mock.patch.object(store, "update_job", update_slowly):

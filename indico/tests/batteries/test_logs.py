@@ -240,7 +240,7 @@ class CauseTest(LogTest):
             return (await answer).headers["X-Request-Id"]
 
         request_id = self.io_loop.run_sync(cut_off)
-        self.assertEqual(self.line("going down")["request_id"], request_id)
+        self.assertEqual(self.line("is stopping")["request_id"], request_id)
         self.assertEqual(self.line("503 odd.stay")["request_id"], request_id)
 
     def test_a_request_whose_client_left_has_its_id(self) -> None:

@@ -146,6 +146,10 @@ class PathsTest(StrictTest):
         self.assertEqual(ours, [*tea, "/endless/wait", "/cups/{cup}.txt"])
         self.assertIn("/openapi.json", self.document["paths"])
 
+    def test_routes_within_a_route_are_there(self) -> None:
+        document = describe_application(make_app(routes=[(r"/cups/.*", ROUTES[2:3])]))
+        self.assertIn("/cups/{cup}.txt", document["paths"])
+
     def test_an_action_is_described_by_its_docstring(self) -> None:
         brew = self.describe("/tea/brew")
         self.assertEqual(brew["summary"], "Brew a pot: what it tastes of")
@@ -279,7 +283,7 @@ class ServedTest(ServerTest):
         self.assertEqual((response.code, response.headers["Content-Type"]), (200, "application/json"))
         document = json.loads(response.body)
         self.assertEqual(document["openapi"], "3.1.0")
-        self.assertIn("server printed", document["info"]["description"])
+        self.assertIn("server prints", document["info"]["description"])
 
     def test_it_is_made_once(self) -> None:
         with mock.patch.object(openapi, "describe_application", wraps=describe_application) as describe:

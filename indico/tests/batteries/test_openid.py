@@ -45,7 +45,7 @@ from indico.tests.testutils.strict import StrictTest
 
 USER_ID = "google:" + SUBJECT
 REFUSED = {"status": 401, "data": "OpenID token invalid"}
-OUT_OF_ORDER = {"status": 503, "data": "google does not answer as it should"}
+OUT_OF_ORDER = {"status": 503, "data": "google does not respond as expected"}
 ASKED_ONCE = [DISCOVERY, KEYS]
 
 
@@ -395,7 +395,7 @@ class AtStartTest(OpenIDTest):
 
 
 class OutOfOrderTest(OpenIDTest):
-    """A provider that does not answer as it should: a 503, for the token may be fine."""
+    """A provider that does not respond as expected: a 503, for the token may be fine."""
 
     def test_what_a_provider_should_not_say(self) -> None:
         self.set(providers, "PAUSE_AFTER_FAILURE", 0)
@@ -579,7 +579,7 @@ class InstallTest(StrictTest):
     def test_without_providers_there_is_no_route_and_no_import(self) -> None:
         script = (
             "import sys; from indico.server import make_app; application = make_app();"
-            "print(any('OpenID' in str(rule.target.rules) for rule in application.default_router.rules),"
+            "print(any('OpenID' in str(rule.target) for rule in application.routes),"
             " 'jwt' in sys.modules)"
         )
         output = subprocess.check_output([sys.executable, "-c", script], env=make_environment({}), text=True)

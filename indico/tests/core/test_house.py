@@ -1,5 +1,5 @@
 """
-The machine room stands alone: whoever changes a room can't break an import in it.
+Of the files that a project edits, core imports only config and error. A change of the others can't break it.
 """
 
 from __future__ import annotations

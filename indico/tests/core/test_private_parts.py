@@ -13,8 +13,6 @@ from types import SimpleNamespace
 from typing import Any
 
 from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
-from tornado.routing import Rule
-from tornado.web import Application, RequestHandler
 
 from indico.tests.testutils.pages import DOCS, ROOT
 from indico.tests.testutils.strict import StrictTest
@@ -24,10 +22,6 @@ HOUSE = ROOT / ".ci/house.py"
 ROW = re.compile(
     r"^   \* - ``(\w+)``\n     - ``([\w/.]+)``\n(?:     - .*\n(?:       .*\n)*)     - ``([\w.]+)``$", re.M
 )
-
-
-def flatten(rules: list[Rule]) -> list[Rule]:
-    return [rule for each in rules for rule in (each, *flatten(getattr(each.target, "rules", [])))]
 
 
 class PageTest(StrictTest):
@@ -54,16 +48,6 @@ class PageTest(StrictTest):
 
 
 class TornadoTest(StrictTest):
-    def test_an_application_has_its_routes_in_default_router(self) -> None:
-        application = Application([("/first", RequestHandler)])
-        application.add_handlers(".*", [("/second", RequestHandler)])
-        patterns = [
-            getattr(rule.matcher, "regex", None) for rule in flatten(application.default_router.rules)
-        ]
-        self.assertLessEqual(
-            {"/first$", "/second$"}, {pattern.pattern for pattern in patterns if pattern is not None}
-        )
-
     def test_a_request_takes_its_address_and_protocol_from_the_context_of_its_connection(self) -> None:
         connection: Any = SimpleNamespace(context=SimpleNamespace(remote_ip="192.0.2.1", protocol="https"))
         line = RequestStartLine("POST", "/", "HTTP/1.1")

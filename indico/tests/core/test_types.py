@@ -229,7 +229,7 @@ class TypedDictTest(TypeTest):
 
         with self.assertRaisesRegex(
             TypeError,
-            "^Old is no type to check by: Please use `typing_extensions.TypedDict` instead of"
+            "^Old is not a type that can be checked: Please use `typing_extensions.TypedDict` instead of"
             " `typing.TypedDict` on Python < 3.12.",
         ):
             type_check(Old)
@@ -680,7 +680,7 @@ class MisuseTest(StrictTest):
             unknown: Nowhere  # type: ignore[name-defined]  # noqa: F821
 
         with self.assertRaisesRegex(
-            TypeError, "^Local is no type to check by: name 'Nowhere' is not defined"
+            TypeError, "^Local is not a type that can be checked: name 'Nowhere' is not defined"
         ):
             type_check(Local)
 

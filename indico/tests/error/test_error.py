@@ -105,15 +105,15 @@ class AnswerTest(StrictTest):
 
     def test_what_has_no_cause_is_logged_without_one(self) -> None:
         with self.assertLogs("indico", logging.WARNING) as logs:
-            to_error(Unavailable("The server is going down"))
-        self.assertEqual(logs.records[0].getMessage(), "The server is going down")
+            to_error(Unavailable("The server is stopping"))
+        self.assertEqual(logs.records[0].getMessage(), "The server is stopping")
 
     def test_the_cause_is_not_told_to_the_client(self) -> None:
-        error = MongoError("The database refused the operation")
+        error = MongoError("The database rejected the operation")
         error.__cause__ = OSError("secret")
         with self.assertLogs("indico", logging.ERROR) as logs:
             answer = to_error(error)
-        self.assertEqual(answer.message, "The database refused the operation")
+        self.assertEqual(answer.message, "The database rejected the operation")
         self.assertIn("OSError: secret", logs.output[0])
 
     def test_an_http_error_is_answered_with_its_status_and_the_name_of_it(self) -> None:

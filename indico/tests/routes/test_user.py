@@ -100,7 +100,7 @@ class UpdateTest(UserTest):
             ("1e999", "1e999 is too large a number"),
             ("9223372036854775808", "9223372036854775808 is too large a number"),
             ("-9223372036854775809", "-9223372036854775809 is too large a number"),
-            ('"\\ud800"', "The body holds half of a surrogate pair"),
+            ('"\\ud800"', "The body contains half of a surrogate pair"),
             ("[" * 101 + "]" * 101, "The value is nested deeper than 100 levels"),
         ):
             body = f'{{"update_user": {{"name": "Mallory", "a": {value}}}}}'

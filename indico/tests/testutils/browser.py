@@ -91,7 +91,7 @@ class Browser:
         self.find(".opblock-summary", path).click()
         field = self.find("textarea.body-param__text")
         field.clear()
-        field.send_keys(body)
+        self.run("arguments[0].focus(); document.execCommand('insertText', false, arguments[1])", field, body)
         self.find("button.execute").click()
 
     def read_console(self) -> list[str]:

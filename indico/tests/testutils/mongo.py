@@ -62,6 +62,10 @@ def name_database(test_id: str) -> str:
     return f"test_{readable[:30]}_{ObjectId()}"
 
 
+def _restore(declared: list[Any], before: list[Any]) -> None:
+    declared[:] = before
+
+
 class DatabaseTest(StrictTest):
     """
     Gives each test a database, `self.database`. It is dropped after the test, even if that fails. Indexes and
@@ -81,7 +85,7 @@ class DatabaseTest(StrictTest):
         config.MONGODB_DATABASE = self.database.name
         declared: list[Any]
         for declared in (db.INDEXES, user_data._removers, user_data._exporters):
-            self.addCleanup(declared.__setitem__, slice(None), list(declared))
+            self.addCleanup(_restore, declared, list(declared))
         super().setUp()
 
     def leave_indexes_out(self) -> None:

@@ -172,10 +172,10 @@ class EncodingTest(BodyTest):
             r"\udc00\ud800",
             r"\\\ud800",
         ):
-            self.assert_refused(f'{{"a": ["{text}"]}}', "The body holds half of a surrogate pair")
+            self.assert_refused(f'{{"a": ["{text}"]}}', "The body contains half of a surrogate pair")
 
     def test_half_of_a_surrogate_pair_in_a_name_is_refused(self) -> None:
-        self.assert_refused(r'{"a": {"\ud800": 1}}', "The body holds half of a surrogate pair")
+        self.assert_refused(r'{"a": {"\ud800": 1}}', "The body contains half of a surrogate pair")
 
     def test_a_surrogate_pair_is_one_character(self) -> None:
         self.assert_parsed(r'{"a": "\ud83e\udd84", "\uD83E\uDD84": 1}', {"a": "🦄", "🦄": 1})
@@ -788,11 +788,11 @@ class MongoCallbackTest(StrictTest):
         def callback(result: Any) -> None:
             self.fail("it ran")
 
-        error = MongoError("The database refused the operation")
+        error = MongoError("The database rejected the operation")
         error.__cause__ = OSError("disk full")
         with self.assertLogs(LOGGER, logging.WARNING) as logs:
             callback(None, error)
-        self.assert_answer(500, "The database refused the operation")
+        self.assert_answer(500, "The database rejected the operation")
         self.assertIn("disk full", logs.output[0])
 
     def test_any_other_error_becomes_a_server_error_and_is_logged(self) -> None:

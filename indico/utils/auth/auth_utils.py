@@ -65,7 +65,7 @@ def auth(action: Action) -> Action:
     `self.key`.
 
     Raises AuthError at once if the request has no key, or a malformed one. Otherwise returns an awaitable of
-    the action's result. It runs even if it is not awaited. Must stand above all other decorators.
+    the action's result. The action runs even if it is not awaited. Must be above all other decorators.
     """
     check_order("auth", action)
 
@@ -100,13 +100,13 @@ def _authenticate(handler: Any, key: str, owner: Document) -> None:
     hour = current_time() // HOUR * HOUR
     if owner["name"] is not None and owner["used"] != hour:
         owner["used"] = hour  # the key cache may have this document
-        KeyDB.record_use(key, hour, lambda *_: None)  # nobody waits for it
+        KeyDB.record_use(key, hour, lambda *_: None)  # not awaited
 
 
 def allow(*roles: str, api_keys: bool = True) -> Callable[[Action], Action]:
     """
     Run an action only if the key has one of these roles: `@allow("admin")`. With `api_keys=False`, run it
-    only with a login's key. Raises Forbidden otherwise. Must stand below `@auth`.
+    only with the key of a login. Raises Forbidden otherwise. Must be below `@auth`.
     """
     if not all(isinstance(role, str) for role in roles) or (api_keys and not roles):
         raise TypeError('@allow takes the names of roles: @allow("admin")')

@@ -40,7 +40,7 @@ async def check_access_token(access_token: str, oauth_id: str) -> bool:
         if not isinstance(data, dict):
             raise TypeError("data is not an object")
     except FAILURES as error:
-        raise Unavailable("Facebook does not answer as it should") from error
+        raise Unavailable("Facebook does not respond as expected") from error
     # Facebook sends ids as strings or numbers. A token without a user has no user_id.
     ids = [str(data[name]) for name in ("app_id", "user_id") if type(data.get(name)) in (str, int)]
     if data.get("is_valid") is not True or ids != [config.FACEBOOK_APP_ID, oauth_id]:

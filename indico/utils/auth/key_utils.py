@@ -1,5 +1,5 @@
 """
-The start and the end of keys.
+Functions that start and end keys.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ async def end_all_keys(user_id: str, also: tuple[str, ...] = ()) -> None:
 
 async def remove_user(user_id: str) -> None:
     """
-    Delete what all collections hold of a user, and end the user's keys. Of the user only the number of the
-    generation stays. If MongoDB fails meanwhile, the key is still valid, and the request can be repeated.
+    Delete the user's data in all collections, and end the user's keys. Only two digests and the number of the
+    generation stay. If MongoDB fails meanwhile, the key is still valid, and the request can be repeated.
     """
     # In this order, a login that runs in between either creates a new user, or starts again, because its
     # generation has ended.

@@ -245,7 +245,7 @@ class DispatchTest(ServerTest):
         self._app.hooks.response_headers.append(lambda handler: [("X-Bad", "a\r\nX-Worse: b")])
         with self.assertLogs("indico", "ERROR") as logs, self.assertRaises(HTTPStreamClosedError):
             self.call("/tea/woken")
-        self.assertIn("tea.woken can't be answered", logs.output[-1])
+        self.assertIn("The response to tea.woken can't be sent", logs.output[-1])
 
 
 class SettingsTest(ServerTest):

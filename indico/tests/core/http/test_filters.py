@@ -64,7 +64,7 @@ class HostTest(ServerTest):
         for host in OTHERS:
             with self.subTest(host):
                 response = self.ask(host)
-                data = f"In development the host is localhost or 127.0.0.1, not {host}"
+                data = f"In development Host should be localhost or 127.0.0.1, not {host}"
                 self.assertEqual(json.loads(response.body), {"status": 421, "data": data})
         for path in ("/health", "/docs", "/docs/page.js", "/openapi.json", "/metrics", "/nowhere"):
             self.assertEqual(self.ask("evil.example.com", path, method="GET", body=None).code, 421)

@@ -446,11 +446,11 @@ class SlowClientTest(StreamTest):
         async with AsyncExitStack() as stack:
             client = await self.connect(stack, "large")
             await self.wait_until_held()
-            self.handler.abort_with(Unavailable("The server is going down"))
+            self.handler.abort_with(Unavailable("The server is stopping"))
             received = await client.receive_all()
         body = received.partition(b"\r\n\r\n")[2].decode()
         self.assertEqual(len(body.partition("\n\n")[0]), len(make_event(10_000 * KILOBYTE)) - 2)
-        self.assertTrue(body.endswith("\n\n" + make_error("The server is going down", 503)))
+        self.assertTrue(body.endswith("\n\n" + make_error("The server is stopping", 503)))
 
     @gen_test(timeout=PATIENCE)
     async def test_others_are_served_meanwhile(self) -> None:
@@ -487,7 +487,7 @@ class DrainTest(StreamTest):
             await self.wait_for(self.started)
             await drain(self._app)
             received = await client.receive_all()
-        expected = make_event("first") + make_error("The server is going down", 503)
+        expected = make_event("first") + make_error("The server is stopping", 503)
         self.assertEqual(received.partition(b"\r\n\r\n")[2].decode(), expected)
         await self.wait_for(self.ended)
 
@@ -654,4 +654,4 @@ class StreamProcessTest(ProcessTest):
                 numbers = read_numbers(received)
                 self.assertGreater(len(numbers), 1)
                 self.assertEqual(numbers, list(range(len(numbers))))
-                self.assertTrue(received.decode().endswith(make_error("The server is going down", 503)))
+                self.assertTrue(received.decode().endswith(make_error("The server is stopping", 503)))

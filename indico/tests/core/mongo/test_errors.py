@@ -82,7 +82,7 @@ class _Connection(socketserver.StreamRequestHandler):
 
 
 UNREACHABLE = "The database can't be reached"
-NOT_NOW = "The database can't take this at the moment"
+NOT_NOW = "The database can't run this operation at the moment"
 
 
 class StubTest(OnDriver, ServerTest):

@@ -133,12 +133,13 @@ class MongodTest(StrictTest):
         answers = [True, *(second < 0 for second in seconds)]
         with (
             mock.patch.object(embedded, "is_answering", side_effect=answers),
-            mock.patch("time.monotonic") as now,
+            mock.patch.object(embedded, "time") as clock,
             mock.patch.object(Mongod, "_spawn") as spawn,
         ):
+            clock.monotonic.return_value = 0
             self.mongod.start()
             for second in seconds:
-                now.return_value = abs(second)
+                clock.monotonic.return_value = abs(second)
                 self.mongod.restart_if_gone()
         return spawn.call_count
 

@@ -27,7 +27,7 @@ from indico.utils.auth import facebook_utils
 from indico.utils.auth.facebook_utils import check_access_token
 
 REFUSAL = {"status": 401, "data": "Facebook Auth Token invalid"}
-OUT_OF_ORDER = {"status": 503, "data": "Facebook does not answer as it should"}
+OUT_OF_ORDER = {"status": 503, "data": "Facebook does not respond as expected"}
 NOT_SET_UP = {"status": 503, "data": "Logins with Facebook are not set up on this server"}
 
 

@@ -44,7 +44,7 @@ def add_command(commands: Any) -> None:
         description="Make a renamed copy of this boilerplate in a new folder. The last part of FOLDER is the"
         f" new name of the package, the settings and the classes. The parts: {', '.join(NAMES)}.",
     )
-    parser.add_argument("folder", metavar="FOLDER", type=Path, help="where to make it, such as ../shop")
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="the new folder, such as ../shop")
     add_options(parser)
     parser.add_argument("--parts", metavar="PARTS", help="exactly these parts, whatever the default is")
     parser.set_defaults(run=make_project)

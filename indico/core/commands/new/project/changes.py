@@ -25,17 +25,17 @@ from indico.core.commands.new.project.rendering import call_git, run_git
 
 def add_command(commands: Any) -> None:
     for word, run, text in (
-        ("add", add_parts, "put parts into a copy"),
-        ("remove", remove_parts, "take parts out of a copy"),
+        ("add", add_parts, "add parts to a copy"),
+        ("remove", remove_parts, "remove parts from a copy"),
     ):
         parser = commands.add_parser(word, help=text, description=f"{text.capitalize()}: {', '.join(NAMES)}.")
         parser.add_argument("parts", metavar="PARTS", help="separated by commas, such as openid,sentry")
         parser.add_argument("folder", metavar="FOLDER", type=Path, help="the copy, such as ../shop")
         parser.set_defaults(run=run)
-    text = "bring a copy up to date, in a branch of its git"
+    text = "merge the new version of the boilerplate into a new branch of a copy"
     parser = commands.add_parser("update", help=text, description=f"{text.capitalize()}.")
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="the copy, such as ../shop")
-    origin = "the commit that made the copy, for a copy that does not record it, with the options of then:"
+    origin = "for a copy without a record: the commit that it was made from, with the options of that time:"
     parser.add_argument("--from", dest="commit", metavar="COMMIT", default="", help=origin)
     add_options(parser)
     parser.set_defaults(run=update)
@@ -59,7 +59,7 @@ def change_parts(folder: Path, added: Collection[str] = (), removed: Collection[
     for name in sorted({*removed} - present):
         raise CannotCreate(f"{folder} has no {name}.")
     if record["commit"] != commit:
-        raise CannotCreate(f"{folder} was made from another commit: update it first, or check that one out.")
+        raise CannotCreate(f"{folder} was made from another commit: update it, or check out that commit.")
     with tempfile.TemporaryDirectory(prefix="indico-new-") as place:
         base, wanted = (make_folder(place, each, record["name"]) for each in ("base", "wanted"))
         write_copy(base, present)
@@ -81,7 +81,7 @@ def update(folder: Path, commit: str = "", also: str = "", without: str = "") ->
     options = [*(["--with", also] if also else []), *(["--without", without] if without else [])]
     if not (folder / RECORD).exists():
         if not commit:
-            raise CannotCreate(f"{folder} records no commit: name the one that made it by --from.")
+            raise CannotCreate(f"{folder} records no commit: name the commit that made it with --from.")
         name = folder.name
     elif commit or options:
         raise CannotCreate(f"{folder} records what made it, in {RECORD}: leave out the options.")
@@ -95,7 +95,7 @@ def update(folder: Path, commit: str = "", also: str = "", without: str = "") ->
         return f"{folder} is up to date."
     branch = f"update-{new[:7]}"
     if call_git(folder, "rev-parse", "-q", "--verify", f"refs/heads/{branch}").returncode == 0:
-        raise CannotCreate(f"{folder} has a branch {branch}: merge it, or delete it to begin anew.")
+        raise CannotCreate(f"{folder} has a branch {branch}: merge it, or delete it to start again.")
     with tempfile.TemporaryDirectory(prefix="indico-new-") as place:
         base, wanted = (make_folder(place, each, name) for each in ("base", "wanted"))
         write_earlier_copy(commit, base, options)
@@ -123,7 +123,7 @@ def check_folders(folder: Path) -> tuple[Path, str]:
         raise CannotCreate(f"{folder} is not a folder.")
     git = call_git(folder, "rev-parse", "--show-toplevel")
     if git.returncode or Path(git.stdout.strip()).resolve() != folder:
-        raise CannotCreate(f"{folder} is no git repository: there, git init, git add . and git commit.")
+        raise CannotCreate(f"{folder} is not a git repository: run git init, git add . and git commit there.")
     for place, is_dirty in ((ROOT, not commit), (folder, run_git(folder, "status", "--porcelain"))):
         if is_dirty:
             raise CannotCreate(f"{place} has changes that are not committed: commit or stash them.")
@@ -138,7 +138,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError):
         raise CannotCreate(f"{folder} has no {RECORD} that can be read: see new update --from.") from None
     if not names["commit"]:
-        raise CannotCreate(f"{folder} was made from changes that were never committed: make it anew.")
+        raise CannotCreate(f"{folder} was made from changes that were never committed: make the copy again.")
     return names
 
 

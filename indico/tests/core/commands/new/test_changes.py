@@ -143,7 +143,7 @@ class AddTest(SmallTest):
 
     def test_another_commit_than_the_recorded_one(self) -> None:
         self.git("checkout", "-q", self.new, folder=self.root)
-        self.assert_refused("another commit: update it first", "add_parts", "limit", self.copy)
+        self.assert_refused("another commit: update it, or", "add_parts", "limit", self.copy)
 
     def test_changes_that_are_not_committed(self) -> None:
         (self.copy / "note").touch()
@@ -159,8 +159,8 @@ class AddTest(SmallTest):
     def test_a_folder_that_is_no_copy(self) -> None:
         self.assert_refused("is not a folder", "add_parts", "limit", self.folder / "nowhere")
         (self.copy / "below").mkdir()
-        self.assert_refused("is no git repository", "add_parts", "limit", self.copy / "below")
-        self.assert_refused("is no git repository", "add_parts", "limit", self.folder)
+        self.assert_refused("is not a git repository", "add_parts", "limit", self.copy / "below")
+        self.assert_refused("is not a git repository", "add_parts", "limit", self.folder)
         for text, reason in (
             ("{}", "can be read"),
             ('{"name": "a", "commit": null, "parts": []}', "never committed"),
@@ -204,7 +204,7 @@ class UpdateTest(SmallTest):
     def test_a_copy_that_records_nothing_is_told_apart_by_the_commit(self) -> None:
         (self.copy / RECORD).unlink()
         self.commit()
-        self.assert_refused("records no commit: name the one", "update", self.copy)
+        self.assert_refused("records no commit: name the commit", "update", self.copy)
         self.update(commit=self.old[:7], also="sentry", without="cors")
         self.assertEqual(self.options, ["--with", "sentry", "--without", "cors"])
 

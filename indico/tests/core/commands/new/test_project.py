@@ -250,7 +250,7 @@ class ReadingTest(ProjectTest):
 
     def test_a_copys_readme_lists_the_folders_that_are_there(self) -> None:
         files = render(*DEFAULT)
-        house = files["README.md"].partition("## The house\n\n```\n")[2].partition("\n```")[0]
+        house = files["README.md"].partition("## Directory layout\n\n```\n")[2].partition("\n```")[0]
         self.assertIn("  server.py ", house)
         for name in re.findall(r"^ {0,2}(\S+[/.]\w*)[, ]", house, re.MULTILINE):
             found = [path for path in files if path.startswith((name, f"{OLD}/{name}", f"{OLD}/core/{name}"))]
