@@ -31,7 +31,6 @@ from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler
 from indico.server import make_app
 from indico.tests.mocks import HEADERS, LOGIN_DATA
-from indico.tests.testutils import slow
 from indico.tests.testutils.process import ProcessTest, linux, wait_until
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
@@ -315,7 +314,6 @@ class GivenFolderTest(StrictTest):
             self.assertIsNone(self.make_folder("prometheus_multiproc_dir", folder))
 
 
-@slow
 class OneProcessTest(ProcessTest):
     def test_a_folder_of_the_environment_that_is_not_there_changes_nothing(self) -> None:
         temporary = self.folder / "temporary"
