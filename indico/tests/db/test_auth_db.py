@@ -25,8 +25,6 @@ OTHER_KEY = 56 * "a"
 
 
 class AuthDBTest(MongoTest):
-    stores = ("auth",)
-
     def test_a_saved_key_has_its_user_in_the_articles_style(self) -> None:
         AuthDB.save_key(USER_KEY, USER_ID, self.callback)
         self.assertEqual(self.wait(), (True, None))

@@ -16,8 +16,6 @@ from indico.tests.testutils.mongo import MongoTest
 
 
 class UserDBTest(MongoTest):
-    stores = ("user",)
-
     def test_the_articles_style_works_throughout(self) -> None:
         UserDB.sync_user(USER, USER_ID, self.callback)
         self.assertEqual(self.wait()[0]["name"], USER["name"])

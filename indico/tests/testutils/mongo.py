@@ -85,12 +85,9 @@ class DatabaseTest(StrictTest):
         declared: list[Any]
         for declared in (db.INDEXES, user_data._removers, user_data._exporters):
             self.addCleanup(_restore, declared, list(declared))
-        super().setUp()
-
-    def leave_indexes_out(self) -> None:
-        """Forget the indexes of collections that the tests don't use, until the test has ended."""
         if self.stores is not True:
             db.INDEXES[:] = [each for each in db.INDEXES if each[0] in (self.stores or ())]
+        super().setUp()
 
 
 class MongoTest(DatabaseTest, AsyncTestCase):
@@ -104,7 +101,6 @@ class MongoTest(DatabaseTest, AsyncTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.leave_indexes_out()
         db.connect()
         self.io_loop.run_sync(db.ensure_indexes)
 

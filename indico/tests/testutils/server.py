@@ -37,7 +37,6 @@ class ServerTest(DatabaseTest, AsyncHTTPTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.leave_indexes_out()
         self._lifespan = lifespan(self._app)
         self.io_loop.run_sync(self._lifespan.__aenter__)
 

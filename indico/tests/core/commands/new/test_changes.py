@@ -12,8 +12,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Collection
-from contextlib import ExitStack
 from pathlib import Path
+from typing import ClassVar
 from unittest import mock
 
 from indico.core.commands.new import CannotCreate
@@ -67,22 +67,36 @@ class GitTest(StrictTest):
 class SmallTest(GitTest):
     """Copies of three files, of a checkout with two commits."""
 
+    made: ClassVar[Path]  # what each test begins with
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        place = tempfile.TemporaryDirectory(prefix="indico-test-")
+        cls.addClassCleanup(place.cleanup)
+        cls.made = Path(place.name)
+
     def setUp(self) -> None:
         super().setUp()
         self.root = self.folder / "root"
+        for name in (f"{CHANGES}.ROOT", f"{PROJECT}.ROOT", "indico.core.commands.new.ROOT"):
+            self.enterContext(mock.patch(name, self.root))
+        self.enterContext(mock.patch(f"{CHANGES}.write_copy", self.write))
+        self.enterContext(mock.patch(f"{CHANGES}.write_earlier_copy", self.write_earlier))
+        if (self.made / "root").exists():
+            shutil.copytree(self.made, self.folder, dirs_exist_ok=True)
+        else:
+            self.make()
+            shutil.copytree(self.folder, self.made, dirs_exist_ok=True)
+        self.old, self.new = self.git("rev-list", "--reverse", "--all", folder=self.root).split()
+
+    def make(self) -> None:
         self.root.mkdir()
         (self.root / "setup.py").touch()
         self.git("init", "-q", folder=self.root)
         self.old = self.commit(folder=self.root)
         (self.root / "setup.py").write_text("new\n")
         self.new = self.commit(folder=self.root)
-        self.head = self.old
-        stack = ExitStack()
-        self.addCleanup(stack.close)
-        for name in (f"{CHANGES}.ROOT", f"{PROJECT}.ROOT", "indico.core.commands.new.ROOT"):
-            stack.enter_context(mock.patch(name, self.root))
-        stack.enter_context(mock.patch(f"{CHANGES}.write_copy", self.write))
-        stack.enter_context(mock.patch(f"{CHANGES}.write_earlier_copy", self.write_earlier))
         self.git("checkout", "-q", self.old, folder=self.root)
         self.write(self.copy, ["cors"])
         self.git("init", "-q")
