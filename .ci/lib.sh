@@ -102,5 +102,8 @@ report() {
   [ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
 }
 
+# Tests that make copies of this project, and run the tests of those: in .ci/all, but for the short ones.
+own="indico/tests/core/commands/new indico/tests/test_batteries.py indico/tests/test_repository.py"
+
 # Tests that load the machine for minutes: in .ci/all.
 load="LoadTest or KillTest or StreamProcessTest or LargeUploadTest or LargeFileTest or RealHashTest"
