@@ -57,27 +57,25 @@ class AcceptTest(HostileTest):
             for server in self.servers:
                 server.stop()
 
-    @gen_test(timeout=PATIENCE)
-    async def test_workers_that_share_a_socket_take_one_client_each_in_turn(self) -> None:
-        with mock.patch.object(config, "WORKERS", 2), self.shared() as port:
-            clients = [socket.create_connection((FIRST, port)) for _ in range(20)]
-            for client in clients:
-                self.addCleanup(client.close)
-            counts = [0, 0]
-            while sum(counts) < len(clients):
+    async def count_clients(self) -> list[int]:
+        """Connect 20 clients, and return how many of them each server has."""
+        counts = [0, 0]
+        with self.shared() as port:
+            for _ in range(20):
+                self.addCleanup(socket.create_connection((FIRST, port)).close)
+            while sum(counts) < 20:
                 await asyncio.sleep(0)
                 counts = [len(server.limits.list_connections()) for server in self.servers]
-        self.assertEqual(counts, [10, 10])
+        return counts
+
+    @gen_test(timeout=PATIENCE)
+    async def test_workers_that_share_a_socket_take_one_client_each_in_turn(self) -> None:
+        with mock.patch.object(config, "WORKERS", 2):
+            self.assertEqual(await self.count_clients(), [10, 10])
 
     @gen_test(timeout=PATIENCE)
     async def test_one_that_is_alone_takes_all(self) -> None:
-        with self.shared() as port:
-            clients = [socket.create_connection((FIRST, port)) for _ in range(20)]
-            for client in clients:
-                self.addCleanup(client.close)
-            await asyncio.sleep(0.01)
-            counts = sorted(len(server.limits.list_connections()) for server in self.servers)
-        self.assertEqual(counts, [0, 20])
+        self.assertEqual(sorted(await self.count_clients()), [0, 20])
 
     @gen_test(timeout=PATIENCE)
     async def test_a_client_that_has_left_before_it_is_accepted_does_no_harm(self) -> None:
