@@ -76,7 +76,7 @@ class DocsPageTest(ProcessTest):
             login = f'{{"access_token": "{config.DEV_TOKEN}", "oauth_id": "1", "user": {{"name": "Ada"}}}}'
             browser.send("/auth/login", login)
             browser.find("#note", "Logged in")
-            browser.find(".opblock-summary", "/auth/login").click()
+            browser.fold("/auth/login")
             browser.send("/user/update", '{"update_user": {"location": "London"}}')
             browser.find(".live-responses-table", '"location": "London"')
             browser.run(

@@ -174,10 +174,7 @@ class BrowserTest(ProcessTest):
         self.send("/auth/login", LOGIN)
         self.browser.find("#note", "Logged in")
         self.browser.find(".live-responses-table", USER_ID)
-        self.fold("/auth/login")
-
-    def fold(self, path: str) -> None:
-        self.browser.find(".opblock-summary", path).click()
+        self.browser.fold("/auth/login")
 
     def test_a_person_logs_in_and_tries_an_action_and_nothing_leaves_the_machine(self) -> None:
         self.log_in()
@@ -211,7 +208,7 @@ class BrowserTest(ProcessTest):
             f"SEVERE: {self.server.url}/user/find - Failed to load resource: the server responded "
             "with a status of 401 (Unauthorized)"
         ]
-        self.fold("/user/find")
+        self.browser.fold("/user/find")
         self.browser.find("button.execute").click()
         self.browser.find(".live-responses-table", "User not authenticated")
 
@@ -219,7 +216,7 @@ class BrowserTest(ProcessTest):
         self.browser.driver.set_window_size(*PHONE)
         self.log_in()
         (self.folder / "tea.png").write_bytes(b"12345")
-        self.fold("/shelf/save")
+        self.browser.fold("/shelf/save")
         title = self.browser.find("[data-property-name=title] input")
         title.clear()
         title.send_keys("Tea")

@@ -86,9 +86,13 @@ class Browser:
         wait = WebDriverWait(self.driver, PATIENCE, ignored_exceptions=[StaleElementReferenceException])
         return wait.until(look, f"nothing matches {selector} with {text!r}")
 
+    def fold(self, path: str) -> None:
+        """On the docs page: unfold the action, or fold it again. A mouse may miss it while the page moves."""
+        self.run("arguments[0].click()", self.find("button.opblock-summary-control", path))
+
     def send(self, path: str, body: str) -> None:
         """On the docs page: unfold the action, write this body, and press the button."""
-        self.find(".opblock-summary", path).click()
+        self.fold(path)
         field = self.find("textarea.body-param__text")
         field.clear()
         self.run("arguments[0].focus(); document.execCommand('insertText', false, arguments[1])", field, body)
