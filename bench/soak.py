@@ -183,7 +183,7 @@ class Soak:
         self._ended = threading.Event()
         self._samples: defaultdict[int, list[float]] = defaultdict(list)  # MB by process
         self.step_interval = min(120, max(12, seconds / 10))
-        self.slot = min(6, max(3, 0.08 * seconds))  # seconds of each flood
+        self.slot = min(6, max(3, 0.06 * seconds))  # seconds of a flood; each kind has a turn within a minute
         self._pause = max(0.5, seconds / 300)  # between samples of memory
         self.step_downs = self.kills = 0
 
