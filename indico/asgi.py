@@ -76,7 +76,7 @@ class ASGIApplication:
         configure_logging()
         try:
             self._served = self._served or make_app()
-            async with lifespan(self._served):
+            async with lifespan(self._served):  # pragma: no branch - it ends by a cancellation
                 started.set_result(None)
                 await asyncio.Event().wait()
         except config.SettingError as error:
