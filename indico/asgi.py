@@ -67,8 +67,14 @@ class ASGIApplication:
         """Start without lifespan events. Some servers and frameworks send none."""
         loop = asyncio.get_running_loop()
         if self._started is None or self._started.get_loop() is not loop:
-            self._started = loop.create_future()
-            spawn(self._run(self._started))
+            started = self._started = loop.create_future()
+            task = spawn(self._run(started))
+
+            def end(_: object) -> None:
+                if not started.done():  # the start failed
+                    started.set_result(None)
+
+            task.add_done_callback(end)
         await asyncio.shield(self._started)  # other requests wait for it too
 
     async def _run(self, started: asyncio.Future[None]) -> None:
@@ -76,14 +82,11 @@ class ASGIApplication:
         configure_logging()
         try:
             self._served = self._served or make_app()
-            async with lifespan(self._served):  # pragma: no branch - it ends by a cancellation
+            async with lifespan(self._served):
                 started.set_result(None)
                 await asyncio.Event().wait()
         except config.SettingError as error:
             LOGGER.critical("%s", error)
-        finally:
-            if not started.done():
-                started.set_result(None)
 
 
 application = ASGIApplication()
