@@ -247,7 +247,7 @@ class ASGITest(ServerTest):
     @gen_test
     async def test_a_doubled_key_is_refused(self) -> None:
         key = (b"indico_key", HEADERS["indico_key"].encode())
-        exchange = Exchange(ASGIApplication(), "POST /auth/check", key, key).give()
+        exchange = self.ask("POST /auth/check", key, key).give()
         self.assertEqual(await exchange.finish(), (401, "User not authenticated"))
 
     @gen_test
