@@ -88,6 +88,25 @@ python_of() {
   echo "$found"
 }
 
+# on_python VERSION: a fresh copy of the checkout, and what the tests need on this Python.
+on_python() {
+  local python
+  python=$(python_of "$1")
+  if [ -z "$python" ]; then
+    echo "skipped Python $1: not on this machine"
+    exit 0
+  fi
+  clone "python$1"
+  check "what the tests need on Python $1" bash -c "'$python' -m venv .venv && .venv/bin/pip install -e '.[dev]'"
+}
+
+# on_lowest: the same on Python 3.11, with the lowest versions that are allowed.
+on_lowest() {
+  on_python 3.11
+  check "the lowest versions" bash -c \
+    '.venv/bin/python .ci/lowest.py >lowest.txt && .venv/bin/pip install -r lowest.txt'
+}
+
 # report: where the time went, the last line, and the status of the whole.
 report() {
   local passed failed
@@ -101,6 +120,17 @@ report() {
   echo "$passed passed, $failed failed"
   [ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
 }
+
+# modules PATH...: the names of the test modules at these places below indico/tests, without those that take long and
+# are the same everywhere.
+modules() {
+  (cd indico/tests && find "$@" -name 'test_*.py' ! -name test_generated.py \
+    ! -name test_floods.py ! -name test_partitions.py ! -name test_streams.py ! -name test_uploads.py) | sed 's|/|.|g; s|[.]py$||; s|^|indico.tests.|' | sort -u
+}
+
+# What has to do with processes, and so with the versions of Python and of the packages.
+process="test_server.py core/test_supervisor.py core/commands/test_shell.py core/commands/test_migrate.py core/http
+  core/mongo/test_races.py test_asgi.py"
 
 # Tests that make copies of this project, and run the tests of those: in .ci/all, but for the short ones.
 own="indico/tests/core/commands/new indico/tests/test_batteries.py indico/tests/test_repository.py"
