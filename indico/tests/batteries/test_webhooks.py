@@ -37,6 +37,22 @@ PRIVATE = (
 )
 
 
+def resolves(host: str, addresses: list[str], times: int) -> Any:
+    """Makes a name resolve to addresses, a number of times; other names resolve as they do."""
+    look_up = asyncio.BaseEventLoop.getaddrinfo
+    left = times
+
+    async def answer(loop: Any, asked: str, port: int, **options: Any) -> Any:
+        nonlocal left
+        if asked != host:  # the driver connects meanwhile
+            return await look_up(loop, asked, port, **options)
+        left -= 1
+        assert left >= 0, f"{host} was looked up more than {times} times"
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
+
+    return mock.patch.object(asyncio.BaseEventLoop, "getaddrinfo", answer)
+
+
 class ToolHandler(IndicoHandler):
     @auth
     @job
@@ -175,16 +191,9 @@ class SendTest(WebhooksTest):
         self.assertIn("can't be sent", logs.output[0])
 
     def test_a_name_is_looked_up_once_and_its_address_is_the_one_connected_to(self) -> None:
-        answers = ["127.0.0.1", "127.0.0.2"]  # the second is what a check would miss
-
-        async def look_up(loop: Any, host: str, port: int, **_: Any) -> Any:
-            self.assertEqual(host, "rebinding.example.com")
-            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (answers.pop(0), port))]
-
         url = f"http://rebinding.example.com:{self.port}/hook"
-        with mock.patch.object(asyncio.BaseEventLoop, "getaddrinfo", look_up):
+        with resolves("rebinding.example.com", ["127.0.0.1"], times=1):
             self.io_loop.run_sync(lambda: send(url, "whsec_MDA=", "1", {}))
-        self.assertEqual(answers, ["127.0.0.2"])
         self.assertEqual(self.received[0].host, f"rebinding.example.com:{self.port}")
 
     def test_an_outage_of_mongodb_is_logged_once(self) -> None:
@@ -215,15 +224,8 @@ class PrivateTest(WebhooksTest):
         self.assertEqual(self.received, [])
 
     def test_one_private_address_of_several_is_enough(self) -> None:
-        async def look_up(loop: Any, host: str, port: int, **_: Any) -> Any:
-            return [
-                (socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, port)) for each in ("1.1.1.1", "10.0.0.1")
-            ]
-
-        with (
-            mock.patch.object(asyncio.BaseEventLoop, "getaddrinfo", look_up),
-            self.assertRaises(PrivateAddress),
-        ):
+        addresses = ["1.1.1.1", "10.0.0.1"]
+        with resolves("example.com", addresses, times=1), self.assertRaises(PrivateAddress):
             self.io_loop.run_sync(lambda: send("https://example.com/", "whsec_MDA=", "1", {}))
 
 
