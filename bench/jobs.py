@@ -18,21 +18,30 @@ from bench.machine import ROOT, SERVER_CORE, Failure, clean_environment, pinned
 from bench.mongodb import start_mongod
 
 JOBS = 1000
+MODULES = ("bench.jobs", "bench.peers.taskiq_mongodb")
 
 
 def measure(folder: Path, seconds: int, rounds: int) -> list[Finding]:
     with start_mongod(folder) as mongod:
         settings = {**clean_environment(), **mongod.settings("jobs")}
-        command = pinned(SERVER_CORE, [sys.executable, "-m", "bench.jobs", str(JOBS)])
-        rates = []
-        for _ in range(rounds):
-            done = subprocess.run(
-                command, cwd=ROOT, env=settings, capture_output=True, text=True, check=False
-            )
-            if done.returncode:
-                raise Failure(f"the jobs did not run: {done.stderr[-2000:]}")
-            rates.append(float(done.stdout.split()[-1]))
-    return [Finding("jobs a second, one worker", f"{statistics.median(rates):.0f}")]
+        turns = [[run(module, settings) for module in MODULES] for _ in range(rounds)]
+    ours, others = (statistics.median(rates) for rates in zip(*turns))
+    return [
+        Finding("jobs a second, one worker", f"{ours:.0f}"),
+        Finding("the same with taskiq on MongoDB", f"{others:.0f}"),
+        Finding(
+            "jobs, times as many as taskiq", f"{statistics.median(mine / its for mine, its in turns):.2f}"
+        ),
+    ]
+
+
+def run(module: str, settings: dict[str, str]) -> float:
+    """Jobs a second. Raises Failure."""
+    command = pinned(SERVER_CORE, [sys.executable, "-m", module, str(JOBS)])
+    done = subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Failure(f"{module} did not run: {done.stderr[-2000:]}")
+    return float(done.stdout.split()[-1])
 
 
 async def run_jobs(count: int) -> float:
