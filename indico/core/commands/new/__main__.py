@@ -11,11 +11,7 @@ from collections.abc import Sequence
 
 from indico.core.commands.new import CannotCreate
 
-COMMANDS = [
-    "indico.core.commands.new.project",
-    "indico.core.commands.new.project.changes",
-    "indico.core.commands.new.route",
-]
+COMMANDS = ("project", "project.changes", "route")  # below indico.core.commands.new
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -23,7 +19,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m indico.new", description="Create a project or a route.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name in COMMANDS:
-        importlib.import_module(name).add_command(commands)
+        importlib.import_module(f"indico.core.commands.new.{name}").add_command(commands)
     arguments = vars(parser.parse_args(words))
     run = arguments.pop("run")
     try:
