@@ -11,6 +11,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -42,8 +43,8 @@ from indico.tests.testutils.strict import StrictTest
 
 def find_port() -> int:
     """A port at which nothing answers."""
-    socket, port = bind_unused_port()
-    socket.close()
+    listener, port = bind_unused_port()
+    listener.close()
     return port
 
 
@@ -67,6 +68,14 @@ class MongodTest(StrictTest):
         self.mongod.start()
         self.assertTrue(embedded.is_answering(self.mongod.port))
         self.assertEqual(self.connect().admin.command("ping"), {"ok": 1})
+
+    @slow
+    @linux  # where 127.0.0.2 is this machine too
+    def test_it_listens_on_one_address_of_loopback_alone(self) -> None:
+        self.mongod.start()
+        self.assertTrue(embedded.is_answering(self.mongod.port))
+        with self.assertRaises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.2", self.mongod.port)).close()
 
     @slow
     def test_it_keeps_its_data_between_runs(self) -> None:

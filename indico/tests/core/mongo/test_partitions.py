@@ -38,10 +38,10 @@ TROUBLE = {  # seconds of each fault: without an answer from the old primary, wr
     "cut off with a server": 13,
     "cut off from members alone": 13,
 }
-# As the documentation has it for a server alone. Here two of them share the processors with all else.
-SLOWEST_ANSWER = MONGODB_TIMEOUT + 1  # seconds
-LONGEST_GAP = 11  # seconds without a write
-LOAD = 2  # seconds more
+# docs/durability has an answer within MONGODB_TIMEOUT plus 1, and a write within 11 seconds. Both are 2 more here,
+# because servers, clients and mongods share the processors with other programs.
+SLOWEST_ANSWER = MONGODB_TIMEOUT + 1 + 2  # seconds
+LONGEST_GAP = 11 + 2  # seconds without a write
 
 # What the server once had: reads of what is not committed, and a logout that writes nothing without a key.
 LAZY_LOGOUT = """
@@ -164,9 +164,9 @@ class PartitionTest(ProcessTest):
         self.report(history, faults)
         self.assertEqual({name: found[:5] for name, found in faults.items() if found}, {})
         times = history.measure()
-        self.assertLess(times["slowest answer"], SLOWEST_ANSWER + LOAD)
-        self.assertLess(times["without an answer"], SLOWEST_ANSWER + LOAD)
-        self.assertLess(times["without a write"], LONGEST_GAP + LOAD)
+        self.assertLess(times["slowest answer"], SLOWEST_ANSWER)
+        self.assertLess(times["without an answer"], SLOWEST_ANSWER)
+        self.assertLess(times["without a write"], LONGEST_GAP)
         for server in servers:
             self.assertNotIn("Traceback", server.output)
 
@@ -207,8 +207,8 @@ class PartitionTest(ProcessTest):
 
     def log_out_twice(self, servers: list[ServerProcess], oauth_id: str) -> History:
         """
-        Log out through both servers while the primary is cut off from the other members. So is the first server,
-        which can't repeat its write on the next primary.
+        Log out through both servers while the primary is cut off from the other members. So is the first
+        server, which can't repeat its write on the next primary.
         """
         history = History(grace=1)
         clients = [
