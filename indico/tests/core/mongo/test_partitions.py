@@ -38,7 +38,7 @@ TROUBLE = {  # seconds of each fault: without an answer from the old primary, wr
     "cut off with a server": 13,
     "cut off from members alone": 13,
 }
-# docs/durability has an answer within MONGODB_TIMEOUT plus 1, and a write within 11 seconds. Both are 2 more here,
+# docs/durability has MONGODB_TIMEOUT plus 1 for an answer, and 11 seconds for a write. Both are 2 more here,
 # because servers, clients and mongods share the processors with other programs.
 SLOWEST_ANSWER = MONGODB_TIMEOUT + 1 + 2  # seconds
 LONGEST_GAP = 11 + 2  # seconds without a write
