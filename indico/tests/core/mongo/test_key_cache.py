@@ -391,16 +391,27 @@ class StreamTest(StrictTest, AsyncTestCase):
         await self.follow(first, self.last)
 
     @gen_test
-    async def test_a_refusal_is_logged_once_and_tried_again(self) -> None:
-        async def refused(identity: str) -> AsyncGenerator[Any]:
-            raise MongoError("not authorized")
-            yield
+    async def test_a_failure_is_logged_once_and_tried_again_whatever_the_cause(self) -> None:
+        for error, text in (
+            (MongoError("not authorized"), "not authorized"),
+            (Unavailable("no connection"), "no connection"),
+            (KeyError("documentKey"), "KeyError('documentKey')"),
+            (RuntimeError("closed"), "RuntimeError('closed')"),
+            (StopAsyncIteration(), "RuntimeError("),
+        ):
 
-        with self.assertLogs("indico", "WARNING") as logs:
-            await self.follow(refused, refused, self.last)
-        self.assertEqual(len(logs.output), 1, logs.output)
-        self.assertIn("Key cache: not authorized. This is tried again", logs.output[0])
-        self.assertEqual(self.missing, set())
+            async def failing(identity: str) -> AsyncGenerator[Any]:
+                raise error  # noqa: B023
+                yield
+
+            self.opened.clear()
+            with self.subTest(text), self.assertLogs("indico", "INFO") as logs:
+                await self.follow(failing, failing, self.last)
+                self.assertEqual(len(logs.output), 2, logs.output)
+                self.assertIn(f"WARNING:indico:Key cache: {text}", logs.output[0])
+                self.assertIn("This is tried again until it succeeds", logs.output[0])
+                self.assertEqual(logs.output[1], "INFO:indico:Key cache: done")
+            self.assertEqual(self.missing, set())
 
 
 class StandaloneTest(ServerTest):
