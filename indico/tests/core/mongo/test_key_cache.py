@@ -10,6 +10,7 @@ import functools
 import importlib
 import time
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -251,6 +252,40 @@ class ElsewhereTest(CacheTest):
         self.auth.delete_one({"_id": beat["_id"]})
         self.wait_until(lambda: self.auth.count_documents({"_id": beat["_id"]}))
         self.wait_until_it_counts()
+
+    def count_cursors(self) -> int:
+        client = self.replica.members[0].client
+        return int(client.admin.command("serverStatus")["metrics"]["cursor"]["open"]["total"])
+
+    @gen_test
+    async def test_a_stream_is_closed_however_it_is_left(self) -> None:
+        before = self.count_cursors()  # the application's own stream is among them
+
+        async def open_stream() -> AsyncGenerator[Any]:
+            stream = key_cache.watch(db.mongodb.auth, [])
+            await anext(stream)
+            self.assertGreater(self.count_cursors(), before)
+            return stream
+
+        await (await open_stream()).aclose()
+        self.assertEqual(self.count_cursors(), before)
+        with self.assertRaises(KeyError):
+            await (await open_stream()).athrow(KeyError("documentKey"))
+        self.assertEqual(self.count_cursors(), before)
+
+        async def follow() -> None:
+            async with aclosing(await open_stream()) as stream:
+                opened.set()
+                async for _ in stream:
+                    pass
+
+        opened = asyncio.Event()
+        task = asyncio.ensure_future(follow())
+        await opened.wait()
+        task.cancel()
+        await asyncio.wait([task])
+        self.assertTrue(task.cancelled())
+        self.assertEqual(self.count_cursors(), before)
 
     @slow
     @gen_test
