@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.findings import Finding, at_most
+from bench.findings import Finding, at_most, round_figure
 from bench.machine import Failure, Load, Running, Server, run_wrk
 from bench.mongodb import TOKEN, make_key, make_users, start_mongod
 from bench.servers import find_obstacle, is_peer
@@ -206,7 +206,7 @@ def rows(turns: Turns) -> list[list[str]]:
         [
             name,
             f"{median(of, 'cpu'):.0f}",
-            f"{cpu_ratio(turns, name, best):.2f}",
+            round_figure(cpu_ratio(turns, name, best)),
             f"{median(of, 'rate'):.0f}",
             f"{min(turn.rate for turn in of):.0f}",
             f"{max(turn.rate for turn in of):.0f}",
