@@ -25,7 +25,7 @@ def at_least(what: str, value: float, limit: float, unit: str = "", digits: int 
 
 
 def round_figure(value: float, digits: int | None = None) -> str:
-    """As a text. By default two digits behind the point below 1, and one from there: rounds differ by more."""
+    """As a text, by default with two decimals below 1 and one from there: rounds differ by more."""
     return f"{value:.{(2 if value < 1 else 1) if digits is None else digits}f}"
 
 
