@@ -35,6 +35,7 @@ from indico.core.mongo.mongod import Mongod, MongodError, is_answering
 from indico.core.welcome import print_welcome
 
 DEFAULT_MONGODB_PORT = 27017
+GOING_AWAY = 1001  # close code of a WebSocket
 MONGOD_TICK_MS = 1000  # between checks of the mongod that this process started
 
 
@@ -162,6 +163,8 @@ async def serve(
         await stop.wait()
         application.state.draining = True
         server.stop()
+        for websocket in list(application.state.websockets):
+            websocket.close(GOING_AWAY, "The server is stopping")
         await server.wait_until_idle()
         await drain(application)
         await server.close_all_connections()

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar, cast
@@ -23,6 +24,8 @@ from indico.core.http.server import Server
 from indico.server import make_app
 from indico.tests.core.http.on_uvloop import UvloopTest
 from indico.tests.core.http.test_hostile import BARE_400, PATIENCE, Client, make_request
+from indico.tests.testutils import slow
+from indico.tests.testutils.process import ProcessTest
 from indico.tests.testutils.strict import StrictTest
 
 HEADERS = [
@@ -31,6 +34,17 @@ HEADERS = [
     "Sec-WebSocket-Version: 13",
     "Sec-WebSocket-Key: dGhlIHNhbXBsZQ==",
 ]
+SCRIPT = """
+from tornado.websocket import WebSocketHandler
+from indico import config, server
+
+class EchoHandler(WebSocketHandler):
+    def on_message(self, message):
+        self.write_message(message)
+
+server.ROUTES.append(("/socket", EchoHandler))
+server.main(debug=False, port=config.PORT)
+"""
 LARGE = 10_000_000  # bytes, more than the buffers between server and client hold
 
 
@@ -267,6 +281,39 @@ class LimitTest(SocketTest):
                 await handler.closed.wait()
 
     @gen_test(timeout=PATIENCE)
+    async def test_a_message_may_be_as_large_as_a_body_unless_the_application_says_otherwise(self) -> None:
+        for most in (config.MAX_BODY_SIZE, 1000):
+            self._app.settings["websocket_max_message_size"] = most
+            connection = await self.open()
+            await connection.write_message(most * b"a", binary=True)
+            self.assertEqual(len(await connection.read_message()), most)
+            await connection.write_message((most + 1) * b"a", binary=True)
+            self.assertIsNone(await connection.read_message())
+            self.assertEqual(connection.close_code, 1009)
+            connection.close()
+        self.assertEqual(make_app().settings["websocket_max_message_size"], config.MAX_BODY_SIZE)
+
+    @gen_test(timeout=PATIENCE)
+    async def test_parts_of_a_message_count_together(self) -> None:
+        self._app.settings["websocket_max_message_size"] = 250
+        parts = [b"\x02", *(9 * [b"\x00"])]  # first bytes of frames, of which none is the last
+        async with self.client(make_handshake()) as client:
+            await self.receive(client, b"\r\n\r\n")
+            await client.send(b"".join(part + b"\xe4\0\0\0\0" + 100 * b"a" for part in parts))
+            self.assertEqual(await client.receive_all(), b"\x88\x11\x03\xf1message too big")
+
+    @gen_test(timeout=PATIENCE)
+    async def test_a_client_that_does_not_respond_to_a_ping_is_closed_and_one_that_does_is_not(self) -> None:
+        self._app.settings["websocket_ping_interval"] = 0.2
+        connection = await self.open()
+        async with self.client(make_handshake()) as client:
+            received = await client.receive_all()
+        self.assertTrue(received.endswith(b"\r\n\r\n\x89\x00\x88\x10\x03\xe8ping timed out"), received)
+        await connection.write_message("still here")
+        self.assertEqual(await connection.read_message(), "still here")
+        connection.close()
+
+    @gen_test(timeout=PATIENCE)
     async def test_sockets_are_closed_at_the_end(self) -> None:
         connection = await self.open()
         self.server.stop()
@@ -292,6 +339,36 @@ class UnreadTest(SocketTest):
         await connection.write_message("still here")
         self.assertEqual(await connection.read_message(), "still here")
         connection.close()
+
+
+class StopTest(ProcessTest):
+    def find_close_codes(self, count: int, **settings: str) -> list[int | None]:
+        """Open so many WebSockets, stop the server, and return the codes with which they are closed."""
+        server = self.start(script=SCRIPT, **settings)
+
+        async def talk() -> list[int | None]:
+            url = f"ws://127.0.0.1:{server.port}/socket"
+            connections = [await websocket_connect(url) for _ in range(count)]
+            for connection in connections:
+                await connection.write_message("hello")
+                self.assertEqual(await connection.read_message(), "hello")
+            server.send(signal.SIGTERM)
+            for connection in connections:
+                self.assertIsNone(await connection.read_message())
+                connection.close()
+            return [connection.close_code for connection in connections]
+
+        codes = asyncio.run(talk())
+        self.assertEqual(server.wait(), 0)
+        return codes
+
+    def test_a_server_that_stops_says_so_to_each_socket(self) -> None:
+        self.assertEqual(self.find_close_codes(2), [1001, 1001])
+
+    @slow
+    def test_so_do_several_workers_and_tornados_server(self) -> None:
+        self.assertEqual(self.find_close_codes(20, WORKERS="2"), 20 * [1001])
+        self.assertEqual(self.find_close_codes(2, HTTP_SERVER="tornado"), [1001, 1001])
 
 
 class UvloopMessageTest(UvloopTest, MessageTest):
