@@ -281,6 +281,19 @@ class LimitTest(SocketTest):
                 await handler.closed.wait()
 
     @gen_test(timeout=PATIENCE)
+    async def test_messages_that_are_not_read_count_as_unsent(self) -> None:
+        with mock.patch.object(config, "MAX_UNSENT", LARGE // 2):
+            other = await self.open()
+            async with self.client(make_handshake()) as client:
+                await self.receive(client, b"\r\n\r\n")
+                handler = EchoHandler.opened[-1]
+                with self.assertRaises(WebSocketClosedError):
+                    await handler.write_message(LARGE * b"a", binary=True)
+            await other.write_message("still here")
+            self.assertEqual(await other.read_message(), "still here")
+            other.close()
+
+    @gen_test(timeout=PATIENCE)
     async def test_a_message_may_be_as_large_as_a_body_unless_the_application_says_otherwise(self) -> None:
         for most in (config.MAX_BODY_SIZE, 1000):
             self._app.settings["websocket_max_message_size"] = most
