@@ -201,6 +201,8 @@ class RefusalTest(SocketTest):
             make_request("GET /socket HTTP/1.1"),
             make_request("GET /socket HTTP/1.1", *HEADERS[:2]),
             make_handshake("Origin: https://elsewhere.example"),
+            make_handshake("Sec-Fetch-Site: cross-site"),
+            make_request("GET /socket HTTP/1.1", *HEADERS, host="Host:"),
             make_handshake(method="POST"),
         ):
             async with self.client(request) as client:
