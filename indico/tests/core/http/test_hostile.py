@@ -71,8 +71,8 @@ LAST_REQUEST = make_request("POST /probe/last HTTP/1.1", "Connection: close")
 def read_answers(received: bytes) -> list[Answer]:
     """
     The envelopes that these bytes consist of, each with all that is promised of it, and BARE in place of a
-    bare 400, which is the last. A WebSocket that begins with a message counts as a 200, and its close frame as
-    LAST. Raises AssertionError when they hold anything else.
+    bare 400, which is the last. A WebSocket that begins with a message counts as a 200, and its close frame
+    as LAST. Raises AssertionError when they hold anything else.
     """
     answers: list[Answer] = []
     while received:
