@@ -35,7 +35,6 @@ from indico.core.mongo.mongod import Mongod, MongodError, is_answering
 from indico.core.welcome import print_welcome
 
 DEFAULT_MONGODB_PORT = 27017
-GOING_AWAY = 1001  # close code of a WebSocket
 MONGOD_TICK_MS = 1000  # between checks of the mongod that this process started
 
 
@@ -164,7 +163,7 @@ async def serve(
         application.state.draining = True
         server.stop()
         for websocket in list(application.state.websockets):
-            websocket.close(GOING_AWAY, "The server is stopping")
+            websocket.close(1001, "The server is stopping")
         await server.wait_until_idle()
         await drain(application)
         await server.close_all_connections()

@@ -48,6 +48,7 @@ from indico.tests.core.http.test_hostile import (
     read_answers,
 )
 from indico.tests.testutils import slow
+from indico.tests.testutils.server import make_in_loop
 
 LARGE = 10_000_000  # bytes, more than the buffers between server and client hold
 
@@ -167,7 +168,7 @@ class ConnectionTest(HostileTest):
     ]
 
     def get_http_server(self) -> Any:
-        self.server = Server(self._app)
+        self.server = make_in_loop(self, Server)
         return self.server
 
     def setUp(self) -> None:

@@ -13,9 +13,8 @@ import socket
 import struct
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple
 
-from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPHeaders
 from tornado.testing import AsyncHTTPTestCase, gen_test
 
@@ -29,6 +28,7 @@ from indico.routes.user import UserRoute
 from indico.server import Route, make_app
 from indico.tests.mocks import USER_KEY
 from indico.tests.testutils import slow
+from indico.tests.testutils.server import make_in_loop
 from indico.tests.testutils.strict import StrictTest
 
 method = "POST"  # that handlers of the kind that is tested serve
@@ -213,9 +213,8 @@ class HostileTest(StrictTest, AsyncHTTPTestCase):
     def get_app(self) -> Application:
         return make_app(routes=self.routes)
 
-    def get_http_server(self) -> HTTPServer:
-        server: Any = make_http_server(self._app)
-        return cast(HTTPServer, server)
+    def get_http_server(self) -> Any:
+        return make_in_loop(self, make_http_server)
 
     def setUp(self) -> None:
         super().setUp()

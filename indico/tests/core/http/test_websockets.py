@@ -10,10 +10,9 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 from unittest import mock
 
-from tornado.httpserver import HTTPServer
 from tornado.testing import AsyncHTTPTestCase, gen_test
 from tornado.web import Application, RequestHandler
 from tornado.websocket import WebSocketClosedError, WebSocketHandler, websocket_connect
@@ -26,6 +25,7 @@ from indico.tests.core.http.on_uvloop import UvloopTest
 from indico.tests.core.http.test_hostile import BARE_400, PATIENCE, Client, make_request
 from indico.tests.testutils import slow
 from indico.tests.testutils.process import ProcessTest
+from indico.tests.testutils.server import make_in_loop
 from indico.tests.testutils.strict import StrictTest
 
 HEADERS = [
@@ -105,9 +105,9 @@ class SocketTest(StrictTest, AsyncHTTPTestCase):
         EchoHandler.opened = []
         return make_app(routes=[("/socket", EchoHandler), ("/raw", RawHandler), ("/hasty", HastyHandler)])
 
-    def get_http_server(self) -> HTTPServer:
-        self.server = Server(self._app)
-        return cast(HTTPServer, self.server)
+    def get_http_server(self) -> Any:
+        self.server = make_in_loop(self, Server)
+        return self.server
 
     def setUp(self) -> None:
         patch = mock.patch.object(limits, "SWEEP_INTERVAL_MS", 10)
