@@ -94,6 +94,8 @@ on_python() {
   python=$(python_of "$1")
   if [ -z "$python" ]; then
     echo "skipped Python $1: not on this machine"
+    # Root can install a Python by pyenv, so that a missing one is a failure.
+    [ "$(id -u)" != 0 ] || [ ! -d "${PYENV_ROOT:-$HOME/.pyenv}" ] || record 0 1 0 "Python $1, which is missing"
     exit 0
   fi
   clone "python$1"

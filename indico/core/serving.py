@@ -162,6 +162,8 @@ async def serve(
         await stop.wait()
         application.state.draining = True
         server.stop()
+        for websocket in list(application.state.websockets):
+            websocket.close(1001, "The server is stopping")
         await server.wait_until_idle()
         await drain(application)
         await server.close_all_connections()

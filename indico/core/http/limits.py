@@ -95,9 +95,8 @@ class ConnectionLimits:
 
     def replace(self, connection: Limited, other: Limited) -> None:
         """Count `other` in place of `connection`."""
-        address = self._addresses.pop(connection)
+        self._addresses[other] = self._addresses.pop(connection)
         self.remove(connection)
-        self._addresses[other] = address
 
     def restart_write_timeout(self, connection: Limited) -> None:
         """The client has taken data of a response that is still being written."""

@@ -18,6 +18,7 @@ from contextlib import ExitStack, suppress
 
 from indico.tests.core.http.test_hostile import make_post, make_request
 from indico.tests.core.http.test_limits import FIRST, PATIENCE, REQUEST, SECOND, memory
+from indico.tests.core.http.test_websockets import SCRIPT, make_handshake
 from indico.tests.mocks import LOGIN_DATA, USER_KEY
 from indico.tests.testutils import slow
 from indico.tests.testutils.graph import graph_in_thread
@@ -127,6 +128,33 @@ class FloodTest(ProcessTest):
             self.assert_bounded(process, log_in, 30)
             self.assertEqual(statuses, {401: 10, 429: 290})
             self.assertEqual(len(graph.uris), 10)
+
+    def test_messages_that_are_too_large_or_never_end(self) -> None:
+        process = self.start(script=SCRIPT)
+        part = b"\xff\0\0\0\0\0\1\0\0\0\0\0\0" + 65536 * b"a"  # of a message, with its length
+        with ExitStack() as stack:
+
+            def open_socket() -> socket.socket:
+                client = stack.enter_context(socket.create_connection((FIRST, process.port), PATIENCE))
+                client.sendall(make_handshake())
+                self.assertIn(b"HTTP/1.1 101 ", client.recv(MEGABYTE))
+                return client
+
+            def send_too_much(number: int) -> None:
+                client = open_socket()
+                first = b"\x82\xff" + (10 * MEGABYTE).to_bytes(8) if number % 2 else b"\x02" + part
+                with suppress(ConnectionError):
+                    client.sendall(first)
+                    for _ in range(160):
+                        client.sendall(b"\0" + part)
+                    self.fail("it takes ten megabytes")
+
+            def send_nearly_all(number: int) -> None:
+                client = open_socket()
+                client.sendall(b"\x82\xff" + MEGABYTE.to_bytes(8) + bytes(MEGABYTE))
+
+            self.assert_bounded(process, send_too_much, 50, times=60)
+            self.assert_bounded(process, send_nearly_all, 100, times=60)  # one megabyte each
 
     def test_headers_of_facebook_that_never_end(self) -> None:
         with ExitStack() as stack:
