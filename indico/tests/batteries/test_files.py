@@ -32,7 +32,7 @@ from indico.server import BATTERIES
 from indico.tests.mocks import HEADERS, LOGIN_DATA, USER_ID, USER_KEY
 from indico.tests.test_asgi import Exchange
 from indico.tests.testutils import slow
-from indico.tests.testutils.process import ProcessTest, linux, read_peak
+from indico.tests.testutils.process import ProcessTest, linux, read_peak, report_figures
 from indico.tests.testutils.server import ServerTest
 from indico.utils import Upload, type_check, unpack
 from indico.utils.auth.auth_utils import auth
@@ -335,6 +335,6 @@ class LargeFileTest(ProcessTest):
                 connection.close()
                 grown = read_peak(server.pid) - before
                 times = f"{stored - began:.1f} s, out {time.monotonic() - stored:.1f} s"
-                print(f"{kind}: 100 MB in {times}, {grown} kB more")
+                report_figures(self, f"{kind}: 100 MB in {times}, {grown} kB more")
                 self.assertLess(grown, 30_000)
                 self.assertEqual(server.stop(), 0)

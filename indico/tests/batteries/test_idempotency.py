@@ -31,7 +31,7 @@ from indico.routes.user import UserRoute
 from indico.tests.mocks import HEADERS, LOGIN_DATA
 from indico.tests.mocks.request_mock import RequestHandler
 from indico.tests.testutils import slow
-from indico.tests.testutils.process import ProcessTest, wait_until
+from indico.tests.testutils.process import ProcessTest, report_figures, wait_until
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
 from indico.utils import Upload, type_check, unpack
@@ -499,4 +499,4 @@ class TwoProcessesTest(ProcessTest):
                 )
                 self.assertGreater(time.monotonic() - began, 3)
                 self.assertEqual((len(errors), self.database.order.count_documents({})), (1, 2))
-        print(f"processes killed in the middle: {killed}")
+        report_figures(self, f"{killed} processes killed in the middle")

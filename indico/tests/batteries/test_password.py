@@ -35,7 +35,7 @@ from indico.server import BATTERIES, make_app
 from indico.tests.batteries.password_mails import MailServer
 from indico.tests.mocks import HEADERS, LOGIN_DATA
 from indico.tests.testutils import slow
-from indico.tests.testutils.process import ProcessTest, ServerProcess, linux, read_peak
+from indico.tests.testutils.process import ProcessTest, ServerProcess, linux, read_peak, report_figures
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
 from indico.utils.auth.key_utils import end_all_keys, remove_user
@@ -556,7 +556,8 @@ class RealHashTest(ProcessTest):
                 self.assertEqual(self.fetch(server, "login", **data), 401)
                 times[name].append(time.perf_counter() - began)
         medians = {name: statistics.median(each) for name, each in times.items()}
-        print("logins in ms:", {name: round(1000 * median, 1) for name, median in medians.items()})
+        milliseconds = {name: round(1000 * median, 1) for name, median in medians.items()}
+        report_figures(self, f"logins in ms: {milliseconds}")
         self.assertLess(max(medians.values()) / min(medians.values()), 1.25)
 
     @linux
@@ -575,5 +576,5 @@ class RealHashTest(ProcessTest):
             thread.join()
         self.assertEqual(statuses, 40 * [200])
         grown = read_peak(server.pid) - before
-        print(f"forty logins took {grown} kB of {hashing.HASH_MEMORY}")
+        report_figures(self, f"forty logins took {grown} kB of {hashing.HASH_MEMORY}")
         self.assertLess(grown, hashing.HASH_MEMORY + 32 * 1024)
