@@ -241,6 +241,19 @@ class LeavingTest(ComputeTest):
         self.assertEqual(pool._starting, set())
 
 
+@slow
+class TornadoServerTest(ComputeTest):
+    """HTTP_SERVER=tornado"""
+
+    def setUp(self) -> None:
+        self.set(config, "HTTP_SERVER", "tornado")
+        super().setUp()
+
+    test_a_client_that_leaves_frees_its_place = (
+        LeavingTest.test_beyond_the_queue_it_is_503_at_once_and_a_client_that_leaves_frees_its_place
+    )
+
+
 class QueueTest(ComputeTest):
     @gen_test
     async def test_an_item_that_comes_when_its_caller_is_cancelled_goes_to_the_next(self) -> None:

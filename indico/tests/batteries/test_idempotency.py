@@ -114,7 +114,7 @@ class PatientHandler(OrderHandler):
     request_timeout = None  # type: ignore[assignment]
 
 
-class IdempotencyTest(ServerTest):
+class IdempotencyBase(ServerTest):
     routes = [
         AuthRoute,
         UserRoute,
@@ -177,6 +177,8 @@ class IdempotencyTest(ServerTest):
     def count_claims(self) -> int:
         return self.database.idempotency.count_documents({})
 
+
+class IdempotencyTest(IdempotencyBase):
     # What is kept
 
     def test_the_first_response_is_given_again_without_running_the_action(self) -> None:
@@ -276,9 +278,7 @@ class IdempotencyTest(ServerTest):
         self.run_until(task.done)
         self.assertEqual((task.result().code, calls["wait"]), (200, 1))
 
-    def test_if_the_client_disconnects_the_action_goes_on_and_the_next_request_gets_its_response(
-        self,
-    ) -> None:
+    def test_a_repeated_request_gets_the_response_of_an_action_whose_client_left(self) -> None:
         for path in ("order/wait", "patient/wait"):
             with self.subTest(path):
                 calls.clear()
@@ -361,6 +361,19 @@ class IdempotencyTest(ServerTest):
             self.assertEqual(self.send("order/create", {"item": "tea"}).code, 503)
         self.run_until(lambda: self.count_claims() == 0)
         self.assertEqual(calls["create"], 0)
+
+
+@slow
+class TornadoServerTest(IdempotencyBase):
+    """HTTP_SERVER=tornado"""
+
+    def setUp(self) -> None:
+        self.enterContext(mock.patch.object(config, "HTTP_SERVER", "tornado"))
+        super().setUp()
+
+    test_a_repeated_request_gets_the_response = (
+        IdempotencyTest.test_a_repeated_request_gets_the_response_of_an_action_whose_client_left
+    )
 
 
 class OperationTest(ServerTest):

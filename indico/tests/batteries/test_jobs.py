@@ -26,6 +26,7 @@ from indico.routes.handler import IndicoHandler
 from indico.routes.user import UserRoute
 from indico.tests.db.test_auth_db import UpdateListener
 from indico.tests.mocks import HEADERS, LOGIN_DATA, USER_ID
+from indico.tests.testutils import slow
 from indico.tests.testutils.mongo import MongoTest
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
@@ -303,6 +304,12 @@ class ClientTest(JobsTest):
         self.run_until(lambda: len(WorkHandler.calls) == 2)
         self.assertEqual(self.database.job.count_documents({}), 0)
         self.assertTrue(waiting)
+
+
+@slow
+class TornadoServerTest(JobsTest):
+    settings = {"HTTP_SERVER": "tornado"}
+    test_follow_sends_each_change_until_the_end = ClientTest.test_follow_sends_each_change_until_the_end
 
 
 class LeaseTest(JobsTest):
