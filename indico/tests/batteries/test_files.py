@@ -14,6 +14,8 @@ import time
 from typing import Any
 from unittest import mock
 
+import gridfs
+from bson.objectid import ObjectId
 from pymongo.errors import AutoReconnect
 from tornado.httpclient import HTTPResponse
 from tornado.simple_httpclient import HTTPStreamClosedError
@@ -109,6 +111,11 @@ class SendTest(FilesTest):
                 response = self.get(file)
                 self.assertEqual((response.code, response.body), (200, data))
                 self.assertEqual(response.headers["Content-Type"], "image/png")
+
+    def test_gridfs_of_pymongo_reads_what_is_stored(self) -> None:
+        for data in (DATA, b"", bytes(CHUNK_SIZE + 1)):
+            stored = gridfs.GridFS(self.database).get(ObjectId(self.add(data)["file"]))
+            self.assertEqual((stored.filename, stored.length, stored.read()), ("tea.png", len(data), data))
 
     def test_no_browser_shows_a_file_as_a_page(self) -> None:
         for content_type, sent in (
