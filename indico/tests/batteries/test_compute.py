@@ -362,8 +362,9 @@ class ThreadTest(ComputeTest):
         calls = [
             self.begin(action, seconds=LONG) for action in ("burn", "burn", "thread", "thread", "thread")
         ]
-        for pool, waiting in zip(battery.get_pools(), (1, 2)):
-            await self.wait_until(lambda: pool.running and len(pool.queue.waiting) == waiting)  # noqa: B023
+        processes, threads = battery.get_pools()
+        await self.wait_until(lambda: processes.running and len(processes.queue.waiting) == 1)
+        await self.wait_until(lambda: threads.running and len(threads.queue.waiting) == 2)
         gauges = {name: read() for name, (_, read) in self._app.hooks.gauges.items()}
         expected = {
             "compute_running": 1,
@@ -479,15 +480,15 @@ class LoadTest(ProcessTest):
     def test_beyond_the_queue_it_is_503_at_once(self) -> None:
         server = self.launch_server(COMPUTE_QUEUE="10")
         with ThreadPoolExecutor(200) as clients:
-            ask = partial(clients.submit, server.fetch, "think/burn")
-            answers = [ask({"seconds": 3.0})]
+            fetch = partial(server.fetch, "think/burn", timeout=300)
+            answers = [clients.submit(fetch, {"seconds": 3.0})]
             wait_until(lambda: server.fetch("think/load").data == [1, 0], "the first computation")
-            answers += [ask({"seconds": 0.1}) for _ in range(10)]
+            answers += [clients.submit(fetch, {"seconds": 0.1}) for _ in range(10)]
             wait_until(lambda: server.fetch("think/load").data == [1, 10], "a full queue")
             times = []
             while not answers[0].done():
                 began = time.perf_counter()
-                refused = server.fetch("think/burn", {"seconds": 0.1})
+                refused = fetch({"seconds": 0.1})
                 if refused.status == 503:
                     times.append(time.perf_counter() - began)
                     self.assertEqual(refused.headers["Retry-After"], "1")
