@@ -6,6 +6,7 @@ unset INDICO_ENV PORT ADDRESS WORKERS MONGODB MONGODB_DATABASE MONGODB_DRIVER US
 unset HTTP_SERVER CORS_ORIGINS OPENID_PROVIDERS SENTRY_DSN SENTRY_TRACES_SAMPLE_RATE OTEL_EXPORTER_OTLP_ENDPOINT
 unset COMPUTE_WORKERS COMPUTE_QUEUE LOG_LEVEL LOG_FORMAT DOCS KEY_CACHE CORS_HEADERS METRICS_TOKEN OTEL_EXPORTER_OTLP_TRACES_ENDPOINT
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_QUIET=2
+export TEST_REPORT=$work/figures # lines of the tests that count something, such as kills
 touch "$work/results" # a line for each check: passed, failed, seconds, name
 
 # sum_of PATTERN: what the numbers that stand in matches of the pattern come to, in what is read.
@@ -118,6 +119,9 @@ report() {
   done
   passed=$(awk '{ sum += $1 } END { print sum + 0 }' "$work/results")
   failed=$(awk '{ sum += $2 } END { print sum + 0 }' "$work/results")
+  if [ -s "$TEST_REPORT" ]; then
+    echo && sort "$TEST_REPORT" && echo
+  fi
   echo "$((SECONDS / 60)) minutes $((SECONDS % 60)) seconds in all"
   echo "$passed passed, $failed failed"
   [ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
