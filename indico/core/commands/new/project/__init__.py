@@ -20,6 +20,7 @@ from indico.core.commands.new.formatting import format_files
 from indico.core.commands.new.project.names import check_name, check_unused, rename_files
 from indico.core.commands.new.project.parts import DEFAULT, NAMES, check_needs, sort_names, split_names
 from indico.core.commands.new.project.rendering import Files, read_files, remove_parts, run_git
+from indico.core.log import announce
 
 RECORD = ".boilerplate.json"  # in a copy: what it was made from
 
@@ -63,13 +64,11 @@ def make_project(folder: Path, also: str = "", without: str = "", parts: str | N
     if parts is not None:
         wanted = split_names(parts)
     count = write_copy(folder.resolve(), wanted)
-    commit = find_commit()
-    hint = "" if commit else " It records no commit, because this checkout has changes: it can't be updated."
-    return (
-        f"Created {folder.resolve()} with {count} files. Its README.md says how to start and test it.{hint}"
-    )
+    hint = "" if find_commit() else "\nIt can't be updated later, because this checkout has changes."
+    return f"Created {folder} with {count} files.\nIts README.md says how to start and test it.{hint}"
 
 
+@announce("Making a copy and starting it once")
 def write_copy(folder: Path, wanted: Collection[str]) -> int:
     """Write a copy with these parts and start it once. Returns the number of files. Raises CannotCreate."""
     check_root()
