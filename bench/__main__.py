@@ -17,7 +17,6 @@ from bench.servers import choose
 
 COMPARISONS = {"compare": False, "replica-set": True}  # kind: whether mongod is the only member of one
 KINDS = {  # module: whether its `measure` takes seconds and rounds, or just whether to be quick, or nothing
-    "tax": True,
     "waiting": False,
     "growth": True,
     "workers": True,

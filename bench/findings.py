@@ -14,14 +14,19 @@ class Finding(NamedTuple):
     met: bool | None = None
 
 
-def at_most(what: str, value: float, limit: float, unit: str = "", digits: int = 2) -> Finding:
+def at_most(what: str, value: float, limit: float, unit: str = "", digits: int | None = None) -> Finding:
     goal = f"at most {limit:g} {unit}".strip()
-    return Finding(what, f"{value:.{digits}f} {unit}".strip(), goal, value <= limit)
+    return Finding(what, f"{round_figure(value, digits)} {unit}".strip(), goal, value <= limit)
 
 
-def at_least(what: str, value: float, limit: float, unit: str = "", digits: int = 2) -> Finding:
+def at_least(what: str, value: float, limit: float, unit: str = "", digits: int | None = None) -> Finding:
     goal = f"at least {limit:g} {unit}".strip()
-    return Finding(what, f"{value:.{digits}f} {unit}".strip(), goal, value >= limit)
+    return Finding(what, f"{round_figure(value, digits)} {unit}".strip(), goal, value >= limit)
+
+
+def round_figure(value: float, digits: int | None = None) -> str:
+    """As a text, by default with two decimals below 1 and one from there: rounds differ by more."""
+    return f"{value:.{(2 if value < 1 else 1) if digits is None else digits}f}"
 
 
 def show(findings: list[Finding]) -> None:

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bench.compare import COLUMNS, Turns, find_fastest_peer, median, ratio, rows
+from bench.compare import COLUMNS, Turns, cpu_ratio, find_best_peer, median, rows
 from bench.findings import Finding
 
 ACTIONS = ("echo", "check", "update", "login")
@@ -40,21 +40,16 @@ def plot(results: dict[str, Turns], path: Path) -> None:
 
     figure, axes = pyplot.subplots(1, len(results), figsize=(5.2 * len(results), 6.5), squeeze=False)
     for axis, (action, turns) in zip(axes[0], results.items()):
-        best = find_fastest_peer(turns) or next(iter(turns))
-        names = sorted(turns, key=lambda name: median(turns[name], "rate"))
-        values = [ratio(turns, name, best) for name in names]
+        best = find_best_peer(turns) or next(iter(turns))
+        names = sorted(turns, key=lambda name: -median(turns[name], "cpu"))
+        values = [cpu_ratio(turns, name, best) for name in names]
         colors = ["#c0504d" if name.startswith("indico") else "#9aa5b1" for name in names]
-        low = [
-            value * (1 - min(t.rate for t in turns[n]) / median(turns[n], "rate"))
-            for n, value in zip(names, values)
-        ]
-        high = [
-            value * (max(t.rate for t in turns[n]) / median(turns[n], "rate") - 1)
-            for n, value in zip(names, values)
-        ]
+        spread = [[turn.cpu / median(turns[name], "cpu") for turn in turns[name]] for name in names]
+        low = [value * (1 - min(each)) for value, each in zip(values, spread)]
+        high = [value * (max(each) - 1) for value, each in zip(values, spread)]
         axis.barh(names, values, color=colors, xerr=[low, high], error_kw={"ecolor": "#555", "capsize": 2})
         axis.axvline(1, color="#333", linewidth=0.8)
-        axis.set_title(f"{action}: requests a second, {best} = 1", fontsize=10)
+        axis.set_title(f"{action}: processor time for a request, {best} = 1", fontsize=10)
         axis.tick_params(labelsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=90)

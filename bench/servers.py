@@ -18,6 +18,7 @@ MONGOJET = {"MONGODB_DRIVER": "mongojet"}
 CACHE = {"KEY_CACHE": "60"}
 OURS = [
     Server("indico", "bench.ours", BARE),
+    Server("indico/default", "bench.ours", {"BATTERIES": "default"}),
     Server("indico/batteries", "bench.ours"),
     Server("indico/pymongo", "bench.ours", BARE | {"MONGODB_DRIVER": "pymongo"}),
     Server("indico/mongojet", "bench.ours", BARE | MONGOJET),
@@ -25,7 +26,12 @@ OURS = [
     Server("indico/mongojet/cache", "bench.ours", BARE | MONGOJET | CACHE),
     Server("indico/tornado", "bench.ours", BARE | TORNADO),
 ]
-OWN_ECHO = ("indico", "indico/batteries", "indico/tornado")  # the others differ by their driver
+OWN_ECHO = (
+    "indico",
+    "indico/default",
+    "indico/batteries",
+    "indico/tornado",
+)  # the others differ by their driver
 
 PEERS = [
     Server(f"{name}/{driver}", f"bench.peers.{name}", {"MONGODB_DRIVER": driver})
@@ -67,12 +73,7 @@ def choose(names: list[str], action: str) -> list[Server]:
         if not names or any(server.name == name or server.name.startswith(name + "/") for name in names)
     ]
     if action == "echo":  # the driver has no part in it
-        chosen = [
-            server
-            for server in chosen
-            if server.name in ("indico", "indico/batteries", "indico/tornado")
-            or server.name.endswith("/motor")
-        ]
+        chosen = [server for server in chosen if server.name in OWN_ECHO or server.name.endswith("/motor")]
     if action == "login":
         chosen = [server for server in chosen if not server.name.startswith("beanie")]
     return chosen

@@ -76,7 +76,10 @@ def has_grown(counter: Counter[str], size: int) -> bool:
     return counter.total() >= size
 
 
-PREFIX = "location /api/ { proxy_pass http://indico/; proxy_set_header Host $host; }"
+PREFIX = "\n".join(
+    f'location "{path}/" {{ proxy_pass http://indico/; proxy_set_header Host $host; }}'
+    for path in ("/api", "/a b/v1")
+)
 SCRIPT = """
 import asyncio
 from indico import config, server
@@ -217,6 +220,11 @@ class NginxTest(ProcessTest):
         self.assertEqual((answer.status, answer.data), (direct.status, direct.data))
 
     @slow
+    def test_a_head_that_is_too_large_for_nginx_is_a_400_in_an_envelope(self) -> None:
+        answer = self.post("/auth/check", headers={"X-Long": 40_000 * "x"})
+        self.assertEqual((answer.status, answer.data), (400, "Bad Request"))
+
+    @slow
     def test_without_an_instance_the_answer_is_an_envelope(self) -> None:
         for server in self.servers:
             self.assertEqual(server.stop(), 0)
@@ -230,7 +238,7 @@ class NginxTest(ProcessTest):
     def test_a_page_of_another_origin_reads_what_nginx_answers_by_itself(self) -> None:
         ask = """
             const [url, headers, body] = arguments
-            return fetch(url, {method: "POST", headers, body}).then(
+            return fetch(url, {method: "POST", headers, body, credentials: "include"}).then(
               async response =>
                 [response.status, (await response.json()).data, response.headers.get("Retry-After")],
               error => error.name)
@@ -250,15 +258,16 @@ class NginxTest(ProcessTest):
     @slow
     @needs_browser
     def test_below_a_prefix_the_docs_page_calls_actions_below_it(self) -> None:
-        address = f"http://127.0.0.1:{self.plain_port}/api"
         with Browser() as browser:
-            browser.open(f"{address}/docs")
-            browser.fold("/auth/check")
-            browser.find("button.execute").click()
-            browser.find(".live-responses-table", "User not authenticated")
-            requests = browser.read_requests()
-        self.assertIn(f"{address}/auth/check", requests)
-        self.assertEqual([url for url in requests if not url.startswith(address)], [])
+            for prefix in ("/api", "/a%20b/v1"):
+                address = f"http://127.0.0.1:{self.plain_port}{prefix}"
+                browser.open(f"{address}/docs")
+                browser.fold("/auth/check")
+                browser.find("button.execute").click()
+                browser.find(".live-responses-table", "User not authenticated")
+                requests = browser.read_requests()
+                self.assertIn(f"{address}/auth/check", requests)
+                self.assertEqual([url for url in requests if not url.startswith(address)], [])
 
     @slow
     def test_trace_context_of_clients_stops_at_nginx(self) -> None:

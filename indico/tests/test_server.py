@@ -488,6 +488,16 @@ class RefusalTest(ProcessTest):
         self.assertNotIn("secret", process.output)
 
 
+class MisspeltTest(ProcessTest):
+    @slow
+    def test_each_variable_that_looks_like_a_setting_is_named_once_at_start(self) -> None:
+        for workers in ("1", "2"):
+            process = self.start(INDICO_PROT="1", INDICO_LOG_LEVL="debug", WORKERS=workers)
+            self.assertEqual(process.stop(), 0)
+            for name in ("INDICO_PROT", "INDICO_LOG_LEVL"):
+                self.assertEqual(process.output.count(f"{name} is no setting"), 1, process.output)
+
+
 class ProductionTest(ProcessTest):
     @slow
     def test_without_facebook_credentials_it_says_so_and_a_login_answers_503(self) -> None:

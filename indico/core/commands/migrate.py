@@ -177,7 +177,7 @@ def main(words: Sequence[str] | None = None) -> None:
     except (config.SettingError, Locked, NotMigrated) as error:
         sys.exit(f"Not migrated: {error}")
     except OperationFailure as error:
-        if error.code != 13:  # Unauthorized
+        if error.code not in (13, 8000):  # Unauthorized, and the same on Atlas
             raise
         sys.exit(f"Not fully migrated: the user in MONGODB needs the role readWrite.{RUN_AGAIN}")
     except ConnectionFailure as error:

@@ -31,7 +31,7 @@ from indico.core.mongo.drivers import Collection, Database, by_majority
 from indico.core.mongo.helper import bounded, wait_for
 from indico.core.startup import StartupTask
 from indico.core.tasks import spawn
-from indico.error import IndicoError, MongoError, Unavailable
+from indico.error import IndicoError
 
 Document = dict[str, Any]
 
@@ -115,7 +115,7 @@ async def follow_logouts(get_database: Callable[[], Database], task: StartupTask
                     task.succeed()
                     beating = beating or spawn(write_beats(get_database, beat))
                     await follow(changes, beat)
-            except (MongoError, Unavailable) as error:
+            except Exception as error:
                 forget_all()  # changes may have been missed
                 if getattr(error.__cause__, "code", None) == NO_STREAMS:
                     LOGGER.warning("KEY_CACHE is not used: no change stream (%s)", error.__cause__)

@@ -385,6 +385,8 @@ server.main(debug=False, port=0)
             series = self.scrape()
             self.assertEqual(series["http_requests_total", "worker", "pid", "200"], self.asked)
             self.assertEqual(series["http_request_duration_seconds_count", "worker", "pid"], self.asked)
+            # They would be those of the worker that answers.
+            self.assertEqual([name for name, *_ in series if name.startswith("process_")], [])
 
     def test_a_scrape_is_the_sum_and_a_worker_that_died_is_neither_lost_nor_doubled(self) -> None:
         first = self.ask()

@@ -196,6 +196,26 @@ class OffTest(StrictTest):
         )
 
 
+class TracesEndpointTest(ServerTest):
+    routes = [AuthRoute]
+
+    def test_spans_arrive_at_the_endpoint_of_traces_as_it_is_written(self) -> None:
+        self.post("auth/check", {}, {})
+        self.io_loop.run_sync(lambda: self._lifespan.__aexit__(None, None, None))
+        self._lifespan = mock.AsyncMock()
+        self.assertEqual({path for path, _ in self.collector.posts}, {"/own/path"})
+
+    def get_app(self) -> Application:
+        self.collector = self.enterContext(Collector())
+        endpoint = f"http://127.0.0.1:{self.collector.port}/own/path"
+        for patch in (
+            mock.patch.object(config, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", endpoint),
+            mock.patch.object(trace, "set_tracer_provider"),
+        ):
+            self.enterContext(patch)
+        return make_app(routes=self.routes)
+
+
 class EndpointTest(StrictTest):
     def test_the_variables_mean_what_opentelemetry_documents(self) -> None:
         common, traces = "http://127.0.0.1:4318", "http://127.0.0.1:4319/own/path/"

@@ -10,6 +10,7 @@ from itertools import product
 from typing import Any
 
 from indico.core.decorators import ORDER, ActionInfo, add_decorator, check_order, get_info
+from indico.routes.handler import IndicoHandler
 from indico.tests.testutils.strict import StrictTest
 from indico.utils import type_check, unpack
 from indico.utils.auth.auth_utils import auth
@@ -96,3 +97,11 @@ class InfoTest(StrictTest):
         unpack("b")(action)
         self.assertEqual(get_info(unpack("c")(action)).fields, ("c",))
         self.assertEqual(get_info(action), ActionInfo())
+
+    def test_a_decorated_function_that_no_client_can_call_complains_whatever_decorates_it(self) -> None:
+        for name in ORDER:
+            with (
+                self.subTest(name),
+                self.assertRaisesRegex(TypeError, "^No client can call TeaHandler.a_b: "),
+            ):
+                type("TeaHandler", (IndicoHandler,), {"a_b": make_decorator(name)(make_action())})

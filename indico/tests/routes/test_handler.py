@@ -41,7 +41,7 @@ from indico.tests.mocks import HEADERS, LOGIN_DATA
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
 from indico.utils import type_check, unpack
-from indico.utils.auth.auth_utils import auth
+from indico.utils.auth.auth_utils import allow, auth
 
 SCREWED_UP = "we screwed up and have some debugging to do"
 
@@ -198,7 +198,7 @@ class NameTest(StrictTest):
             ("respond", "respondTea"),
             ("_finish", "finishTea"),
         ):
-            for decorate in (auth, unpack("data"), type_check(int)):
+            for decorate in (auth, allow("admin"), unpack("data"), type_check(int)):
                 with self.subTest(name), self.assertRaises(TypeError) as raised:
                     self.define(name, decorate(action))
                 message = str(raised.exception)

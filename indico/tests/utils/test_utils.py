@@ -440,10 +440,11 @@ class UnpackTest(StrictTest):
         def action(handler: Any, a: int, b: int) -> None: ...
 
         for names in ((), ("a",), ("a", "b", "c")):
-            with self.subTest(names), self.assertRaises(TypeError):
-                unpack(*names)(action)
-            with self.subTest(names), self.assertRaises(TypeError):
-                unpack(*names)(type_check(int, int)(action))
+            passed = ", ".join(names) or "nothing"
+            message = f'^@unpack passes {passed} to .*action: write @unpack\\("a", "b"\\)$'
+            for function in (action, type_check(int, int)(action)):
+                with self.subTest(names), self.assertRaisesRegex(TypeError, message):
+                    unpack(*names)(function)
 
     def test_a_name_that_is_a_parameter_at_another_position_complains_at_import(self) -> None:
         def action(handler: Any, title: str, body: str, note: Any) -> None: ...

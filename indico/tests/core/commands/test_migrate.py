@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import datetime
 import io
+import itertools
 import subprocess
 import sys
 import tempfile
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from pymongo import IndexModel, common
+from pymongo import IndexModel, MongoClient, common
 from pymongo.collection import Collection
 from pymongo.errors import AutoReconnect, OperationFailure
 
@@ -26,9 +27,10 @@ from indico.core.commands import migrate
 from indico.core.commands.migrate import NotMigrated
 from indico.core.mongo import indexes, lock
 from indico.core.mongo.lock import Locked
+from indico.tests.core.mongo.test_outages import start_with_auth
 from indico.tests.testutils import slow
 from indico.tests.testutils.mongo import DatabaseTest
-from indico.tests.testutils.process import ProcessTest, make_environment, run_main, wait_until
+from indico.tests.testutils.process import ProcessTest, linux, make_environment, run_main, wait_until
 
 NO_LOCK = {"_id": {"$ne": "lock"}}
 
@@ -247,10 +249,10 @@ class CommandTest(DatabaseTest):
             run_main(indico.migrate)
 
     def test_so_does_a_user_without_rights(self) -> None:
-        unauthorized = OperationFailure("not authorized on shop to execute command", 13)
-        for step in ("find_migrations", "find_indexes"):
+        for step, code in itertools.product(("find_migrations", "find_indexes"), (13, 8000)):
+            unauthorized = OperationFailure("not authorized on shop to execute command", code)
             with (
-                self.subTest(step),
+                self.subTest(step=step, code=code),
                 mock.patch.object(migrate, step, side_effect=unauthorized),
                 self.assertRaisesRegex(
                     SystemExit, r"^Not fully migrated: the user in MONGODB needs the role readWrite\."
@@ -304,3 +306,29 @@ class CommandProcessTest(ProcessTest):
             self.assertEqual(process.returncode, 1)
             self.assertRegex(process.stderr, r"^Not migrated: .*\.\n$")
             self.assertNotIn("pa:ss", process.stderr)
+
+    @linux
+    def test_without_rights_it_is_a_sentence_and_status_1(self) -> None:
+        with start_with_auth(self.folder / "data") as client:
+            assert client.address is not None
+            address = f"127.0.0.1:{client.address[1]}"
+            admin = MongoClient[dict[str, Any]](f"mongodb://root:secret@{address}/")
+            self.addCleanup(admin.close)
+            client.admin.command("createUser", "root", pwd="secret", roles=["root"])
+            admin.admin.command(
+                "createUser", "reader", pwd="secret", roles=[{"role": "read", "db": "indico"}]
+            )
+            admin.admin.command("createUser", "other", pwd="secret", roles=[{"role": "readWrite", "db": "a"}])
+            role = r"^Not fully migrated: the user in MONGODB needs the role readWrite\. .*\.\n$"
+            for user, words, sentence in (
+                ("", (), role),
+                ("reader:secret@", ("--apply",), role),
+                ("other:secret@", (), role),
+                ("reader:wrong@", (), r"^Not migrated: MONGODB can't be used, OperationFailure\.\n$"),
+            ):
+                with self.subTest(user):
+                    process = self.run_command(*words, MONGODB=f"mongodb://{user}{address}/")
+                    self.assertEqual(process.returncode, 1)
+                    self.assertRegex(process.stderr, sentence)
+                    self.assertNotIn("system.", process.stdout + process.stderr)
+                    self.assertNotIn("secret", process.stderr)

@@ -45,7 +45,7 @@ from indico.tests.mocks import LOGIN_DATA, USER_ID
 from indico.tests.testutils.mongo import MongoTest
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
-from indico.utils import type_check, unpack
+from indico.utils import mongo_callback, type_check, unpack
 
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 ID = ObjectId("0123456789abcdef01234567")
@@ -70,6 +70,12 @@ class Pair(NamedTuple):
 class Point:
     x: Any
     secret: dataclasses.InitVar[str] = ""
+
+
+@dataclasses.dataclass
+class Place:
+    day: datetime.date
+    prices: list[decimal.Decimal]
 
 
 class Order(pydantic.BaseModel):
@@ -201,6 +207,21 @@ class OrderHandler(IndicoHandler):
     async def image(self, data: bytes) -> bytes:
         return b"\xff"
 
+    async def colour(self, data: bytes) -> Colour:
+        return Colour.RED
+
+    async def time(self, data: bytes) -> datetime.time:
+        return datetime.time(1, 2, 3)
+
+    async def number(self, data: bytes) -> uuid.UUID:
+        return NUMBER
+
+    async def colours(self, data: bytes) -> set[Colour]:
+        return {Colour.RED}
+
+    async def place(self, data: bytes) -> Place:
+        return Place(DAY, [decimal.Decimal(2)])
+
     async def broken(self, data: bytes) -> Any:
         return {"orders": [object()]}
 
@@ -224,10 +245,30 @@ class AnswerTest(ServerTest):
             ("day", "2026-01-02", {"type": "string", "format": "date"}),
             ("price", "1E+5", {"type": "string", "format": "decimal"}),
             ("image", "/w==", {"type": "string", "contentEncoding": "base64"}),
+            ("time", "01:02:03", {"type": "string", "format": "time"}),
+            ("number", str(NUMBER), {"type": "string", "format": "uuid"}),
         ):
             with self.subTest(action):
                 self.assertEqual(self.post(f"order/{action}", {}), {"status": 200, "data": data})
                 self.assertEqual(self.describe(action), schema)
+
+    def test_so_does_the_description_of_a_class_of_ones_own(self) -> None:
+        schemas = describe_application(self._app)["components"]["schemas"]
+
+        def find(schema: Any) -> Any:
+            return schemas[schema["$ref"].rpartition("/")[2]]
+
+        self.assertEqual(self.post("order/colour", {})["data"], "red")
+        colour = find(self.describe("colour"))
+        self.assertEqual((colour["type"], colour["enum"]), ("string", ["red"]))
+        self.assertEqual(self.post("order/colours", {})["data"], ["red"])
+        colours = self.describe("colours")
+        self.assertEqual((colours["type"], find(colours["items"])), ("array", colour))
+        self.assertEqual(self.post("order/place", {})["data"], {"day": "2026-01-02", "prices": ["2"]})
+        place = find(self.describe("place"))
+        self.assertEqual(place["required"], ["day", "prices"])
+        self.assertEqual(place["properties"]["day"]["format"], "date")
+        self.assertEqual(place["properties"]["prices"]["items"], {"type": "string", "format": "decimal"})
 
     def test_the_description_of_a_model_says_what_its_fields_become(self) -> None:
         schemas = describe_application(self._app)["components"]["schemas"]
@@ -276,6 +317,40 @@ class StoredWithMongojetTest(StoredTest):
 @mongo
 async def store(value: Any) -> None:
     await db.mongodb.things.insert_one({"a": [value]})
+
+
+class StoringHandler(IndicoHandler):
+    """Actions whose author forgot what BSON lacks."""
+
+    VALUES = {"date": DAY, "decimal": decimal.Decimal(1), "set": {1}}
+
+    @unpack("kind")
+    async def later(self, kind: str) -> None:
+        await user_db.update({"$set": {"day": self.VALUES[kind]}}, USER_ID)
+
+    @unpack("kind")
+    def callback(self, kind: str) -> None:
+        @mongo_callback(self)
+        def update_callback(user: Any) -> None:
+            self.respond(user)
+
+        user_db.update({"$set": {"day": self.VALUES[kind]}}, USER_ID, update_callback)
+
+
+class StoringTest(ServerTest):
+    routes = [(r"/storing/(?P<action>[a-zA-Z]+)?", StoringHandler)]
+    stores = ("user",)
+
+    def test_a_value_that_bson_lacks_is_a_500_and_the_log_names_its_type(self) -> None:
+        self.database.user.insert_one({"user_id": USER_ID})
+        for action in ("later", "callback"):
+            for kind, name in (("date", "datetime.date"), ("decimal", "decimal.Decimal"), ("set", "set")):
+                with self.subTest(action=action, kind=kind), self.assertLogs("indico", "ERROR") as log:
+                    answer = self.post(f"storing/{action}", {"kind": kind})
+                    self.assertEqual(answer["status"], 500)
+                    self.assertNotIn(name, str(answer))
+                    self.assertIn(name, log.output[0])
+        self.assertNotIn("day", self.database.user.find_one({}) or {})
 
 
 class StoreTest(OnDriver, MongoTest):

@@ -10,6 +10,7 @@ import functools
 import importlib
 import time
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -252,6 +253,40 @@ class ElsewhereTest(CacheTest):
         self.wait_until(lambda: self.auth.count_documents({"_id": beat["_id"]}))
         self.wait_until_it_counts()
 
+    def count_cursors(self) -> int:
+        client = self.replica.members[0].client
+        return int(client.admin.command("serverStatus")["metrics"]["cursor"]["open"]["total"])
+
+    @gen_test
+    async def test_a_stream_is_closed_however_it_is_left(self) -> None:
+        before = self.count_cursors()  # the application's own stream is among them
+
+        async def open_stream() -> AsyncGenerator[Any]:
+            stream = key_cache.watch(db.mongodb.auth, [])
+            await anext(stream)
+            self.assertGreater(self.count_cursors(), before)
+            return stream
+
+        await (await open_stream()).aclose()
+        self.assertEqual(self.count_cursors(), before)
+        with self.assertRaises(KeyError):
+            await (await open_stream()).athrow(KeyError("documentKey"))
+        self.assertEqual(self.count_cursors(), before)
+
+        async def follow() -> None:
+            async with aclosing(await open_stream()) as stream:
+                opened.set()
+                async for _ in stream:
+                    pass
+
+        opened = asyncio.Event()
+        task = asyncio.ensure_future(follow())
+        await opened.wait()
+        task.cancel()
+        await asyncio.wait([task])
+        self.assertTrue(task.cancelled())
+        self.assertEqual(self.count_cursors(), before)
+
     @slow
     @gen_test
     async def test_nothing_counts_while_mongodb_is_silent(self) -> None:
@@ -391,16 +426,27 @@ class StreamTest(StrictTest, AsyncTestCase):
         await self.follow(first, self.last)
 
     @gen_test
-    async def test_a_refusal_is_logged_once_and_tried_again(self) -> None:
-        async def refused(identity: str) -> AsyncGenerator[Any]:
-            raise MongoError("not authorized")
-            yield
+    async def test_a_failure_is_logged_once_and_tried_again_whatever_the_cause(self) -> None:
+        for error, text in (
+            (MongoError("not authorized"), "not authorized"),
+            (Unavailable("no connection"), "no connection"),
+            (KeyError("documentKey"), "KeyError('documentKey')"),
+            (RuntimeError("closed"), "RuntimeError('closed')"),
+            (StopAsyncIteration(), "RuntimeError("),
+        ):
 
-        with self.assertLogs("indico", "WARNING") as logs:
-            await self.follow(refused, refused, self.last)
-        self.assertEqual(len(logs.output), 1, logs.output)
-        self.assertIn("Key cache: not authorized. This is tried again", logs.output[0])
-        self.assertEqual(self.missing, set())
+            async def failing(identity: str) -> AsyncGenerator[Any]:
+                raise error  # noqa: B023
+                yield
+
+            self.opened.clear()
+            with self.subTest(text), self.assertLogs("indico", "INFO") as logs:
+                await self.follow(failing, failing, self.last)
+                self.assertEqual(len(logs.output), 2, logs.output)
+                self.assertIn(f"WARNING:indico:Key cache: {text}", logs.output[0])
+                self.assertIn("This is tried again until it succeeds", logs.output[0])
+                self.assertEqual(logs.output[1], "INFO:indico:Key cache: done")
+            self.assertEqual(self.missing, set())
 
 
 class StandaloneTest(ServerTest):

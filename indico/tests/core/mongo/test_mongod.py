@@ -303,6 +303,18 @@ class MainTest(StrictTest):
             sentence.startswith(f"No MongoDB answers at port {self.port}, and no mongod is installed.")
         )
 
+    def test_a_mongod_that_can_not_run_ends_the_start_with_what_it_said(self) -> None:
+        loader = "mongod: error while loading shared libraries: libcrypto.so.3: cannot open shared object"
+        for program, reason in (
+            (f"echo '{loader}' >&2; exit 127", loader),
+            ("kill -ILL $$", "it died of signal 4"),
+        ):
+            path = self.folder / "mongod"
+            path.write_text(f"#!/bin/sh\n{program}\n")
+            path.chmod(0o700)
+            with mock.patch.dict(os.environ, {"PATH": f"{self.folder}:{os.environ['PATH']}"}):
+                self.assertEqual(self.exit_main(), f"mongod does not start: {reason}.")
+
     def test_without_a_folder_one_that_answers_is_used(self) -> None:
         (self.folder / ".indico").touch()
         with (

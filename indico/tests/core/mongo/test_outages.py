@@ -382,7 +382,7 @@ class NotYetTest(ProcessTest):
     def test_a_name_that_can_not_be_resolved_yet(self) -> None:
         address = start_mongodb().address
         assert address is not None
-        for driver in ("motor", "pymongo"):
+        for driver in ("motor", "pymongo"):  # mongojet looks names up by itself, outside of Python
             with self.subTest(driver):
                 server = self.start(
                     script=UNRESOLVED.replace("PORT", str(address[1])),
@@ -411,6 +411,10 @@ class NotYetTest(ProcessTest):
                 self.assert_waits(server)
                 client.admin.command("createUser", "ada", pwd="secret", roles=["root"])
                 self.assert_serves_soon(server)
+                with MongoClient[dict[str, Any]](f"mongodb://ada:secret@{address}/") as admin:
+                    database = admin[self.database.name]
+                    self.assertTrue(database.user.index_information()["user_id_1"]["unique"])
+                    self.assertTrue(database.auth.index_information()["key_1"]["unique"])
 
 
 @contextmanager
