@@ -5,7 +5,6 @@ What is done to a copy that was made earlier: parts put in and taken out, and up
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -17,13 +16,17 @@ from pathlib import Path
 from typing import ClassVar
 from unittest import mock
 
+from tornado.testing import bind_unused_port
+
+from indico import config
 from indico.core import log
 from indico.core.commands.new import CannotCreate
 from indico.core.commands.new.project import RECORD, changes
 from indico.core.commands.new.project.changes import change_parts, find_parts, update
 from indico.core.commands.new.project.parts import DEFAULT, NAMES
 from indico.tests.testutils import slow
-from indico.tests.testutils.checkout import NOT_COVERED, ROOT, needs, needs_checkout, run_python
+from indico.tests.testutils.checkout import NOT_COVERED, ROOT, needs, needs_checkout, run_alone, run_python
+from indico.tests.testutils.mongo import name_database, start_mongodb
 from indico.tests.testutils.pages import Console, matches, read_blocks
 from indico.tests.testutils.process import make_environment
 from indico.tests.testutils.strict import StrictTest
@@ -32,6 +35,7 @@ CHANGES = "indico.core.commands.new.project.changes"
 PROJECT = "indico.core.commands.new.project"
 GIT = ("git", "-c", "user.name=Ada", "-c", "user.email=ada@example.com", "-c", "init.defaultBranch=main")
 FIRST = "627efdf"  # the last commit of version 1.0
+EARLIER = "25d7a57"  # a commit whose copies have a record, and lack much that there is now
 LINES = "".join(f"line {number}\n" for number in range(20))
 
 
@@ -323,13 +327,19 @@ class CloneTest(GitTest):
         self.assertEqual((result.returncode, hide_progress(result.stderr)), (0, ""))
         return result.stdout
 
-    def run_suite(self) -> None:
-        """Run the second command of the copy's README, with what is installed here."""
-        kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-        environment = {**kept, "PYTHONPATH": str(self.copy)}
-        command = [sys.executable, "-m", "nose"]
-        suite = subprocess.run(command, cwd=self.copy, env=environment, capture_output=True, text=True)
-        self.assertEqual(suite.returncode, 0, suite.stdout + suite.stderr)
+    def run_readme(self) -> None:
+        """Run both commands of the copy's README, in an environment that has what the copy needs alone."""
+        script = str(ROOT / ".ci/readme.py")
+        suite = run_alone(self, self.copy, sys.executable, script, "test")
+        self.assertRegex(run_alone(self, self.copy, "bash", "-c", suite), r"\nRan \d+ tests in ")
+        # Its port and its MongoDB may be in use on this machine.
+        database, mongodb = name_database(self.id()), start_mongodb()
+        self.addCleanup(mongodb.drop_database, database)
+        socket, port = bind_unused_port()
+        socket.close()
+        settings = {"MONGODB": config.MONGODB, "MONGODB_DATABASE": database, "PORT": str(port)}
+        started = run_alone(self, self.copy, sys.executable, script, "start", **settings)
+        self.assertRegex(started, r"\nRan 3 tests in ")
 
 
 @slow
@@ -376,43 +386,12 @@ class RealTest(CloneTest):
                 self.assertLessEqual(len(line), 80)
 
     def test_a_copy_of_version_1_0_is_updated(self) -> None:
-        if subprocess.run(["git", "cat-file", "-e", FIRST], cwd=ROOT, capture_output=True).returncode:
-            self.skipTest("the history of this checkout does not go back to version 1.0")
-        source = self.folder / "first"
-        self.git("worktree", "add", "-q", "--detach", str(source), FIRST, folder=self.clone)
-        command = ["-m", "indico.new", "project", str(self.copy), "--without", "sentry,opentelemetry"]
-        run_python(self, source, *command)
-        self.git("init", "-q")
-        self.commit()
-        # A route, a changed schema, a deleted battery and a renamed file of the owner's.
-        run_python(self, self.copy, "-m", "shop.new", "route", "order")
-        self.edit("shop/db/user_db.py", '("location": .str.*\n)', r'\1    "size": (int, False),\n')
-        for path in (
-            "shop/batteries/openid.py",
-            "shop/tests/batteries/test_openid.py",
-            "docs/batteries/openid.rst",
-        ):
-            (self.copy / path).unlink()
-        self.edit("shop/server.py", '    "shop.batteries.openid",\n', "")
-        self.git("mv", "shop/utils/auth/facebook_utils.py", "shop/utils/auth/facebook.py")
-        for path in ("shop/routes/auth.py", "shop/tests/utils/auth/test_facebook_utils.py"):
-            self.edit(path, r"auth\.facebook_utils", "auth.facebook")
-            self.edit(path, "import facebook_utils", "import facebook as facebook_utils")
-        self.commit()
-        without = "sentry,opentelemetry"
-        message = self.new("update", "--from", FIRST, "--without", without, str(self.copy))
-        conflicts = re.findall(r"^  (\S+) \((\S+)\)$", message, re.MULTILINE)
+        without = ("--without", "sentry,opentelemetry")
+        self.make_earlier(FIRST, "openid", *without)
         expected = ["shop/routes/auth.py", "shop/server.py", "shop/tests/utils/auth/test_facebook_utils.py"]
-        self.assertEqual(conflicts, [(path, "content") for path in expected])
-        self.git(
-            "switch", "-q", self.git("branch", "--list", "update-*", "--format", "%(refname:short)").strip()
-        )
+        self.assertEqual(self.update("--from", FIRST, *without), [(path, "content") for path in expected])
         self.assertFalse((self.copy / "shop/batteries/openid").exists())
-        self.assertIn('"size": (int, False)', (self.copy / "shop/db/user_db.py").read_text())
-        for path in expected:  # what is new, with the owner's names
-            self.edit(path, "(?s)<<<<<<< HEAD\n.*?=======\n(.*?)>>>>>>> boilerplate\n", r"\1")
-            self.edit(path, r"auth\.facebook_utils", "auth.facebook")
-            self.edit(path, "import facebook_utils", "import facebook as facebook_utils")
+        self.resolve(*expected)
         self.edit(
             "shop/server.py", "(from shop.routes.auth .*\n)", r"\1from shop.routes.order import OrderRoute\n"
         )
@@ -421,7 +400,53 @@ class RealTest(CloneTest):
         self.edit("shop/db/order_db.py", r"(?s)(mongo_obj\(ORDER_SCHEMA.*?)\)", r"\1, operators=True)")
         self.edit("shop/tests/db/test_order_db.py", r"order = self\.wait\(\)", "order, _ = self.wait()")
         self.edit("shop/tests/db/test_order_db.py", r"self\.wait\(\), order", "self.wait()[0], order")
-        self.run_suite()
+        self.run_readme()
+
+    def test_a_copy_of_an_earlier_commit_with_a_record_is_updated(self) -> None:
+        self.make_earlier(EARLIER, "cors")
+        self.assertEqual(self.update(), [])
+        self.assertFalse((self.copy / "shop/batteries/cors.py").exists())
+        self.assertIn("OrderRoute", (self.copy / "shop/server.py").read_text())
+        self.assertIn("auth.facebook import", (self.copy / "shop/routes/auth.py").read_text())
+        self.run_readme()
+
+    def make_earlier(self, commit: str, deleted: str, *options: str) -> None:
+        """Make the copy by the command of an earlier commit, and change it as an owner does."""
+        if subprocess.run(["git", "cat-file", "-e", commit], cwd=ROOT, capture_output=True).returncode:
+            self.skipTest(f"the history of this checkout does not go back to {commit}")
+        source = self.folder / "earlier"
+        self.git("worktree", "add", "-q", "--detach", str(source), commit, folder=self.clone)
+        run_python(self, source, "-m", "indico.new", "project", str(self.copy), *options)
+        self.git("init", "-q")
+        self.commit()
+        # A route, a changed schema, a deleted battery and a renamed file.
+        run_python(self, self.copy, "-m", "shop.new", "route", "order")
+        self.edit("shop/db/user_db.py", '("location": .str.*\n)', r'\1    "size": (int, False),\n')
+        for path in ("shop/batteries/{}.py", "shop/tests/batteries/test_{}.py", "docs/batteries/{}.rst"):
+            (self.copy / path.format(deleted)).unlink()
+        self.edit("shop/server.py", f'    "shop.batteries.{deleted}",\n', "")
+        self.git("mv", "shop/utils/auth/facebook_utils.py", "shop/utils/auth/facebook.py")
+        for path in ("shop/routes/auth.py", "shop/tests/utils/auth/test_facebook_utils.py"):
+            self.rename_facebook(path)
+        self.commit()
+
+    def update(self, *options: str) -> list[tuple[str, str]]:
+        """Update the copy, switch to the branch, and return the conflicts."""
+        message = self.new("update", *options, str(self.copy))
+        branch = self.git("branch", "--list", "update-*", "--format", "%(refname:short)").strip()
+        self.git("switch", "-q", branch)
+        self.assertIn('"size": (int, False)', (self.copy / "shop/db/user_db.py").read_text())
+        return re.findall(r"^  (\S+) \((\S+)\)$", message, re.MULTILINE)
+
+    def resolve(self, *paths: str) -> None:
+        """Take what is new, with the owner's names."""
+        for path in paths:
+            self.edit(path, "(?s)<<<<<<< HEAD\n.*?=======\n(.*?)>>>>>>> boilerplate\n", r"\1")
+            self.rename_facebook(path)
+
+    def rename_facebook(self, path: str) -> None:
+        self.edit(path, r"auth\.facebook_utils", "auth.facebook")
+        self.edit(path, "import facebook_utils", "import facebook as facebook_utils")
 
     def edit(self, path: str, pattern: str, new: str) -> None:
         file = self.copy / path
