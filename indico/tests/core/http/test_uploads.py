@@ -152,7 +152,7 @@ class UploadTest(ServerTest):
         return set(list_deleted_files()) - self.before
 
     def tearDown(self) -> None:
-        self.assertEqual(STORAGE.size, 0)
+        self.assertEqual((STORAGE.size, STORAGE.held), (0, 0))
         super().tearDown()
 
     def test_a_small_file_stays_in_memory(self) -> None:
@@ -214,6 +214,10 @@ class UploadTest(ServerTest):
     def test_an_action_without_files_takes_no_multipart_body(self) -> None:
         self.assertEqual(self.upload("/picture/text", TITLE + END)[0], 400)
 
+    def test_a_text_and_then_a_file_of_a_name_are_the_file(self) -> None:
+        body = make_part("images", b"bytes") + make_part("images", b"bytes", "b") + END
+        self.assertEqual(self.upload("/picture/several", body), (200, ["b"]))
+
     def test_an_invalid_multipart_body_is_400(self) -> None:
         file = make_part("image", b"bytes", "a")
         for body in (
@@ -248,8 +252,13 @@ class UploadTest(ServerTest):
     def test_other_bodies_and_texts_may_have_max_body_size_of_the_settings(self) -> None:
         with mock.patch.object(config, "MAX_BODY_SIZE", 1000):
             self.assertEqual(self.post("picture/save", {"title": 1000 * "a"})["status"], 413)
-            body = make_part("title", 1001 * b"a") + make_part("image", b"bytes", "a") + END
-            self.assertEqual(self.upload("/picture/save", body)[0], 413)
+            for text in (
+                make_part("title", 1001 * b"a"),
+                make_part(1001 * "a", b""),
+                5 * make_part(201 * "a", b""),
+            ):
+                body = text + make_part("image", b"bytes", "a") + END
+                self.assertEqual(self.upload("/picture/save", body)[0], 413)
 
     @gen_test(timeout=PATIENCE)
     async def test_the_rest_of_a_body_that_is_too_large_is_dropped(self) -> None:
@@ -274,6 +283,16 @@ class UploadTest(ServerTest):
             self.assertEqual(self.upload("/picture/save", body)[0], 503)
         with mock.patch.object(config, "MAX_UPLOADS", 2000):
             self.assertEqual(self.upload("/picture/save", body)[0], 200)
+
+    def test_texts_names_and_empty_files_of_all_uploads_may_have_max_unread(self) -> None:
+        for body in (
+            make_part("title", 15_000 * b"a"),
+            5 * make_part("image" + 3000 * "a", b""),
+            40 * make_part("image", b"", "a"),
+        ):
+            for most, status in ((50_000, 503), (200_000, 200)):
+                with mock.patch.object(config, "MAX_UNREAD", most):
+                    self.assertEqual(self.upload("/picture/optional", body + END)[0], status)
 
     def test_files_go_to_disk_while_uploads_take_much_memory(self) -> None:
         content = b"bytes" + MEMORY * 9 // 10 * b"a"
@@ -472,7 +491,7 @@ class FormTest(StrictTest, AsyncTestCase):
         await form.wanted
         body = make_part("image", b"bytes", "a") + make_part("image", b"more", "b")
         with (
-            mock.patch.object(config, "MAX_UNREAD", 0),
+            mock.patch.object(uploads, "MEMORY", 0),
             mock.patch.object(asyncio, "to_thread", end_meanwhile),
         ):
             await form.feed(body)
