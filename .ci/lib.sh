@@ -203,5 +203,5 @@ process="test_server.py core/test_supervisor.py core/commands/test_shell.py core
 # Tests that make copies of this project, and run the tests of those: in .ci/all, but for the short ones.
 own="indico/tests/core/commands/new indico/tests/test_batteries.py indico/tests/test_repository.py"
 
-# Tests that load the machine for minutes: in .ci/all.
-load="LoadTest or KillTest or StreamProcessTest or LargeUploadTest or LargeFileTest or RealHashTest"
+# Tests that load the machine for minutes: in .ci/all. pytest takes each name for a part of a name, in any case.
+load="BusyTest or KillTest or StreamProcessTest or LargeUploadTest or LargeFileTest or RealHashTest"
