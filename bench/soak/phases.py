@@ -27,7 +27,7 @@ from indico.tests.testutils.collector import Collector
 from indico.tests.testutils.replica import ReplicaSet
 
 SETTLE = 8  # seconds until connections without requests are closed, on both sides
-WARM_UP = 1  # seconds of each kind of flood
+WARM_UP = 0.7  # seconds of each kind of flood
 COUNTED = ("descriptors", "tasks", "threads", "compute processes", "computations")
 
 
