@@ -94,8 +94,8 @@ def write_copy(folder: Path, wanted: Collection[str]) -> int:
             start = [sys.executable, "-Bc", START, folder.name]
             result = subprocess.run(start, cwd=made, capture_output=True, text=True)
             if result.returncode:
-                reason = result.stderr.strip().rpartition("\n")[2]
-                raise CannotCreate(f"The copy would not start, so it was not made: {reason}")
+                line = result.stderr.strip().rpartition("\n")[2]
+                raise CannotCreate(f"A copy is what git tracks. It did not start, so it was not made: {line}")
             made.rename(folder)
     except OSError as error:
         raise CannotCreate(f"{folder} can't be created: {error.strerror or error}.") from error

@@ -97,8 +97,8 @@ def update(folder: Path, commit: str = "", also: str = "", without: str = "") ->
     lines = [f"Made the branch {branch} in {folder}.", "Your branch and your files are as they were.", ""]
     if merge.conflicts:
         lines += ["Changed in both:", *merge.conflicts, ""]
-    resolve = "resolve what stands between <<<<<<< and >>>>>>>,\n" if merge.conflicts else ""
-    lines += [f"In {folder}: git switch {branch},", f"{resolve}pip install -e '.[dev]' && nosetests, commit."]
+    resolve = "resolve what stands between <<<<<<< and >>>>>>>, commit,\n" if merge.conflicts else ""
+    lines += [f"In {folder}: git switch {branch},", f"{resolve}pip install -e '.[dev]' && nosetests."]
     return "\n".join([*lines, f"Then git switch -, git merge {branch}."])
 
 
