@@ -3,7 +3,7 @@ Partitions: two servers and the three members of a replica set, each in a networ
 clients write, find, log in and out through both servers. What the clients saw is then checked.
 
 PARTITION_MINUTES in the environment makes the first test go on for so long. With REQUIRE_NAMESPACES, the
-tests fail where they can't run, and are not skipped. With DURABILITY_REPORT, figures are added to that file.
+tests fail where they can't run, and are not skipped. With TEST_REPORT, figures are added to that file.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ from typing import Any
 from pymongo import MongoClient
 from pymongo.read_concern import ReadConcern
 
-from indico import config
 from indico.tests.testutils import slow
 from indico.tests.testutils.history import Client, Clients, History, Window
 from indico.tests.testutils.namespaces import Network, find_obstacle
-from indico.tests.testutils.process import ProcessTest, ServerProcess, linux
+from indico.tests.testutils.process import ProcessTest, ServerProcess, linux, report_figures
 from indico.tests.testutils.replica import SETTINGS, Member, ReplicaSet
 
 MONGODB_TIMEOUT = 2  # seconds
@@ -152,12 +151,7 @@ class PartitionTest(ProcessTest):
         figures += [f"{name} {seconds:.1f} s" for name, seconds in history.measure().items()]
         figures += [f"{name} {len(found)}" for name, found in faults.items()]
         figures.append(f"outdated reads in a window {history.stale}")
-        if path := os.environ.get("DURABILITY_REPORT"):
-            with open(path, "a") as file:
-                print(
-                    f"{self.id().rpartition('.')[2]} ({config.MONGODB_DRIVER}): {', '.join(figures)}",
-                    file=file,
-                )
+        report_figures(self, ", ".join(figures))
 
     def assert_kept(self, history: History, servers: list[ServerProcess]) -> None:
         faults = history.find_faults(self.read_users())
