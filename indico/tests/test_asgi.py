@@ -554,8 +554,7 @@ COMMANDS = {
 }
 
 
-@slow
-class ASGIServerTest(ProcessTest):
+class ASGIProcessTest(ProcessTest):
     """Each of the servers, as it is shipped."""
 
     def each(
@@ -609,6 +608,20 @@ class ASGIServerTest(ProcessTest):
         finally:
             connection.close()
 
+    def read_peak(self) -> int:
+        return max(map(read_peak, processes_in(self.folder)))
+
+    def follow(self, port: int, count: int, pause: float) -> socket.socket:
+        """A client that has asked for a stream."""
+        client = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+        client.sendall(
+            make_post(json.dumps([count, pause]).encode(), "POST /probe/follow HTTP/1.1", "Connection: close")
+        )
+        return client
+
+
+@slow
+class ASGIServerTest(ASGIProcessTest):
     def test_it_serves_the_same(self) -> None:
         def test(process: subprocess.Popen[str], port: int) -> None:
             self.assertEqual(self.ask(port, "/auth/login", json.dumps(LOGIN_DATA))[0], 200)
@@ -689,17 +702,6 @@ class ASGIServerTest(ProcessTest):
             self.assertLess(self.read_peak() - before, 10_000)
 
         self.each(test)
-
-    def read_peak(self) -> int:
-        return max(map(read_peak, processes_in(self.folder)))
-
-    def follow(self, port: int, count: int, pause: float) -> socket.socket:
-        """A client that has asked for a stream."""
-        client = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
-        client.sendall(
-            make_post(json.dumps([count, pause]).encode(), "POST /probe/follow HTTP/1.1", "Connection: close")
-        )
-        return client
 
     def test_beyond_max_actions_others_are_busy_within_50_ms_and_health_answers(self) -> None:
         def test(process: subprocess.Popen[str], port: int) -> None:
