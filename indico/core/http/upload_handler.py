@@ -67,8 +67,8 @@ class UploadHandler(LimitedHandler):
         """Run the action. Return when it wants the body or has ended."""
         connection: Any = self.request.connection
         connection.set_body_timeout(self.body_timeout or config.BODY_TIMEOUT)
-        if isinstance(connection, HTTP1Connection):  # Tornado's, with a limit of its own
-            connection.set_max_body_size(form.limit)
+        if isinstance(connection, HTTP1Connection):  # Tornado's, whose own limit is 100 MB
+            connection.set_max_body_size(2**63)
         post: Any = self.post
         action = asyncio.ensure_future(post(**self.path_kwargs))
 

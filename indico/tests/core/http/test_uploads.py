@@ -28,6 +28,7 @@ from indico.batteries.openapi import describe_application
 from indico.core.hooks import Application
 from indico.core.http import uploads
 from indico.core.http.uploads import MAX_PARTS, MEMORY, STORAGE, Form
+from indico.error import BodyTooLarge
 from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler
 from indico.server import make_app
@@ -619,6 +620,19 @@ class ASGIUploadTest(ServerTest):
 
 
 class FormTest(StrictTest, AsyncTestCase):
+    @gen_test
+    async def test_after_an_error_nothing_is_read(self) -> None:
+        form = Form(f"multipart/form-data; boundary={BOUNDARY}", {}, LIMIT)
+        reading = asyncio.ensure_future(form.read())
+        await form.wanted
+        with mock.patch.object(config, "MAX_BODY_SIZE", 1):
+            await form.feed(TITLE + FILE)
+        await form.feed(FILE)
+        with self.assertRaises(BodyTooLarge):
+            await reading
+        form.close()
+        self.assertEqual(STORAGE.held, 0)
+
     @gen_test
     async def test_nothing_is_stored_after_a_request_that_ends_while_a_file_is_written(self) -> None:
         form = Form(f"multipart/form-data; boundary={BOUNDARY}", {"image": list[Upload]}, LIMIT)
