@@ -56,8 +56,6 @@ class DetachedStream(IOStream):
         self._limits.remove(self)
         super().close_fd()
 
-    # For ConnectionLimits
-
     def unread_bytes(self) -> int:
         return len(self._data)
 

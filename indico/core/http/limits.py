@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from indico.core.http.connection import ServerConnection
     from indico.core.http.detached import DetachedStream
 
-    Connection: TypeAlias = ServerConnection | DetachedStream
-
+Connection: TypeAlias = "ServerConnection | DetachedStream"
 RESERVED_FILES = 100  # for MongoDB, the log and everything else that is not a client
 SWEEP_INTERVAL_MS = 1000  # between checks for connections that are too slow
 DISCONNECT_INTERVAL_MS = 500  # between checks for disconnects on paused connections

@@ -8,6 +8,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, get_args
 
+from tornado.http1connection import HTTP1Connection
+
 from indico import config
 from indico.core.decorators import get_info
 from indico.core.http.bodies import check_encoding, smart_parse
@@ -65,6 +67,8 @@ class UploadHandler(LimitedHandler):
         """Run the action. Return when it wants the body or has ended."""
         connection: Any = self.request.connection
         connection.set_body_timeout(self.body_timeout or config.BODY_TIMEOUT)
+        if isinstance(connection, HTTP1Connection):  # Tornado's, whose own limit is 100 MB
+            connection.set_max_body_size(2**63)
         post: Any = self.post
         action = asyncio.ensure_future(post(**self.path_kwargs))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import statistics
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -23,6 +24,7 @@ from indico.core.http import limits
 from indico.core.http.limits import ConnectionLimits, count_connections
 from indico.core.http.sockets import raise_file_limit
 from indico.routes.handler import IndicoHandler
+from indico.tests.core.http import busy
 from indico.tests.core.http.test_hostile import LAST_REQUEST, Client, make_post, make_request
 from indico.tests.mocks import HEADERS, LOGIN_DATA
 from indico.tests.testutils import slow
@@ -291,9 +293,12 @@ class MaxActionsTest(LimitTest):
             await self.begin(stack)
             await self.begin(stack, "follows")
             with self.assertLogs("indico", "WARNING"):
-                began = time.monotonic()
-                self.assertEqual(await self.get_status("POST /probe/echo"), 503)
-                self.assertLess(time.monotonic() - began, 0.05)
+                times = []
+                for _ in range(9):
+                    began = time.monotonic()
+                    self.assertEqual(await self.get_status("POST /probe/echo"), 503)
+                    times.append(time.monotonic() - began)
+                self.assertLess(statistics.median(times), 0.05)
             self.assertIn(b"\r\nRetry-After: 1\r\n", self.answer)
             self.assertTrue(self.answer.endswith(b'{"status":503,"data":"The server is busy"}'))
             for line in ("GET /health", "GET /metrics"):
@@ -313,6 +318,25 @@ class MaxActionsTest(LimitTest):
                 await asyncio.sleep(0.01)
             for _ in range(3):
                 self.assertEqual(await self.get_status("POST /probe/echo"), 200)
+
+
+class TornadoMaxActionsTest(MaxActionsTest):
+    def setUp(self) -> None:
+        self.enterContext(mock.patch.object(config, "HTTP_SERVER", "tornado"))
+        super().setUp()
+
+
+@slow
+class MaxActionsProcessTest(ProcessTest):
+    def test_beyond_the_limit_others_are_busy_within_50_ms_and_health_answers(self) -> None:
+        for server in ("own", "tornado"):
+            with self.subTest(server):
+                process = self.start(
+                    script=busy.SCRIPT + "server.main(debug=False, port=0)\n",
+                    MAX_ACTIONS=str(busy.MAX_ACTIONS),
+                    HTTP_SERVER=server,
+                )
+                busy.assert_busy_at_once(self, process.port)
 
 
 class StopTest(LimitTest):

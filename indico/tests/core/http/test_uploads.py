@@ -8,11 +8,12 @@ import asyncio
 import gc
 import json
 import os
-import re
 import select
 import socket
+import subprocess
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -27,14 +28,15 @@ from indico.batteries.openapi import describe_application
 from indico.core.hooks import Application
 from indico.core.http import uploads
 from indico.core.http.uploads import MAX_PARTS, MEMORY, STORAGE, Form
+from indico.error import BodyTooLarge
 from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler
 from indico.server import make_app
 from indico.tests.core.http.test_hostile import PATIENCE, Client, read_answers
 from indico.tests.mocks import HEADERS, LOGIN_DATA
-from indico.tests.test_asgi import Exchange
+from indico.tests.test_asgi import ASGIProcessTest, Exchange
 from indico.tests.testutils import slow
-from indico.tests.testutils.process import ServerProcess
+from indico.tests.testutils.process import ServerProcess, processes_in, read_peak, wait_until
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
 from indico.utils import Upload, type_check, unpack
@@ -287,6 +289,15 @@ class UploadTest(ServerTest):
         client.socket.close()
         self.assertEqual((answer.status, answer.headers["Connection"]), (413, "close"))
 
+    @gen_test(timeout=PATIENCE)
+    async def test_a_body_may_be_larger_than_the_limit_that_tornado_has(self) -> None:
+        client = await Client(self.get_http_port()).connect()
+        with mock.patch.object(PictureHandler, "max_body_size", 2**30):
+            await client.send(make_request("/picture/save", make_part("title", b"\xff") + FILE, size=2**29))
+            [answer] = read_answers(await client.receive())
+        client.socket.close()
+        self.assertEqual(answer.status, 400)
+
     def test_all_uploads_together_may_have_max_uploads(self) -> None:
         body = TITLE + make_part("image", 2000 * b"a", "a") + END
         with mock.patch.object(config, "MAX_UPLOADS", 1999):
@@ -463,48 +474,104 @@ server.main(debug=False)
 """
 
 
+PIECE, PIECES = b"a" * 1024**2, 1024  # of a file of one GiB
+UPLOADS = {"MAX_UPLOADS": "50000000"}  # the size of 500 of the files below
+
+
+def send_large(port: int) -> bytes:
+    head, tail = make_part("file", b"", "large")[:-2], b"\r\n" + END
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(make_request("/file/measure", head, size=len(head) + PIECES * len(PIECE) + len(tail)))
+        for _ in range(PIECES):
+            client.sendall(PIECE)
+        client.sendall(tail)
+        return receive_answer(client)
+
+
+def receive_answer(client: socket.socket) -> bytes:
+    received = b""
+    with suppress(ConnectionError):
+        while not received.endswith(b"}") and (part := client.recv(10_000)):
+            received += part
+    return received
+
+
+def leave_in_the_middle(port: int, pid: int) -> None:
+    """Send a part of a file. Return when it is on the disk, and gone from it after the client has left."""
+    files = set(list_deleted_files(pid))
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(make_request("/file/measure", make_part("file", 3 * PIECE, "a"), size=LIMIT))
+        wait_until(lambda: bool(set(list_deleted_files(pid)) - files), "a file on the disk")
+    wait_until(lambda: not set(list_deleted_files(pid)) - files, "the end of the file")
+
+
+def send_a_thousand(port: int) -> Counter[bytes]:
+    """Begin a thousand uploads, and end those that are not rejected. Return how many have each status."""
+    part = make_part("file", b"", "one")[:-2] + 100_000 * b"a"
+    statuses = Counter[bytes]()
+    with ExitStack() as stack:
+        clients = []
+        for _ in range(1000):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            client.sendall(make_request("/file/measure", part, size=len(part) + len(END) + 2))
+            clients.append(client)
+        rejected = 0
+        while rejected < 500:  # of the others all bytes are stored
+            ready, _, _ = select.select(clients, [], [], PATIENCE)
+            rejected = len(ready)
+        for client in clients:
+            with suppress(ConnectionError):
+                client.sendall(b"\r\n" + END)
+        for client in clients:
+            statuses[receive_answer(client)[9:12]] += 1
+    return statuses
+
+
 @slow
 class LargeUploadTest(StrictTest):
+    def each(self, **settings: Any) -> Iterator[ServerProcess]:
+        for kind in ("own", "tornado"):
+            with (
+                self.subTest(server=kind),
+                ServerProcess(script=SCRIPT, HTTP_SERVER=kind, **settings) as server,
+            ):
+                yield server
+
     def test_a_file_of_one_gib_takes_little_memory_and_is_gone_from_the_disk(self) -> None:
-        piece, pieces = b"a" * 1024**2, 1024
-        head, tail = make_part("file", b"", "large")[:-2], b"\r\n" + END
-        with (
-            ServerProcess(script=SCRIPT) as server,
-            socket.create_connection(("127.0.0.1", server.port)) as client,
-        ):
+        for server in self.each():
             files = list_deleted_files(server.pid)
-            client.sendall(
-                make_request("/file/measure", head, size=len(head) + pieces * len(piece) + len(tail))
-            )
-            for _ in range(pieces):
-                client.sendall(piece)
-            client.sendall(tail)
-            received = client.recv(10_000)
-            self.assertIn(b'"data":%d' % (pieces * len(piece)), received)
-            status = Path(f"/proc/{server.pid}/status").read_text()
-            [peak] = re.findall(r"VmHWM:\s+(\d+) kB", status)
-            self.assertLess(int(peak), 100 * 1024)
+            self.assertIn(b'"data":%d' % (PIECES * len(PIECE)), send_large(server.port))
+            self.assertLess(read_peak(server.pid), 100 * 1024)
             self.assertEqual(list_deleted_files(server.pid), files)
 
     def test_a_thousand_uploads_at_once_stay_within_max_uploads(self) -> None:
-        part = make_part("file", b"", "one")[:-2] + 100_000 * b"a"
-        statuses = Counter[bytes]()
-        with ServerProcess(script=SCRIPT, MAX_UPLOADS="50000000") as server, ExitStack() as stack:
-            clients = []
-            for _ in range(1000):
-                client = stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
-                client.sendall(make_request("/file/measure", part, size=len(part) + len(END) + 2))
-                clients.append(client)
-            rejected = 0
-            while rejected < 500:  # of the others all bytes are stored
-                ready, _, _ = select.select(clients, [], [], PATIENCE)
-                rejected = len(ready)
-            for client in clients:
-                with suppress(ConnectionError):
-                    client.sendall(b"\r\n" + END)
-            for client in clients:
-                statuses[client.recv(10_000)[9:12]] += 1
-        self.assertEqual(statuses, {b"200": 500, b"503": 500})
+        for server in self.each(**UPLOADS):
+            self.assertEqual(send_a_thousand(server.port), {b"200": 500, b"503": 500})
+
+
+@slow
+class ASGILargeUploadTest(ASGIProcessTest):
+    script = SCRIPT.replace("server.main(debug=False)", "from indico.asgi import application")
+
+    def find_pid(self) -> int:
+        """Return the process that has most memory: a server may have others beside it."""
+        return max(processes_in(self.folder), key=read_peak)
+
+    def test_a_file_of_one_gib_takes_little_memory_and_is_gone_from_the_disk(self) -> None:
+        def test(process: subprocess.Popen[str], port: int) -> None:
+            leave_in_the_middle(port, self.find_pid())
+            files = list_deleted_files(self.find_pid())
+            self.assertIn(b'"data":%d' % (PIECES * len(PIECE)), send_large(port))
+            self.assertLess(self.read_peak(), 100 * 1024)
+            self.assertEqual(list_deleted_files(self.find_pid()), files)
+
+        self.each(test, script=self.script)
+
+    def test_a_thousand_uploads_at_once_stay_within_max_uploads(self) -> None:
+        def test(process: subprocess.Popen[str], port: int) -> None:
+            self.assertEqual(send_a_thousand(port), {b"200": 500, b"503": 500})
+
+        self.each(test, "uvicorn", script=self.script, **UPLOADS)
 
 
 class ASGIUploadTest(ServerTest):
@@ -553,6 +620,19 @@ class ASGIUploadTest(ServerTest):
 
 
 class FormTest(StrictTest, AsyncTestCase):
+    @gen_test
+    async def test_after_an_error_nothing_is_read(self) -> None:
+        form = Form(f"multipart/form-data; boundary={BOUNDARY}", {}, LIMIT)
+        reading = asyncio.ensure_future(form.read())
+        await form.wanted
+        with mock.patch.object(config, "MAX_BODY_SIZE", 1):
+            await form.feed(TITLE + FILE)
+        await form.feed(FILE)
+        with self.assertRaises(BodyTooLarge):
+            await reading
+        form.close()
+        self.assertEqual(STORAGE.held, 0)
+
     @gen_test
     async def test_nothing_is_stored_after_a_request_that_ends_while_a_file_is_written(self) -> None:
         form = Form(f"multipart/form-data; boundary={BOUNDARY}", {"image": list[Upload]}, LIMIT)
