@@ -531,6 +531,27 @@ server.ROUTES.append((r"/probe/(?P<action>[a-zA-Z]+)?", ProbeHandler))
 from indico.asgi import application
 """
 
+WORK_SCRIPT = """
+import os
+from indico import server
+from indico.batteries.compute import compute
+from indico.batteries.jobs import job
+from indico.routes.handler import IndicoHandler
+from indico.utils.auth.auth_utils import auth
+
+class WorkHandler(IndicoHandler):
+    async def compute(self, data):
+        return [os.getpid(), await compute(os.getpid)]
+
+    @auth
+    @job
+    async def build(self, data):
+        return "built"
+
+server.ROUTES.append((r"/work/(?P<action>[a-zA-Z]+)?", WorkHandler))
+from indico.asgi import application
+"""
+
 COMMANDS = {
     "uvicorn": "uvicorn app:application --port {port} --no-server-header --no-proxy-headers",
     "hypercorn": "hypercorn app:application --bind 127.0.0.1:{port}",
@@ -598,6 +619,23 @@ class ASGIServerTest(ProcessTest):
             self.assertEqual(self.ask(port, "/user/update", 1001 * "a")[0], 413)
 
         self.each(test)
+
+    def test_computations_and_jobs_run(self) -> None:
+        def test(process: subprocess.Popen[str], port: int) -> None:
+            status, pids = self.ask(port, "/work/compute")
+            self.assertEqual((status, len(set(pids))), (200, 2))
+            self.ask(port, "/auth/login", json.dumps(LOGIN_DATA))
+            status, job = self.ask(port, "/work/build")
+            self.assertEqual(status, 202)
+            state = {"state": "done", "progress": None, "result": "built"}
+            wait_until(lambda: self.ask(port, "/job/find", json.dumps(job)) == (200, state), "the job")
+            process.terminate()
+            process.wait(PATIENCE)
+            wait_until(lambda: not processes_in(self.folder), "the end of all processes")
+            self.assertNotIn("Traceback", self.log.read_text())
+
+        with mock.patch(f"{__name__}.SCRIPT", WORK_SCRIPT):
+            self.each(test)
 
     def test_it_starts_without_events_of_a_lifespan_and_below_a_path(self) -> None:
         def test(process: subprocess.Popen[str], port: int) -> None:

@@ -56,7 +56,7 @@ class DetachedStream(IOStream):
         self._limits.remove(self)
         super().close_fd()
 
-    # The interface `Limited`
+    # For ConnectionLimits
 
     def unread_bytes(self) -> int:
         return len(self._data)
