@@ -113,8 +113,7 @@ class ConnectionLimits:
 
     def _sweep(self) -> None:
         now = time.monotonic()
-        since = self._writing
-        self._writing = {}
+        since, self._writing = self._writing, {}
         late = []
         for connection in self._addresses:
             if connection.unsent_bytes():
