@@ -4,30 +4,40 @@ Does what README.md says, as it says it.
     readme.py test     prints the command that runs the tests
     readme.py start    runs the command that starts the server, then every `$ command` of the README, and
                        compares the answers with what the README shows
+
+The README is that of the working directory, which may be a copy. Runs take turns, because all use one port,
+unless PORT has another.
 """
 
+import fcntl
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 PATIENCE = 300  # seconds for the first command, which installs
-VARYING = ("_id", "created", "indico_key")  # what differs from run to run
+VARYING = re.compile(r"_id|created|\w+_key")  # what differs from run to run
+LOCK = Path(tempfile.gettempdir(), f"readme-{os.getuid()}.lock")
 
-README = Path("README.md").read_text()
+README = Path("README.md").read_text().replace(":5000", f":{os.environ.get('PORT', 5000)}")
 
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 
 
+def drop_varying(pairs: list[tuple[str, object]]) -> list[tuple[str, object]]:
+    return [pair for pair in pairs if not VARYING.fullmatch(pair[0])]
+
+
 def normalise(text: str) -> object:
     """The answer without what varies; text that is no JSON as it is."""
     try:
-        return json.loads(text, object_pairs_hook=lambda pairs: [p for p in pairs if p[0] not in VARYING])
+        return json.loads(text, object_pairs_hook=drop_varying)
     except ValueError:
         return text
 
@@ -69,7 +79,7 @@ def start() -> None:
                 session += command + "\n"
                 continue
             assert normalise(output) == normalise(expected), f"{command}\ngave {output}\nnot   {expected}"
-            if found := re.search('"indico_key": ?"([0-9a-f]{56})"', output):
+            if found := re.search(r'"\w+_key": ?"([0-9a-f]{56})"', output):
                 values["<key>"] = found[1]
     finally:
         os.killpg(server.pid, signal.SIGINT)
@@ -81,4 +91,6 @@ if __name__ == "__main__":
     if sys.argv[1] == "test":
         print(blocks("sh")[1])
     else:
-        start()
+        with LOCK.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            start()

@@ -57,7 +57,8 @@ def read_files(*pages: str) -> dict[str, str]:
 
 
 def name_modules(files: dict[str, str], below: str) -> list[str]:
-    return [path[:-3].replace("/", ".") for path in files if path.startswith(below)]
+    paths = [path[:-3].removesuffix("/__init__") for path in files if path.startswith(below)]
+    return [path.replace("/", ".") for path in paths]
 
 
 def needs_docs(test: unittest.TestCase) -> None:

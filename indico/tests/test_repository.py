@@ -4,7 +4,6 @@ What the repository has for those who work on it, and that a copy has what it ne
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -14,10 +13,19 @@ from pathlib import Path
 
 from indico.core.commands.new.project import make_project
 from indico.tests.testutils import slow
-from indico.tests.testutils.checkout import NOT_COVERED, ROOT, needs, needs_checkout
+from indico.tests.testutils.checkout import ROOT, needs, needs_checkout, run_alone
 from indico.tests.testutils.strict import StrictTest
 
 WORKFLOW = ".github/workflows/test.yml"
+DEPENDABOT = ".github/dependabot.yml"
+
+
+def list_missing_paths(root: Path, package: str) -> list[str]:
+    """Return the paths and modules that AGENTS.md names and that are not there."""
+    text = (root / "AGENTS.md").read_text(encoding="utf-8")
+    paths = re.findall(r"`([\w./]+(?:/|\.py|\.rst))`", text)
+    paths += [f"{module.replace('.', '/')}.py" for module in re.findall(rf"-m ({package}[\w.]+)", text)]
+    return [path for path in paths if not (root / path).exists()]
 
 
 class RepositoryTest(StrictTest):
@@ -52,19 +60,14 @@ class RepositoryTest(StrictTest):
         self.assertEqual(sorted(name for names in copied for name in names.split()), sorted(allowed))
 
     def test_every_path_and_module_that_agents_md_names_is_there(self) -> None:
-        text = self.read("AGENTS.md")
-        self.assertLess(len(text.splitlines()), 50)
-        paths = re.findall(r"`([\w./]+(?:/|\.py|\.rst))`", text)
-        paths += [f"{module.replace('.', '/')}.py" for module in re.findall(r"-m (indico[\w.]+)", text)]
-        paths = [path for path in paths if not (ROOT / path.removesuffix(".py") / "__main__.py").exists()]
-        self.assertGreater(len(paths), 8)
-        for path in paths:
-            self.assertTrue((ROOT / path).exists(), path)
+        self.assertLess(len(self.read("AGENTS.md").splitlines()), 50)
+        self.assertGreater(self.read("AGENTS.md").count("`indico/"), 7)
+        self.assertEqual(list_missing_paths(ROOT, "indico"), [])
 
     @slow
     def test_workflow_and_dependabot_follow_their_schemas(self) -> None:
         needs(self, "check_jsonschema")
-        for schema, path in (("github-workflows", WORKFLOW), ("dependabot", ".github/dependabot.yml")):
+        for schema, path in (("github-workflows", WORKFLOW), ("dependabot", DEPENDABOT)):
             with self.subTest(path):
                 self.run_program(
                     sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", path
@@ -89,22 +92,4 @@ class CopyTest(StrictTest):
         make_project(folder / "shop")
         copy = folder / "shop"
         self.assertEqual([path.name for path in (copy / ".ci").iterdir()], ["run"])
-        settings = ("PATH", "HOME", "LANG", "TMPDIR")
-        environment = {
-            name: value
-            for name, value in os.environ.items()
-            if name in settings or name.lower().startswith(("pip_", "http_", "https_", "no_", "ssl_"))
-        }
-        environment["PATH"] = f"{sys.base_prefix}/bin:{environment['PATH']}"  # of no other environment
-        run = subprocess.run(
-            [".ci/run"],
-            cwd=copy,
-            env={**environment, **NOT_COVERED},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        if "No matching distribution" in run.stdout:
-            self.skipTest("the package index can't be reached")
-        self.assertEqual(run.returncode, 0, run.stdout)
-        self.assertRegex(run.stdout, r"\nRan \d+ tests in ")
+        self.assertRegex(run_alone(self, copy, ".ci/run"), r"\nRan \d+ tests in ")

@@ -20,7 +20,7 @@ from indico.core.serving import configure_logging, run, stop_on_signals
 def main(words: Sequence[str] | None = None) -> None:
     """Run jobs until stopped, at least one at a time. A wrong setting exits with one sentence."""
     parser = argparse.ArgumentParser(
-        prog="python -m indico.worker",
+        prog="python -m indico worker",
         description="Run the jobs of all servers with the same database, JOB_WORKERS at a time, until stopped"
         " by Ctrl-C or SIGTERM.",
     )

@@ -119,7 +119,7 @@ class Dispatcher(tornado.web.Application):
 
     def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
         found = self._actions.get(request.path) if request.method == "POST" else None
-        if found is not None:
+        if found is not None and isinstance(request, LazyRequest):  # not a request of another server
             return ActionDelegate(found[0].make_lazily(self, request, found[1]))
         return super().find_handler(request, **kwargs)
 

@@ -6,14 +6,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from typing import Any, get_args
 
 from indico import config
 from indico.core.decorators import get_info
 from indico.core.http.bodies import check_encoding, smart_parse
 from indico.core.http.request_handler import LimitedHandler
-from indico.core.http.uploads import Form, takes_uploads
+from indico.core.http.uploads import Form, Upload
 from indico.core.tasks import await_outcome
+
+
+def takes_uploads(kind: Any) -> bool:
+    """Whether the type is `Upload`, or contains it: `Upload | None`, `list[Upload]`."""
+    return kind is Upload or any(map(takes_uploads, get_args(kind)))
 
 
 def read_body(pass_fields: Callable[[Any, dict[str, Any]], Any], types: Iterable[Any]) -> Callable[..., Any]:

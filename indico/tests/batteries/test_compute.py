@@ -439,7 +439,7 @@ def find_percentile(times: list[float]) -> float:
 
 @slow
 @linux
-class LoadTest(ProcessTest):
+class BusyTest(ProcessTest):
     """Real servers, many clients, and processes that are killed."""
 
     def launch_server(self, **settings: str) -> ServerProcess:

@@ -260,6 +260,13 @@ class FailureTest(FilesTest):
         await self.wait_until_empty()
 
     @gen_test(timeout=PATIENCE)
+    async def test_a_file_whose_user_was_removed_before_is_not_stored(self) -> None:
+        self.database.user.delete_many({})
+        with self.assertRaises(NotFound):
+            await self.save(make_upload(DATA))
+        await self.wait_until_empty()
+
+    @gen_test(timeout=PATIENCE)
     async def test_what_can_not_be_deleted_goes_with_its_user(self) -> None:
         upload = make_upload(DATA)
         with mock.patch.object(FileDB, "delete", side_effect=AutoReconnect("gone")) as delete:

@@ -5,6 +5,7 @@ Copies of this checkout, for tests that change one.
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -48,6 +49,29 @@ def run_python(test: unittest.TestCase, folder: Path, *arguments: str, **setting
         stderr=subprocess.STDOUT,
         text=True,
     )
+    test.assertEqual(result.returncode, 0, result.stdout)
+    return result.stdout
+
+
+def run_alone(test: unittest.TestCase, folder: Path, *command: str, **settings: str) -> str:
+    """Run a command in a copy, with these settings and no packages of this suite's. It has to succeed."""
+    kept = ("PATH", "HOME", "LANG", "TMPDIR")
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name in kept or name.lower().startswith(("pip_", "http_", "https_", "no_", "ssl_"))
+    }
+    environment["PATH"] = f"{sys.base_prefix}/bin:{environment['PATH']}"  # of no other environment
+    result = subprocess.run(
+        command,
+        cwd=folder,
+        env={**environment, **NOT_COVERED, **settings},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if "No matching distribution" in result.stdout:
+        test.skipTest("the package index can't be reached")
     test.assertEqual(result.returncode, 0, result.stdout)
     return result.stdout
 

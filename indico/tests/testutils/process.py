@@ -293,7 +293,9 @@ class ProcessTest(DatabaseTest):
         return self.launch(*arguments, **options).wait_ready()
 
     def assert_refuses(self, sentence: str, *arguments: str, **options: Any) -> None:
-        """Assert that the server prints only this sentence, and exits with status 1."""
+        """Assert that the server prints only this sentence, within 80 columns, and exits with status 1."""
+        for line in sentence.splitlines():
+            self.assertLessEqual(len(line.replace(str(self.folder), ".")), 80)
         server = self.launch(*arguments, **options)
         self.assertEqual((server.wait(), server.output.strip()), (1, sentence))
 

@@ -16,22 +16,22 @@ LONGEST_LINE = 110  # characters, as in pyproject.toml
 
 
 def format_files(root: Path, paths: Sequence[str]) -> str:
-    """Wrap comments and docstrings in these Python files, and run ruff. Returns a hint if ruff is missing."""
+    """Wrap comments and docstrings in these Python files, and run ruff. Returns a hint if that fails."""
     for path in (root / path for path in paths):
         source = path.read_text(encoding="utf-8")
         if max(map(len, source.splitlines()), default=0) > LONGEST_LINE:
             path.write_text(wrap_prose(source), encoding="utf-8")
     if importlib.util.find_spec("ruff") is None:
         return (
-            "\nruff is not installed here, so lines were not formatted. In the new files' folder, run:"
-            " pip install -e '.[dev]' && ruff format . && ruff check --fix ."
+            "\nruff is not installed here, so lines were not formatted.\nIn the new files' folder, run:"
+            "\n  pip install -e '.[dev]' && ruff format . && ruff check --fix ."
         )
     from ruff import find_ruff_bin
 
     for words in (("format",), ("check", "--fix"), ("check", "--select", "E501", "--add-noqa"), ("format",)):
-        command = [find_ruff_bin(), *words, "-q", "--no-cache", *paths]
-        subprocess.run(command, cwd=root, capture_output=True)
-    return ""
+        command = [find_ruff_bin(), *words, "--no-cache", *paths]
+        result = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    return f"\nruff failed: {result.stderr.strip()}" if result.returncode else ""
 
 
 def wrap_prose(source: str) -> str:

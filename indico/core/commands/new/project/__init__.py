@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -20,20 +20,23 @@ from indico.core.commands.new.formatting import format_files
 from indico.core.commands.new.project.names import check_name, check_unused, rename_files
 from indico.core.commands.new.project.parts import DEFAULT, NAMES, check_needs, sort_names, split_names
 from indico.core.commands.new.project.rendering import Files, read_files, remove_parts, run_git
+from indico.core.log import announce
 
 RECORD = ".boilerplate.json"  # in a copy: what it was made from
 
-# Imports all that a copy starts with, and makes its application. A package of an extra may be missing here.
+# Imports all modules of a copy but its tests, asks each command for its help, and makes the application. A
+# package of an extra may be missing here.
 START = """
-import importlib, pkgutil, sys
+import contextlib, importlib, pkgutil, sys
 name = sys.argv[1]
 for module in pkgutil.walk_packages(importlib.import_module(name).__path__, name + "."):
-    if "tests" not in module.name and not module.name.endswith("__main__"):
+    if "tests" not in module.name:
         importlib.import_module(module.name)
-try:
+for module, _ in importlib.import_module(name + ".__main__").COMMANDS.values():
+    with contextlib.suppress(SystemExit):
+        importlib.import_module(module).main(["--help"])
+with contextlib.suppress(importlib.import_module(name + ".config").SettingError):
     importlib.import_module(name + ".server").make_app()
-except importlib.import_module(name + ".config").SettingError:
-    pass
 """
 
 
@@ -63,15 +66,13 @@ def make_project(folder: Path, also: str = "", without: str = "", parts: str | N
     if parts is not None:
         wanted = split_names(parts)
     count = write_copy(folder.resolve(), wanted)
-    commit = find_commit()
-    hint = "" if commit else " It records no commit, because this checkout has changes: it can't be updated."
-    return (
-        f"Created {folder.resolve()} with {count} files. Its README.md says how to start and test it.{hint}"
-    )
+    hint = "" if find_commit() else "\nIt can't be updated later, because this checkout has changes."
+    return f"Created {folder} with {count} files.\nIts README.md says how to start and test it.{hint}"
 
 
+@announce("Making a copy and starting it once")
 def write_copy(folder: Path, wanted: Collection[str]) -> int:
-    """Write a copy with these parts and start it once. Returns the number of files. Raises CannotCreate."""
+    """Write a copy and start it once; if anything fails, there is none. Returns the number of its files."""
     check_root()
     if importlib.util.find_spec("ruff") is None:
         raise CannotCreate("ruff, which formats the copy, is not installed: pip install -e '.[dev]'")
@@ -81,21 +82,23 @@ def write_copy(folder: Path, wanted: Collection[str]) -> int:
     files = read_files()
     check_unused(folder.name, files)
     record = {"name": folder.name, "version": indico.__version__, "commit": find_commit()}
+    remove_parts(files, wanted)
+    files = rename_files(files, folder.name)
+    files[RECORD] = json.dumps({**record, "parts": sort_names(wanted)}, indent=2) + "\n"
     try:
-        folder.mkdir()
-        remove_parts(files, wanted)
-        files = rename_files(files, folder.name)
-        files[RECORD] = json.dumps({**record, "parts": sort_names(wanted)}, indent=2) + "\n"
-        write_files(folder, files)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as place:
+            made = Path(place, folder.name)
+            write_files(made, files)
+            if problem := format_files(made, [path for path in files if path.endswith(".py")]):
+                raise CannotCreate(problem.strip())
+            start = [sys.executable, "-Bc", START, folder.name]
+            result = subprocess.run(start, cwd=made, capture_output=True, text=True)
+            if result.returncode:
+                line = result.stderr.strip().rpartition("\n")[2]
+                raise CannotCreate(f"A copy is what git tracks. It did not start, so it was not made: {line}")
+            made.rename(folder)
     except OSError as error:
-        raise CannotCreate(f"{folder} can't be created: {error.strerror}.") from error
-    format_files(folder, [path for path in files if path.endswith(".py")])
-    start = [sys.executable, "-Bc", START, folder.name]
-    result = subprocess.run(start, cwd=folder, capture_output=True, text=True)
-    if result.returncode:
-        shutil.rmtree(folder)
-        reason = result.stderr.strip().rpartition("\n")[2]
-        raise CannotCreate(f"The copy would not start, so it was not made: {reason}")
+        raise CannotCreate(f"{folder} can't be created: {error.strerror or error}.") from error
     return len(files)
 
 

@@ -5,24 +5,29 @@ What is done to a copy that was made earlier: parts put in and taken out, and up
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Collection
 from pathlib import Path
 from typing import ClassVar
 from unittest import mock
 
+from tornado.testing import bind_unused_port
+
+from indico import config
+from indico.core import log
 from indico.core.commands.new import CannotCreate
 from indico.core.commands.new.project import RECORD, changes
-from indico.core.commands.new.project.changes import add_parts, find_parts, remove_parts, update
+from indico.core.commands.new.project.changes import change_parts, find_parts, update
 from indico.core.commands.new.project.parts import DEFAULT, NAMES
 from indico.tests.testutils import slow
-from indico.tests.testutils.checkout import NOT_COVERED, ROOT, needs, needs_checkout, run_python
-from indico.tests.testutils.pages import Console, read_blocks
+from indico.tests.testutils.checkout import NOT_COVERED, ROOT, needs, needs_checkout, run_alone, run_python
+from indico.tests.testutils.mongo import name_database, start_mongodb
+from indico.tests.testutils.pages import Console, matches, read_blocks
 from indico.tests.testutils.process import make_environment
 from indico.tests.testutils.strict import StrictTest
 
@@ -30,7 +35,13 @@ CHANGES = "indico.core.commands.new.project.changes"
 PROJECT = "indico.core.commands.new.project"
 GIT = ("git", "-c", "user.name=Ada", "-c", "user.email=ada@example.com", "-c", "init.defaultBranch=main")
 FIRST = "627efdf"  # the last commit of version 1.0
+EARLIER = "25d7a57"  # a commit whose copies have a record, and lack much that there is now
 LINES = "".join(f"line {number}\n" for number in range(20))
+
+
+def hide_progress(output: str) -> str:
+    """Return the output without the lines about what takes longer than two seconds."""
+    return re.sub(r"(?m)^Making a copy .* \.\.\.\n", "", output)
 
 
 class GitTest(StrictTest):
@@ -130,7 +141,7 @@ class SmallTest(GitTest):
 class AddTest(SmallTest):
     def test_a_part_is_put_in_and_what_the_owner_changed_stays(self) -> None:
         self.edit("line 3\n", "line three\n")
-        self.assertIn("committed nothing", add_parts("limit", self.copy))
+        self.assertIn("committed nothing", change_parts("add", "limit", self.copy))
         files = self.list_files()
         self.assertEqual(files["limit"], b"limit")
         self.assertIn(b"line three\n", files["lines"])
@@ -139,49 +150,49 @@ class AddTest(SmallTest):
 
     def test_what_was_put_in_is_taken_out_to_the_byte(self) -> None:
         before = self.list_files()
-        add_parts("limit,logs", self.copy)
+        change_parts("add", "limit,logs", self.copy)
         self.commit()
-        remove_parts("logs,limit", self.copy)
+        change_parts("remove", "logs,limit", self.copy)
         self.assertEqual(self.list_files(), before)
 
     def test_a_line_that_the_owner_changed_is_a_conflict_and_nothing_is_written(self) -> None:
         self.edit("cors\n", "sorc\n")
         self.assert_refused(
-            r"^Nothing was changed in .*:\n  lines \(content\)$", "remove_parts", "cors", self.copy
+            r"^Nothing was changed in .*:\n  lines \(content\)$", "change_parts", "remove", "cors", self.copy
         )
 
     def test_a_part_that_is_there_or_is_not_there(self) -> None:
-        self.assert_refused("already has cors", "add_parts", "limit,cors", self.copy)
-        self.assert_refused("has no limit", "remove_parts", "cors,limit", self.copy)
-        self.assert_refused("horn is not one of the parts", "add_parts", "horn", self.copy)
+        self.assert_refused("already has cors", "change_parts", "add", "limit,cors", self.copy)
+        self.assert_refused("has no limit", "change_parts", "remove", "cors,limit", self.copy)
+        self.assert_refused("horn is not one of the parts", "change_parts", "add", "horn", self.copy)
 
     def test_another_commit_than_the_recorded_one(self) -> None:
         self.git("checkout", "-q", self.new, folder=self.root)
-        self.assert_refused("another commit: update it, or", "add_parts", "limit", self.copy)
+        self.assert_refused("another commit: update it, or", "change_parts", "add", "limit", self.copy)
 
     def test_changes_that_are_not_committed(self) -> None:
         (self.copy / "note").touch()
         self.assert_refused(
-            f"{self.copy} has changes that are not committed", "add_parts", "limit", self.copy
+            f"{self.copy} has changes that are not committed", "change_parts", "add", "limit", self.copy
         )
         (self.copy / "note").unlink()
         (self.root / "setup.py").write_text("changed")
         self.assert_refused(
-            f"{self.root} has changes that are not committed", "add_parts", "limit", self.copy
+            f"{self.root} has changes that are not committed", "change_parts", "add", "limit", self.copy
         )
 
     def test_a_folder_that_is_no_copy(self) -> None:
-        self.assert_refused("is not a folder", "add_parts", "limit", self.folder / "nowhere")
+        self.assert_refused("is not a folder", "change_parts", "add", "limit", self.folder / "nowhere")
         (self.copy / "below").mkdir()
-        self.assert_refused("is not a git repository", "add_parts", "limit", self.copy / "below")
-        self.assert_refused("is not a git repository", "add_parts", "limit", self.folder)
+        self.assert_refused("is not a git repository", "change_parts", "add", "limit", self.copy / "below")
+        self.assert_refused("is not a git repository", "change_parts", "add", "limit", self.folder)
         for text, reason in (
             ("{}", "can be read"),
             ('{"name": "a", "commit": null, "parts": []}', "never committed"),
         ):
             (self.copy / RECORD).write_text(text)
             self.commit()
-            self.assert_refused(reason, "add_parts", "limit", self.copy)
+            self.assert_refused(reason, "change_parts", "add", "limit", self.copy)
 
 
 class UpdateTest(SmallTest):
@@ -199,7 +210,7 @@ class UpdateTest(SmallTest):
         before = self.list_files(), self.git("log", "-1")
         message = self.update()
         self.assertIn(f"Made the branch update-{self.new[:7]} in {self.copy}.", message)
-        self.assertNotIn("Both of us", message)
+        self.assertNotIn("Changed in both", message)
         self.assertEqual((self.list_files(), self.git("log", "-1")), before)
         self.assertIn("line two\nline 3\nline 4\nline five\n", self.read("moved"))
         self.assertEqual(json.loads(self.read(RECORD))["commit"], self.new)
@@ -209,7 +220,7 @@ class UpdateTest(SmallTest):
         self.edit("line 2\n", "line 2!\n")
         before = self.list_files()
         message = self.update()
-        self.assertIn("Both of us changed these:\n  lines (content)\n", message)
+        self.assertIn("Changed in both:\n  lines (content)\n", message)
         self.assertIn("resolve what stands between", message)
         self.assertEqual(self.list_files(), before)
         markers = "<<<<<<< HEAD\nline 2!\n=======\nline two\n>>>>>>> boilerplate\n"
@@ -251,12 +262,26 @@ class EarlierTest(GitTest):
         self.git("init", "-q", folder=root)
         commit = self.commit(folder=root)
         with mock.patch(f"{CHANGES}.ROOT", root):
-            base = changes.make_folder(str(self.folder), "base", "shop")
+            base = self.folder / "base" / "shop"
+            base.parent.mkdir()
             changes.write_earlier_copy(commit, base, ["--parts="])
             self.assertTrue(base.is_dir())
             with self.assertRaisesRegex(CannotCreate, f"(?s){commit[:7]} does not make it: .*AssertionError"):
                 changes.write_earlier_copy(commit, base, [])
         self.assertEqual(self.git("worktree", "list", "--porcelain", folder=root).count("worktree "), 1)
+
+    def test_it_says_so_when_it_takes_long(self) -> None:
+        with (
+            mock.patch.object(log, "SILENT_SECONDS", 0.01),
+            mock.patch(f"{CHANGES}.run_git", side_effect=lambda *_: time.sleep(0.1)),
+            mock.patch(f"{CHANGES}.subprocess.run", return_value=mock.Mock(returncode=0)),
+            self.assertLogs("indico", "WARNING") as logged,
+        ):
+            changes.write_earlier_copy("abc", self.copy, [])
+        self.assertEqual(
+            [record.getMessage() for record in logged.records],
+            ["Making a copy with the code of the earlier commit ..."],
+        )
 
     def test_the_parts_of_a_copy_that_records_nothing_are_found_by_its_files(self) -> None:
         for name in ("batteries/cors.py", "batteries/logs/__init__.py", "batteries/login_rate.py", "asgi.py"):
@@ -299,16 +324,22 @@ class CloneTest(GitTest):
         command = [sys.executable, "-m", "indico.new", *words]
         environment = make_environment({"PYTHONPATH": str(self.clone), **NOT_COVERED})
         result = subprocess.run(command, cwd=self.clone, env=environment, capture_output=True, text=True)
-        self.assertEqual((result.returncode, result.stderr), (0, ""))
+        self.assertEqual((result.returncode, hide_progress(result.stderr)), (0, ""))
         return result.stdout
 
-    def run_suite(self) -> None:
-        """Run the second command of the copy's README, with what is installed here."""
-        kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-        environment = {**kept, "PYTHONPATH": str(self.copy)}
-        command = [sys.executable, "-m", "nose"]
-        suite = subprocess.run(command, cwd=self.copy, env=environment, capture_output=True, text=True)
-        self.assertEqual(suite.returncode, 0, suite.stdout + suite.stderr)
+    def run_readme(self) -> None:
+        """Run both commands of the copy's README, in an environment that has what the copy needs alone."""
+        script = str(ROOT / ".ci/readme.py")
+        suite = run_alone(self, self.copy, sys.executable, script, "test")
+        self.assertRegex(run_alone(self, self.copy, "bash", "-c", suite), r"\nRan \d+ tests in ")
+        # Its port and its MongoDB may be in use on this machine.
+        database, mongodb = name_database(self.id()), start_mongodb()
+        self.addCleanup(mongodb.drop_database, database)
+        socket, port = bind_unused_port()
+        socket.close()
+        settings = {"MONGODB": config.MONGODB, "MONGODB_DATABASE": database, "PORT": str(port)}
+        started = run_alone(self, self.copy, sys.executable, script, "start", **settings)
+        self.assertRegex(started, r"\nRan 3 tests in ")
 
 
 @slow
@@ -329,56 +360,38 @@ class RealTest(CloneTest):
                         self.commit()
                     self.assertEqual(self.list_files(), before)
 
-    def test_the_guide_shows_what_happens(self) -> None:
+    def test_the_guide_and_the_readme_show_what_happens(self) -> None:
+        printed: dict[str, str] = {}
+
+        def run(command: str) -> str:
+            printed[command] = output = hide_progress(console.run_in_shell(command))
+            return output
+
         path = self.origin / "indico/db/user_db.py"
         line = '    "location": (str, False),\n'
         self.assertIn(line, path.read_text())
         path.write_text(path.read_text().replace(line, line + '    "language": (str, False),\n'))
         self.commit(folder=self.origin)
-        with Console(self.clone) as console, mock.patch.object(console, "run", console.run_in_shell):
+        with Console(self.clone) as console, mock.patch.object(console, "run", run):
             for name in ("AUTHOR", "COMMITTER"):
                 console.run_in_shell(f"export GIT_{name}_NAME=Ada GIT_{name}_EMAIL=ada@example.com")
             for block in read_blocks("updating.rst", "console"):
                 console.run_block(block)
+            run("python -m indico.new route coupon")
+        table = re.findall(r"(?m)^\| `(python -m .*)` \| `(.*)` \|$", (ROOT / "README.md").read_text())
+        self.assertEqual(len(table), 4)
+        for command, cell in table:
+            self.assertTrue(matches(cell.replace("`<br>`", "\n"), printed[command]), printed[command])
+            for line in printed[command].splitlines():
+                self.assertLessEqual(len(line), 80)
 
     def test_a_copy_of_version_1_0_is_updated(self) -> None:
-        if subprocess.run(["git", "cat-file", "-e", FIRST], cwd=ROOT, capture_output=True).returncode:
-            self.skipTest("the history of this checkout does not go back to version 1.0")
-        source = self.folder / "first"
-        self.git("worktree", "add", "-q", "--detach", str(source), FIRST, folder=self.clone)
-        command = ["-m", "indico.new", "project", str(self.copy), "--without", "sentry,opentelemetry"]
-        run_python(self, source, *command)
-        self.git("init", "-q")
-        self.commit()
-        # A route, a changed schema, a deleted battery and a renamed file of the owner's.
-        run_python(self, self.copy, "-m", "shop.new", "route", "order")
-        self.edit("shop/db/user_db.py", '("location": .str.*\n)', r'\1    "size": (int, False),\n')
-        for path in (
-            "shop/batteries/openid.py",
-            "shop/tests/batteries/test_openid.py",
-            "docs/batteries/openid.rst",
-        ):
-            (self.copy / path).unlink()
-        self.edit("shop/server.py", '    "shop.batteries.openid",\n', "")
-        self.git("mv", "shop/utils/auth/facebook_utils.py", "shop/utils/auth/facebook.py")
-        for path in ("shop/routes/auth.py", "shop/tests/utils/auth/test_facebook_utils.py"):
-            self.edit(path, r"auth\.facebook_utils", "auth.facebook")
-            self.edit(path, "import facebook_utils", "import facebook as facebook_utils")
-        self.commit()
-        without = "sentry,opentelemetry"
-        message = self.new("update", "--from", FIRST, "--without", without, str(self.copy))
-        conflicts = re.findall(r"^  (\S+) \((\S+)\)$", message, re.MULTILINE)
+        without = ("--without", "sentry,opentelemetry")
+        self.make_earlier(FIRST, "openid", *without)
         expected = ["shop/routes/auth.py", "shop/server.py", "shop/tests/utils/auth/test_facebook_utils.py"]
-        self.assertEqual(conflicts, [(path, "content") for path in expected])
-        self.git(
-            "switch", "-q", self.git("branch", "--list", "update-*", "--format", "%(refname:short)").strip()
-        )
+        self.assertEqual(self.update("--from", FIRST, *without), [(path, "content") for path in expected])
         self.assertFalse((self.copy / "shop/batteries/openid").exists())
-        self.assertIn('"size": (int, False)', (self.copy / "shop/db/user_db.py").read_text())
-        for path in expected:  # what is new, with the owner's names
-            self.edit(path, "(?s)<<<<<<< HEAD\n.*?=======\n(.*?)>>>>>>> boilerplate\n", r"\1")
-            self.edit(path, r"auth\.facebook_utils", "auth.facebook")
-            self.edit(path, "import facebook_utils", "import facebook as facebook_utils")
+        self.resolve(*expected)
         self.edit(
             "shop/server.py", "(from shop.routes.auth .*\n)", r"\1from shop.routes.order import OrderRoute\n"
         )
@@ -387,7 +400,53 @@ class RealTest(CloneTest):
         self.edit("shop/db/order_db.py", r"(?s)(mongo_obj\(ORDER_SCHEMA.*?)\)", r"\1, operators=True)")
         self.edit("shop/tests/db/test_order_db.py", r"order = self\.wait\(\)", "order, _ = self.wait()")
         self.edit("shop/tests/db/test_order_db.py", r"self\.wait\(\), order", "self.wait()[0], order")
-        self.run_suite()
+        self.run_readme()
+
+    def test_a_copy_of_an_earlier_commit_with_a_record_is_updated(self) -> None:
+        self.make_earlier(EARLIER, "cors")
+        self.assertEqual(self.update(), [])
+        self.assertFalse((self.copy / "shop/batteries/cors.py").exists())
+        self.assertIn("OrderRoute", (self.copy / "shop/server.py").read_text())
+        self.assertIn("auth.facebook import", (self.copy / "shop/routes/auth.py").read_text())
+        self.run_readme()
+
+    def make_earlier(self, commit: str, deleted: str, *options: str) -> None:
+        """Make the copy by the command of an earlier commit, and change it as an owner does."""
+        if subprocess.run(["git", "cat-file", "-e", commit], cwd=ROOT, capture_output=True).returncode:
+            self.skipTest(f"the history of this checkout does not go back to {commit}")
+        source = self.folder / "earlier"
+        self.git("worktree", "add", "-q", "--detach", str(source), commit, folder=self.clone)
+        run_python(self, source, "-m", "indico.new", "project", str(self.copy), *options)
+        self.git("init", "-q")
+        self.commit()
+        # A route, a changed schema, a deleted battery and a renamed file.
+        run_python(self, self.copy, "-m", "shop.new", "route", "order")
+        self.edit("shop/db/user_db.py", '("location": .str.*\n)', r'\1    "size": (int, False),\n')
+        for path in ("shop/batteries/{}.py", "shop/tests/batteries/test_{}.py", "docs/batteries/{}.rst"):
+            (self.copy / path.format(deleted)).unlink()
+        self.edit("shop/server.py", f'    "shop.batteries.{deleted}",\n', "")
+        self.git("mv", "shop/utils/auth/facebook_utils.py", "shop/utils/auth/facebook.py")
+        for path in ("shop/routes/auth.py", "shop/tests/utils/auth/test_facebook_utils.py"):
+            self.rename_facebook(path)
+        self.commit()
+
+    def update(self, *options: str) -> list[tuple[str, str]]:
+        """Update the copy, switch to the branch, and return the conflicts."""
+        message = self.new("update", *options, str(self.copy))
+        branch = self.git("branch", "--list", "update-*", "--format", "%(refname:short)").strip()
+        self.git("switch", "-q", branch)
+        self.assertIn('"size": (int, False)', (self.copy / "shop/db/user_db.py").read_text())
+        return re.findall(r"^  (\S+) \((\S+)\)$", message, re.MULTILINE)
+
+    def resolve(self, *paths: str) -> None:
+        """Take what is new, with the owner's names."""
+        for path in paths:
+            self.edit(path, "(?s)<<<<<<< HEAD\n.*?=======\n(.*?)>>>>>>> boilerplate\n", r"\1")
+            self.rename_facebook(path)
+
+    def rename_facebook(self, path: str) -> None:
+        self.edit(path, r"auth\.facebook_utils", "auth.facebook")
+        self.edit(path, "import facebook_utils", "import facebook as facebook_utils")
 
     def edit(self, path: str, pattern: str, new: str) -> None:
         file = self.copy / path

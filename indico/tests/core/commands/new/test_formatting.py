@@ -25,9 +25,12 @@ class FormattingTest(StrictTest):
             with (
                 mock.patch.object(importlib.util, "find_spec"),
                 mock.patch.dict(sys.modules, {"ruff": mock.Mock()}),
-                mock.patch.object(subprocess, "run"),  # ruff would change nothing
+                mock.patch.object(subprocess, "run") as run,  # ruff would change nothing
             ):
+                run.return_value = mock.Mock(returncode=0)
                 self.assertEqual(format_files(Path(folder), ["long.py", "short.py", "empty.py"]), "")
+                run.return_value = mock.Mock(returncode=2, stderr="No space left\n")
+                self.assertEqual(format_files(Path(folder), []), "\nruff failed: No space left")
             self.assertEqual(len(long.read_text().splitlines()), 2)
             self.assertEqual((short.read_text(), empty.read_text()), ("# word\n", ""))
 

@@ -12,14 +12,17 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 from collections.abc import Collection
 from fnmatch import fnmatchcase
 from pathlib import Path
 from unittest import mock
 
+from indico.core import log
 from indico.core.commands.new import CannotCreate
 from indico.core.commands.new.__main__ import main
+from indico.core.commands.new.formatting import format_files
 from indico.core.commands.new.project import RECORD, find_commit, make_project, rendering, write_files
 from indico.core.commands.new.project.names import check_unused, make_rename, rename_files
 from indico.core.commands.new.project.parts import DEFAULT, NAMES, PARTS, Part, split_names
@@ -32,6 +35,7 @@ from indico.core.commands.new.project.rendering import (
     remove_parts,
 )
 from indico.server import BATTERIES
+from indico.tests.test_repository import DEPENDABOT, WORKFLOW, list_missing_paths
 from indico.tests.testutils import slow
 from indico.tests.testutils.checkout import ROOT, needs, needs_checkout, run_python
 from indico.tests.testutils.process import linux
@@ -41,7 +45,15 @@ OLD = "indico"
 # A part whose pages and tests mention another, which may be missing.
 MENTIONS = {"docs_page": "openapi", "mongojet": "pymongo"}
 OLDER = ("indico/batteries/login_rate.py",)  # files of earlier versions
+SMALL = {  # files of a copy that starts
+    "indico/__init__.py": "",
+    "indico/__main__.py": 'COMMANDS = {"new": ("indico.new", "")}\n',
+    "indico/config.py": "class SettingError(Exception): ...\n",
+    "indico/new.py": "def main(words): ...\n",
+    "indico/server.py": "def make_app(): ...\n",
+}
 MOST_LINES = {"all but core": 5530, "tests": 2910, "core": 6900}  # the aims are 4900, 2800 and 3900
+MOST_LINES_WITHOUT_PARTS = 3400  # all but core
 
 
 class ProjectTest(StrictTest):
@@ -117,36 +129,102 @@ class DefaultCopyTest(StrictTest):
         self.assertEqual(find_mentions(self.copy, {*PARTS} - {*DEFAULT}), [])
 
     def test_it_is_small(self) -> None:
-        lines = {
-            path.relative_to(self.copy): len(path.read_text().splitlines())
-            for path in self.copy.rglob("*.py")
-        }
-        core, tests = (
-            sum(lines[path] for path in lines if path.is_relative_to(f"tea_shop/{name}"))
-            for name in ("core", "tests")
-        )
-        found = {"all but core": sum(lines.values()) - core, "tests": tests, "core": core}
+        found = count_lines(self.copy, "tea_shop")
         for name, most in MOST_LINES.items():
             self.assertLessEqual(found[name], most, name)
+
+    def test_without_parts_it_is_smaller(self) -> None:
+        copy, files = Path(self.place.name) / "pub", render()
+        write_files(copy, files)
+        format_files(copy, [path for path in files if path.endswith(".py")])
+        self.assertLessEqual(count_lines(copy, OLD)["all but core"], MOST_LINES_WITHOUT_PARTS)
+
+    def test_it_has_what_a_repository_has(self) -> None:
+        for path in (WORKFLOW, DEPENDABOT, ".pre-commit-config.yaml", ".editorconfig", ".dockerignore"):
+            expected = make_rename("tea_shop")((ROOT / path).read_text())
+            self.assertEqual((self.copy / path).read_text(), expected, path)
+        self.assertIn("\nPlease report a vulnerability in private", (self.copy / "SECURITY.md").read_text())
+        self.assertEqual(list_missing_paths(self.copy, "tea_shop"), [])
+        self.assertEqual(len((self.copy / ".ci/run").read_text().splitlines()), 10)
+        self.assertTrue(os.access(self.copy / ".ci/run", os.X_OK))
+
+
+def count_lines(copy: Path, package: str) -> dict[str, int]:
+    """Return the numbers of lines of Python in a copy."""
+    lines = {path.relative_to(copy): len(path.read_text().splitlines()) for path in copy.rglob("*.py")}
+    core, tests = (
+        sum(lines[path] for path in lines if path.is_relative_to(f"{package}/{name}"))
+        for name in ("core", "tests")
+    )
+    return {"all but core": sum(lines.values()) - core, "tests": tests, "core": core}
 
 
 class CopyTest(ProjectTest):
     def test_the_command_says_what_it_made_and_what_it_refuses(self) -> None:
         path = str(self.folder / "shop")
         with mock.patch("indico.core.commands.new.project.write_copy", return_value=7):
-            for commit, hint in (("abc", ""), (None, " It records no commit, .*")):
+            for commit, hint in (("abc", ""), (None, "\nIt can't be updated later, .*")):
                 with mock.patch("indico.core.commands.new.project.find_commit", return_value=commit):
                     message = make_project(Path(path), parts="cors")
-                self.assertRegex(message, f"^Created {path} with 7 files. .* test it.{hint}$")
+                self.assertRegex(message, f"^Created {path} with 7 files.\nIts .* test it.{hint}$")
         Path(path).mkdir()
         with self.assertRaisesRegex(SystemExit, f"^{path} already exists. It was not changed.$"):
             main(["project", path])
 
+    def test_it_says_so_when_it_takes_long(self) -> None:
+        with (
+            mock.patch.object(log, "SILENT_SECONDS", 0.01),
+            mock.patch("indico.core.commands.new.project.check_needs", side_effect=lambda _: time.sleep(0.1)),
+            self.assertRaises(CannotCreate),
+            self.assertLogs("indico", "WARNING") as logged,
+        ):
+            make_project(self.folder)
+        self.assertIn("Making a copy and starting it once ...", logged.output[0])
+
     def test_a_copy_that_does_not_start_is_not_made(self) -> None:
-        files = {"indico/__init__.py": "", "indico/server.py": "BATTERIES = 1 / 0\n"}
-        reason = "not start, so it was not made: ZeroDivisionError: division by zero"
+        for path, text, reason in (
+            ("server.py", "BATTERIES = 1 / 0\n", "ZeroDivisionError: division by zero"),
+            (
+                "new.py",
+                "def main(words):\n    from indico.cake import bake\n\n    bake()\n",
+                "ModuleNotFoundError: .*'shop.cake'",
+            ),
+            ("new.py", "from indico.cake import main as main\n", "ModuleNotFoundError: .*'shop.cake'"),
+            (
+                "__main__.py",
+                "from indico.cake import COMMANDS as COMMANDS\n",
+                "ModuleNotFoundError: .*'shop.cake'",
+            ),
+        ):
+            files = {**SMALL, f"indico/{path}": text}
+            with self.subTest(path), mock.patch("indico.core.commands.new.project.remove_parts"):
+                self.assert_refused(f"not start, so it was not made: {reason}", "shop", files=files)
+
+    def test_a_copy_that_fails_midway_is_never_there(self) -> None:
+        project, full = "indico.core.commands.new.project", OSError(28, "No space left on device")
+        for place, error, expected in (
+            (f"{project}.rename_files", ValueError, ValueError),
+            ("pathlib.Path.write_bytes", [1, full], CannotCreate),
+            (f"{project}.format_files", ["ruff failed"], CannotCreate),
+            (f"{project}.format_files", full, CannotCreate),
+            (f"{project}.format_files", KeyboardInterrupt, KeyboardInterrupt),
+            (f"{project}.subprocess.run", KeyboardInterrupt, KeyboardInterrupt),
+            ("pathlib.Path.rename", full, CannotCreate),
+        ):
+            with (
+                self.subTest(place),
+                mock.patch(f"{project}.read_files", return_value=SMALL),
+                mock.patch(f"{project}.remove_parts"),
+                mock.patch(f"{project}.find_commit", return_value=None),
+                mock.patch(place, side_effect=error),
+                self.assertRaises(expected),
+            ):
+                make_project(self.folder / "shop")
+            self.assertEqual(list(self.folder.iterdir()), [])
+
+    def test_a_copy_that_ruff_can_not_format_is_not_made(self) -> None:
         with mock.patch("indico.core.commands.new.project.remove_parts"):
-            self.assert_refused(reason, "shop", files=files)
+            self.assert_refused("^ruff failed: .*parse", "shop", files={**SMALL, "indico/cake.py": "def\n"})
 
     def test_without_ruff_it_says_how_to_get_it(self) -> None:
         with mock.patch.object(importlib.util, "find_spec", return_value=None):
@@ -189,14 +267,21 @@ def others(part: Part) -> list[tuple[str, str, str]]:
 
 
 def find_mentions(copy: Path, absent: Collection[str]) -> list[str]:
-    """Return the lines of a copy that speak of these parts."""
+    """Return what in a copy speaks of these parts, with the words around it."""
+    patterns = {name: PARTS[name].pattern for name in absent}
+    for name in absent:
+        if PARTS[name].is_battery:
+            patterns[name] = re.compile(rf"{patterns[name].pattern}|battery (``)?{name}\b")
     found = []
     for path in sorted(path for path in copy.rglob("*") if path.is_file()):
-        lines = [path.name, *path.read_text(errors="replace").splitlines()]
-        text = "\0" not in "".join(lines) and path.name != "LICENSE"
-        for name in absent if text else ():
-            search = PARTS[name].pattern.search
-            found += [f"{name}: {path.name}: {line}" for line in lines if search(line)]
+        text = path.read_text(errors="replace")
+        words = f"{path.name}: {' '.join(text.split())}"  # in one line, since a sentence may have several
+        if "\0" not in text and path.name != "LICENSE":
+            found += [
+                f"{name}: {path.name}: {words[max(0, match.start() - 80) : match.end() + 80]}"
+                for name, pattern in patterns.items()
+                for match in pattern.finditer(words)
+            ]
     return found
 
 
@@ -307,7 +392,8 @@ class RefusedTest(ProjectTest):
 
     @linux
     def test_a_place_where_nothing_can_be_made(self) -> None:
-        self.assert_refused(r"/proc/shop can't be created: .*\.$", "/proc/shop")
+        with mock.patch("indico.core.commands.new.project.remove_parts"):
+            self.assert_refused(r"/proc/shop can't be created: No .*\.$", "/proc/shop", files=SMALL)
 
     def test_a_part_that_there_is_not(self) -> None:
         self.assert_refused("horn is not one of the parts: .*cors, ", "shop", "limit, horn")
