@@ -66,6 +66,6 @@ KINDS = [
     Kind(send_webhooks_to_private_hosts, 3, {202}, shown={202, 400}),
     Kind(add_jobs, 5, {202}, shown={202}),
     Kind(repeat_key, 10, {409, 422}, shown={409, 422}),
-    Kind(guess_passwords, 6, shown={401}),
+    Kind(guess_passwords, 4, shown={401}),
     Kind(forget_passwords, 5, shown={200}),
 ]

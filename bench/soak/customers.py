@@ -13,7 +13,7 @@ from bench.mongodb import TOKEN
 from bench.soak.client import Client, Notes, Response
 from bench.soak.mails import Mails
 
-MOST = 10  # calls of the action with a limit in a minute
+MOST = 5  # calls of the action with a limit in a minute
 LOGIN_INTERVAL = 8  # seconds, within LOGIN_RATE
 KEY_SECONDS = 1.5  # that KEY_CACHE may accept a key after its end, and half a second
 PASSWORDS = ("correct horse", "battery staple")
@@ -89,7 +89,7 @@ class Customer:
 
     def _reach_limit(self, client: Client) -> None:
         """Of the requests in a minute, the first MOST are allowed. Those without a response may count."""
-        for _ in range(4):
+        for _ in range(MOST + 1):
             minute = int(time.time() // 60)
             if minute != self._minute:
                 self._minute, self._sent, self._counted = minute, 0, 0
@@ -136,6 +136,7 @@ class Customer:
     def _use_password(self, client: Client) -> None:
         if self._account is None:
             self._register(client)
+        if self._account is None:  # there was no mail, or no response
             return
         address, password = self._account
         login = client.post("password/login", {"email": address, "password": password})
@@ -144,7 +145,7 @@ class Customer:
             self._logins += 1
             key = login.data["indico_key"]
             client.post("auth/check", None, key)
-            if self._logins % 2 == 0:
+            if self._logins % 2:
                 self._reset_password(client, key)
 
     def _register(self, client: Client) -> None:

@@ -10,14 +10,12 @@ import asyncio
 import json
 import sys
 import time
-from collections import defaultdict
 from itertools import cycle
 
 from bench.soak import battery_floods, floods
 from bench.soak.flood import Flood, Kind, Target
 
 KINDS = {kind.name: kind for kind in (*floods.KINDS, *battery_floods.KINDS)}
-TURNS = 3  # of a kind at most, if the machine or MongoDB was too slow for its responses
 RESULT = "result "  # begins a line for the program
 
 
@@ -27,7 +25,7 @@ async def flood_with(kind: Kind, flood: Flood) -> None:
         client = None
         try:
             client = await flood.connect()
-            await asyncio.wait_for(kind.function(flood, client), max(0.1, flood.end - time.monotonic()))
+            await kind.function(flood, client)
         except (OSError, TimeoutError):
             await asyncio.sleep(0.05)
         finally:
@@ -37,25 +35,24 @@ async def flood_with(kind: Kind, flood: Flood) -> None:
 
 
 async def main(target: Target, seconds: float, total: float) -> None:
-    """Send a flood of each kind, again if it did not show what it should, and others until the end."""
+    """Send a flood of each kind, and then others until the end."""
     end = time.monotonic() + total
-    seen: defaultdict[str, set[int]] = defaultdict(set)  # statuses by kind
-    for turn in range(TURNS):
-        for kind in KINDS.values():
-            if turn == 0 or kind.shown - seen[kind.name]:
-                flood = Flood(target, time.monotonic() + seconds)
-                await run_flood(kind, flood)
-                seen[kind.name].update(flood.statuses)
+    for kind in KINDS.values():
+        await run_flood(kind, Flood(target, time.monotonic() + seconds, kind.shown))
     for kind in cycle(KINDS.values()):
-        flood = Flood(target, min(end, time.monotonic() + seconds))
-        if not flood.goes_on():
+        if time.monotonic() > end:
             break
-        await run_flood(kind, flood)
+        await run_flood(kind, Flood(target, min(end, time.monotonic() + seconds)))
 
 
 async def run_flood(kind: Kind, flood: Flood) -> None:
     print(f"flood begins: {kind.name}, {kind.clients} clients", flush=True)
-    await asyncio.gather(*(flood_with(kind, flood) for _ in range(kind.clients)))
+    clients = [asyncio.create_task(flood_with(kind, flood)) for _ in range(kind.clients)]
+    while flood.goes_on():
+        await asyncio.sleep(0.05)
+    for client in clients:
+        client.cancel()
+    await asyncio.gather(*clients, return_exceptions=True)
     responses = ", ".join(f"{status}: {count}" for status, count in sorted(flood.statuses.items()))
     print(f"flood ends: {kind.name}, {flood.connections} connections, {responses or 'no responses'}")
     most = max(map(len, flood.replays.values()), default=0)

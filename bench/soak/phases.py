@@ -94,6 +94,7 @@ class Soak:
             self.log(f"worker {pid}: " + ", ".join(f"{counts[name]} {name}" for name in COUNTED))
             self.log("its threads: " + ", ".join(counts["names"]))
             self.log(f"its descriptors: {counts['open']}")
+            self.log(f"its tasks: {counts['running']}")
         self.log(f"{quiet.processes} processes, {quiet.computing.number} of them to compute")
 
     def _start_noise(self, slot: float, seconds: float) -> subprocess.Popen[str]:

@@ -53,6 +53,7 @@ class SoakHandler(IndicoHandler):
             "compute processes": len(multiprocessing.active_children()),
             "computations": processes.running + len(processes.queue.waiting),
             "names": names,
+            "running": Counter(getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks()),
             "open": Counter(name.partition(":")[0] for name in open_files(os.getpid())),
         }
 
@@ -95,7 +96,7 @@ class SoakHandler(IndicoHandler):
         return await compute(functions.square, number, 0.01)
 
     @auth
-    @limit("10/minute")
+    @limit("5/minute")
     async def limited(self, data: bytes) -> bool:
         return True
 
