@@ -50,7 +50,15 @@ SPEED = re.compile(r"__slots__|microsecond|µs|\bquick|\bfaster|takes .* times",
 TORNADOS = {
     *("autoreload", "debug", "default_handler_class", "default_handler_args", "compress_response"),
     *("log_function", "serve_traceback", "ui_modules", "ui_methods", "websocket_ping_interval"),
-    *("websocket_ping_timeout", "cookie_secret", "login_url", "xsrf_cookies", "static_path", "template_path"),
+    *(
+        "websocket_ping_timeout",
+        "websocket_max_message_size",
+        "cookie_secret",
+        "login_url",
+        "xsrf_cookies",
+        "static_path",
+        "template_path",
+    ),
 }
 OTHER_SETTINGS = ("config.py", "core/settings.py")  # where `settings` are those of the environment
 PARAMETERS = ("handlers", "database")  # of Application, which are no settings

@@ -6,6 +6,7 @@ unset INDICO_ENV PORT ADDRESS WORKERS MONGODB MONGODB_DATABASE MONGODB_DRIVER US
 unset HTTP_SERVER CORS_ORIGINS OPENID_PROVIDERS SENTRY_DSN SENTRY_TRACES_SAMPLE_RATE OTEL_EXPORTER_OTLP_ENDPOINT
 unset COMPUTE_WORKERS COMPUTE_QUEUE LOG_LEVEL LOG_FORMAT DOCS KEY_CACHE CORS_HEADERS METRICS_TOKEN OTEL_EXPORTER_OTLP_TRACES_ENDPOINT
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_QUIET=2
+export TEST_REPORT=$work/figures # lines of the tests that count something, such as kills
 touch "$work/results" # a line for each check: passed, failed, seconds, name
 
 # sum_of PATTERN: what the numbers that stand in matches of the pattern come to, in what is read.
@@ -168,6 +169,8 @@ on_python() {
   python=$(python_of "$1")
   if [ -z "$python" ]; then
     echo "skipped Python $1: not on this machine"
+    # Root can install a Python by pyenv, so that a missing one is a failure.
+    [ "$(id -u)" != 0 ] || [ ! -d "${PYENV_ROOT:-$HOME/.pyenv}" ] || record 0 1 0 "Python $1, which is missing"
     exit 0
   fi
   clone "python$1"
@@ -190,6 +193,9 @@ report() {
   done
   passed=$(awk '{ sum += $1 } END { print sum + 0 }' "$work/results")
   failed=$(awk '{ sum += $2 } END { print sum + 0 }' "$work/results")
+  if [ -s "$TEST_REPORT" ]; then
+    echo && sort "$TEST_REPORT" && echo
+  fi
   echo "$((SECONDS / 60)) minutes $((SECONDS % 60)) seconds in all"
   echo "$passed passed, $failed failed"
   [ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
@@ -209,5 +215,5 @@ process="test_server.py core/test_supervisor.py core/commands/test_shell.py core
 # Tests that make copies of this project, and run the tests of those: in .ci/all, but for the short ones.
 own="indico/tests/core/commands/new indico/tests/test_batteries.py indico/tests/test_repository.py"
 
-# Tests that load the machine for minutes: in .ci/all.
-load="LoadTest or KillTest or StreamProcessTest or LargeUploadTest or LargeFileTest or RealHashTest"
+# Tests that load the machine for minutes: in .ci/all. pytest takes each name for a part of a name, in any case.
+load="BusyTest or KillTest or StreamProcessTest or LargeUploadTest or LargeFileTest or RealHashTest"

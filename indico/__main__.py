@@ -13,7 +13,7 @@ COMMANDS = {
     "shell": ("indico.core.commands.shell", "open a Python prompt with the database and `await`"),
     "worker": ("indico.core.commands.worker", "run jobs, and serve no requests"),
     "openapi": ("indico.core.commands.openapi", "print the API's description, for generators of clients"),
-    "new": ("indico.core.commands.new.__main__", "create a project or a route, or update a project"),
+    "new": ("indico.core.commands.new.__main__", "make a project or a route, or change a project"),
 }
 
 

@@ -53,6 +53,8 @@ def make_app(debug: bool = False, routes: Sequence[Route] | None = None) -> Appl
         autoreload=False,  # `main` starts it, in a process that can be restarted
         default_handler_class=UnknownHandler,
         log_function=log_request,
+        websocket_max_message_size=config.MAX_BODY_SIZE,
+        websocket_ping_interval=30,  # seconds; detects clients that have vanished
     )
     for battery in BATTERIES:
         importlib.import_module(battery).install(application)

@@ -1,5 +1,5 @@
 """
-The options of `python -m indico.server`, and the file `.env` that all commands read in development.
+The options of `python -m indico serve`, and the file `.env` that all commands read in development.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ ENV_FILE = Path(".env")  # in the working directory
 ADDRESS_HELP = "the address to listen on (default: 127.0.0.1; in production, all addresses)"
 EXAMPLES = """
 examples:
-  python -m indico.server                      for development
-  python -m indico.server --port 5001          on another port
-  python -m indico.server --address 0.0.0.0    reachable from other machines
-  INDICO_ENV=production python -m indico.server --workers 4
+  python -m indico serve                      for development
+  python -m indico serve --port 5001          on another port
+  python -m indico serve --address 0.0.0.0    reachable from other machines
+  INDICO_ENV=production python -m indico serve --workers 4
 
 An option overrides the environment variable of the same name. All other
 settings, such as MONGODB, are environment variables: docs/settings.rst lists
@@ -37,7 +37,7 @@ them.
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serve with these options, by default those of the command line. Options override the environment."""
     parser = argparse.ArgumentParser(
-        prog="python -m indico.server",
+        prog="python -m indico serve",
         description="Serve until stopped by Ctrl-C or SIGTERM.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -9,11 +9,12 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import tornado.web
 from pymongo.monitoring import CommandListener
 from tornado.routing import Rule, URLSpec
+from tornado.websocket import WebSocketHandler
 
 from indico.core.http.dispatch import Dispatcher
 from indico.core.mongo.drivers import Database
@@ -60,6 +61,7 @@ class ServerState:
 
     in_flight: set[RequestInFlight] = field(default_factory=set)  # requests without a response
     actions: set[RequestInFlight] = field(default_factory=set)  # requests whose actions are running
+    websockets: WeakSet[WebSocketHandler] = field(default_factory=WeakSet)
     running: bool = False  # within the application's lifespan
     missing: set[str] = field(default_factory=set)  # names of start-up work that is not done yet
     draining: bool = False  # the server is shutting down
@@ -93,6 +95,11 @@ class Application(Dispatcher):
     def add_handlers(self, host_pattern: str, host_handlers: Any) -> None:
         self.routes += map(to_rule, host_handlers)
         super().add_handlers(host_pattern, host_handlers)
+
+    def log_request(self, handler: tornado.web.RequestHandler) -> None:
+        if isinstance(handler, WebSocketHandler):
+            self.state.websockets.add(handler)
+        super().log_request(handler)
 
 
 NO_HOOKS = Hooks((), (), (), (), (), (), {}, {}, {})  # type: ignore[arg-type] # tuples, so that nothing can be added

@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from indico import config
 from indico.core.development import get_secret, make_secrets
 from indico.core.hooks import Application
-from indico.core.log import LOGGER
+from indico.core.log import LOGGER, announce
 from indico.core.mongo import key_cache
 from indico.core.startup import StartupTask, run_in_background
 from indico.error import Unavailable
@@ -51,7 +51,7 @@ async def lifespan(application: Application) -> AsyncIterator[None]:
             work.append(key_cache.follow_logouts(database.get_database, stream))
         try:
             async with run_in_background(work):
-                with suppress(TimeoutError):
+                with suppress(TimeoutError), announce("Waiting for MongoDB"):
                     await asyncio.wait_for(indexes.tried.wait(), config.MONGODB_TIMEOUT)
                 application.state.running = True
                 try:
@@ -68,8 +68,9 @@ async def drain(application: Application) -> None:
     """Wait SHUTDOWN_TIMEOUT at most for the requests in flight. Respond to the rest with 503."""
     in_flight = application.state.in_flight
     deadline = asyncio.get_running_loop().time() + config.SHUTDOWN_TIMEOUT
-    while in_flight and asyncio.get_running_loop().time() < deadline:
-        await asyncio.sleep(POLL_INTERVAL)
+    with announce("Waiting for requests and jobs in flight; a second signal ends them at once"):
+        while in_flight and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(POLL_INTERVAL)
     for handler in list(in_flight):
         handler.abort_with(Unavailable("The server is stopping"))
 

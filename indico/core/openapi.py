@@ -18,7 +18,7 @@ from indico.core.adapters import make_adapter
 from indico.core.decorators import get_info
 from indico.core.http.envelope import name_route
 from indico.core.http.pages import PageHandler
-from indico.core.http.uploads import takes_uploads
+from indico.core.http.upload_handler import takes_uploads
 from indico.core.json_schema import TEXT, Generator
 
 Schema = dict[str, Any]  # a JSON Schema

@@ -31,6 +31,7 @@ from indico.core.http.server import Server
 from indico.core.http.sockets import listen
 from indico.core.http.tornado_server import TornadoServer, make_tornado_server
 from indico.core.lifecycle import check_settings, drain, lifespan
+from indico.core.log import announce
 from indico.core.mongo.mongod import Mongod, MongodError, is_answering
 from indico.core.welcome import print_welcome
 
@@ -90,9 +91,9 @@ def bind(port: int) -> list[socket.socket]:
         reason = getattr(error, "strerror", "no host can have such a name")
         hint = ""
         if getattr(error, "errno", None) == errno.EADDRINUSE:
-            hint = f" Stop what listens there, or use another port: --port {port % 65535 + 1}."
+            hint = f"\nStop what listens there, or use another port: --port {port % 65535 + 1}."
         raise config.SettingError(
-            f"ADDRESS {config.ADDRESS or 'any'} and PORT {port} can't be listened on: {reason}.{hint}"
+            f"ADDRESS {config.ADDRESS or 'any'} and PORT {port} can't be used: {reason}.{hint}"
         ) from error
 
 
@@ -108,7 +109,8 @@ def run_mongod() -> Iterator[Mongod | None]:
                 raise
     try:
         if mongod is not None:
-            mongod.start()
+            with announce("Waiting for mongod"):
+                mongod.start()
         yield mongod
     finally:
         if mongod is not None:
@@ -162,6 +164,8 @@ async def serve(
         await stop.wait()
         application.state.draining = True
         server.stop()
+        for websocket in list(application.state.websockets):
+            websocket.close(1001, "The server is stopping")
         await server.wait_until_idle()
         await drain(application)
         await server.close_all_connections()

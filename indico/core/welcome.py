@@ -25,7 +25,7 @@ def print_welcome(application: Application, port: int) -> None:
         return
     database = describe(config.MONGODB, config.MONGODB_DATABASE)
     if folder := application.state.mongod_folder:
-        database += f", started here, its data in {folder}"
+        database += f", started here, data in {folder}"
     pages = {name: address + path for name, path in application.hooks.welcome_pages.items()}
     open_actions = ", ".join(list_open_actions(application)) or "none"
     rows = {"database": database, **pages, "open actions": open_actions}

@@ -88,6 +88,21 @@ async def ensure_indexes() -> None:
     await indexes.ensure_indexes(get_database())
 
 
+def register_user_data(collection: str) -> None:
+    """Export and remove the documents in a collection that have a user's id as `user_id` with the user."""
+
+    @mongo
+    async def export(user_id: str) -> Document:
+        return {collection: await get_database()[collection].find({"user_id": user_id}).to_list()}
+
+    @mongo
+    async def remove(user_id: str) -> None:
+        await get_database()[collection].delete_many({"user_id": user_id})
+
+    on_export(export)
+    on_remove(remove)
+
+
 def describe() -> str:
     """Return the database's name and hosts: `indico at localhost:27017`."""
     return drivers.describe(config.MONGODB, config.MONGODB_DATABASE)

@@ -30,6 +30,7 @@ from indico.error import Unavailable
 from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler
 from indico.server import make_app
+from indico.tests.core.http import busy
 from indico.tests.core.http.test_hostile import make_post
 from indico.tests.mocks import HEADERS, LOGIN_DATA, USER_KEY
 from indico.tests.testutils import slow
@@ -315,6 +316,21 @@ class ASGITest(ServerTest):
         self.assertEqual((await exchange.finish())[0], 408)
         self.assertEqual(self._app.state.in_flight, set())
 
+    @gen_test
+    async def test_beyond_max_actions_an_action_is_busy_at_once_and_pages_answer(self) -> None:
+        self.set(config, "MAX_ACTIONS", 1)
+        first = self.ask("POST /probe/waits").give()
+        await self.started.wait()
+        second = self.ask().give(b"ab")
+        self.assertEqual(await second.finish(), (503, "The server is busy"))
+        self.assertEqual(second.headers[b"retry-after"], b"1")
+        page = self.ask("GET /stream").give()
+        await asyncio.wait_for(page.task, PATIENCE)
+        self.assertEqual(page.status, 200)
+        self.released.set()
+        self.assertEqual(await first.finish(), (200, "at last"))
+        self.assertEqual(await self.ask().give(b"ab").finish(), (200, "ab"))
+
     # Answers that take their time
 
     @gen_test
@@ -531,6 +547,27 @@ server.ROUTES.append((r"/probe/(?P<action>[a-zA-Z]+)?", ProbeHandler))
 from indico.asgi import application
 """
 
+WORK_SCRIPT = """
+import os
+from indico import server
+from indico.batteries.compute import compute
+from indico.batteries.jobs import job
+from indico.routes.handler import IndicoHandler
+from indico.utils.auth.auth_utils import auth
+
+class WorkHandler(IndicoHandler):
+    async def compute(self, data):
+        return [os.getpid(), await compute(os.getpid)]
+
+    @auth
+    @job
+    async def build(self, data):
+        return "built"
+
+server.ROUTES.append((r"/work/(?P<action>[a-zA-Z]+)?", WorkHandler))
+from indico.asgi import application
+"""
+
 COMMANDS = {
     "uvicorn": "uvicorn app:application --port {port} --no-server-header --no-proxy-headers",
     "hypercorn": "hypercorn app:application --bind 127.0.0.1:{port}",
@@ -538,12 +575,17 @@ COMMANDS = {
 }
 
 
-@slow
-class ASGIServerTest(ProcessTest):
+class ASGIProcessTest(ProcessTest):
     """Each of the servers, as it is shipped."""
 
-    def each(self, test: Callable[[subprocess.Popen[str], int], None], *names: str) -> None:
-        (self.folder / "app.py").write_text(SCRIPT)
+    def each(
+        self,
+        test: Callable[[subprocess.Popen[str], int], None],
+        *names: str,
+        script: str = "",
+        **settings: str,
+    ) -> None:
+        (self.folder / "app.py").write_text(script or SCRIPT)
         for name in names or COMMANDS:
             command = COMMANDS[name]
             with self.subTest(server=name):
@@ -555,7 +597,7 @@ class ASGIServerTest(ProcessTest):
                     process = subprocess.Popen(
                         [sys.executable, "-m", *command.format(port=port).split()],
                         cwd=self.folder,
-                        env=make_environment({"MAX_BODY_SIZE": "1000"}),
+                        env=make_environment({"MAX_BODY_SIZE": "1000", **settings}),
                         stdout=log,
                         stderr=subprocess.STDOUT,
                         text=True,
@@ -587,6 +629,20 @@ class ASGIServerTest(ProcessTest):
         finally:
             connection.close()
 
+    def read_peak(self) -> int:
+        return max(map(read_peak, processes_in(self.folder)))
+
+    def follow(self, port: int, count: int, pause: float) -> socket.socket:
+        """A client that has asked for a stream."""
+        client = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+        client.sendall(
+            make_post(json.dumps([count, pause]).encode(), "POST /probe/follow HTTP/1.1", "Connection: close")
+        )
+        return client
+
+
+@slow
+class ASGIServerTest(ASGIProcessTest):
     def test_it_serves_the_same(self) -> None:
         def test(process: subprocess.Popen[str], port: int) -> None:
             self.assertEqual(self.ask(port, "/auth/login", json.dumps(LOGIN_DATA))[0], 200)
@@ -598,6 +654,23 @@ class ASGIServerTest(ProcessTest):
             self.assertEqual(self.ask(port, "/user/update", 1001 * "a")[0], 413)
 
         self.each(test)
+
+    def test_computations_and_jobs_run(self) -> None:
+        def test(process: subprocess.Popen[str], port: int) -> None:
+            status, pids = self.ask(port, "/work/compute")
+            self.assertEqual((status, len(set(pids))), (200, 2))
+            self.ask(port, "/auth/login", json.dumps(LOGIN_DATA))
+            status, job = self.ask(port, "/work/build")
+            self.assertEqual(status, 202)
+            state = {"state": "done", "progress": None, "result": "built"}
+            wait_until(lambda: self.ask(port, "/job/find", json.dumps(job)) == (200, state), "the job")
+            process.terminate()
+            process.wait(PATIENCE)
+            wait_until(lambda: not processes_in(self.folder), "the end of all processes")
+            self.assertNotIn("Traceback", self.log.read_text())
+
+        with mock.patch(f"{__name__}.SCRIPT", WORK_SCRIPT):
+            self.each(test)
 
     def test_it_starts_without_events_of_a_lifespan_and_below_a_path(self) -> None:
         def test(process: subprocess.Popen[str], port: int) -> None:
@@ -668,16 +741,12 @@ class ASGIServerTest(ProcessTest):
 
         self.each(test)
 
-    def read_peak(self) -> int:
-        return max(map(read_peak, processes_in(self.folder)))
+    def test_beyond_max_actions_others_are_busy_within_50_ms_and_health_answers(self) -> None:
+        def test(process: subprocess.Popen[str], port: int) -> None:
+            busy.assert_busy_at_once(self, port)
 
-    def follow(self, port: int, count: int, pause: float) -> socket.socket:
-        """A client that has asked for a stream."""
-        client = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
-        client.sendall(
-            make_post(json.dumps([count, pause]).encode(), "POST /probe/follow HTTP/1.1", "Connection: close")
-        )
-        return client
+        script = f"{busy.SCRIPT}\nfrom indico.asgi import application\n"
+        self.each(test, script=script, MAX_ACTIONS=str(busy.MAX_ACTIONS))
 
     def test_sigterm_lets_a_request_in_flight_finish(self) -> None:
         def test(process: subprocess.Popen[str], port: int) -> None:

@@ -8,6 +8,7 @@ import asyncio
 import importlib
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from unittest import mock
 import indico
 from indico.tests.testutils import slow
 from indico.tests.testutils.mongo import DatabaseTest
-from indico.tests.testutils.process import linux
+from indico.tests.testutils.process import linux, make_environment
 from indico.tests.testutils.strict import StrictTest
 
 ROOT = Path(indico.__file__).parents[1]
@@ -71,3 +72,34 @@ class BenchTest(StrictTest):
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         self.assertEqual(done.stderr, "wrk is not on PATH: apt-get install wrk\n")
         self.assertEqual(done.returncode, 1)
+
+
+@slow
+@linux
+class BatteriesTest(DatabaseTest):
+    def run_jobs(self, module: str) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", module, "20"],
+            cwd=ROOT,
+            env=make_environment({}),
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertGreater(float(done.stdout.split()[-1]), 0)  # jobs a second
+
+    def test_our_worker_runs_a_few_jobs(self) -> None:
+        self.run_jobs("bench.jobs")
+
+    @unittest.skipIf(importlib.util.find_spec("taskiq_mongodb") is None, "not installed: bench/req.txt")
+    def test_a_worker_of_taskiq_runs_a_few_jobs(self) -> None:
+        self.run_jobs("bench.peers.taskiq_mongodb")
+
+    @unittest.skipIf(MISSING, f"not installed: {', '.join(MISSING)}")
+    def test_a_quick_run_measures_what_batteries_add(self) -> None:
+        done = run_bench("batteries", "--quick", "--rounds", "1")
+        self.assertEqual((done.returncode, done.stderr), (0, ""), done.stdout)
+        rates = re.findall(r"µs, (\d+) a second", done.stdout)
+        self.assertEqual((len(rates), rates.count("0")), (5, 0), done.stdout)

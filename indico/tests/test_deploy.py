@@ -4,6 +4,7 @@ The files in deploy/ do what docs/deploy.rst says: requests through nginx, and a
 
 from __future__ import annotations
 
+import asyncio
 import configparser
 import http.client
 import json
@@ -11,6 +12,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -25,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from tornado.testing import bind_unused_port
+from tornado.websocket import websocket_connect
 
 import indico
 from indico import config
@@ -82,6 +85,7 @@ PREFIX = "\n".join(
 )
 SCRIPT = """
 import asyncio
+from tornado.websocket import WebSocketHandler
 from indico import config, server
 from indico.routes.handler import IndicoHandler
 
@@ -95,7 +99,12 @@ class ProbeHandler(IndicoHandler):
             yield number
             await asyncio.sleep(0.3)
 
+class SocketHandler(WebSocketHandler):
+    def on_message(self, message):
+        self.write_message(message)
+
 server.ROUTES.append((r"/echo/(?P<action>[a-zA-Z]+)?", EchoHandler))
+server.ROUTES.append(("/socket", SocketHandler))
 server.ROUTES.append((r"/probe/(?P<action>[a-zA-Z]+)?", ProbeHandler))
 server.main(debug=False, port=config.PORT)
 """
@@ -277,6 +286,28 @@ class NginxTest(ProcessTest):
         self.assertNotIn("of a stranger", headers.values())
 
     @slow
+    def test_a_websocket_passes_and_is_closed_when_its_instance_stops(self) -> None:
+        async def talk() -> None:
+            url = f"ws://127.0.0.1:{self.plain_port}/socket"
+            connections = [await websocket_connect(url) for _ in range(4)]
+            for connection in connections:
+                await connection.write_message("hello")
+                self.assertEqual(await connection.read_message(), "hello")
+            for server in self.servers:
+                server.send(signal.SIGTERM)
+            for connection in connections:
+                self.assertIsNone(await connection.read_message())
+                self.assertEqual(connection.close_code, 1001)
+                connection.close()
+
+        asyncio.run(talk())
+
+    @slow
+    def test_requests_that_ask_for_no_websocket_leave_nginx_connections_open(self) -> None:
+        for asked in ({}, {"Connection": "Upgrade", "Upgrade": "h2c"}, {"Connection": "close"}):
+            self.assertNotIn("Connection", self.post("/echo/headers", headers=asked).data)
+
+    @slow
     def test_a_stream_arrives_event_by_event(self) -> None:
         connection = self.connect()
         connection.request("POST", "/probe/follow")
@@ -372,10 +403,11 @@ class FilesTest(StrictTest):
         assert grace is not None
         self.assertGreater(int(grace[1]), SHUTDOWN_TIMEOUT + LAST_REQUEST_SECONDS)
 
-    def test_nginx_waits_longer_than_an_action_may_take(self) -> None:
+    def test_nginx_waits_longer_than_an_action_may_take_and_a_websocket_may_be_silent(self) -> None:
         wait = re.search(r"proxy_read_timeout (\d+)s", (DEPLOY / "nginx.conf").read_text())
         assert wait is not None
         self.assertGreater(int(wait[1]), REQUEST_TIMEOUT)
+        self.assertGreater(int(wait[1]), make_app().settings["websocket_ping_interval"])
 
     def test_the_shard_keys_of_the_guide_are_those_that_the_unique_indexes_need(self) -> None:
         make_app()  # which imports all helpers

@@ -361,8 +361,8 @@ class MainTest(DatabaseTest):
         with mock.patch.object(serving, "listen", side_effect=taken):
             self.assertEqual(
                 self.exit_main(5000, ADDRESS="127.0.0.1"),
-                "ADDRESS 127.0.0.1 and PORT 5000 can't be listened on: Address already in use."
-                " Stop what listens there, or use another port: --port 5001.",
+                "ADDRESS 127.0.0.1 and PORT 5000 can't be used: Address already in use.\n"
+                "Stop what listens there, or use another port: --port 5001.",
             )
 
     def test_an_address_of_another_machine_is_one_sentence(self) -> None:
@@ -370,7 +370,7 @@ class MainTest(DatabaseTest):
         with mock.patch.object(serving, "listen", side_effect=strange):
             self.assertEqual(
                 self.exit_main(ADDRESS="192.0.2.1"),
-                "ADDRESS 192.0.2.1 and PORT 0 can't be listened on: Cannot assign requested address.",
+                "ADDRESS 192.0.2.1 and PORT 0 can't be used: Cannot assign requested address.",
             )
 
     def test_a_mongodb_that_can_not_be_read_is_one_sentence_without_its_password(self) -> None:
@@ -429,8 +429,8 @@ class RefusalTest(ProcessTest):
         taken, port = bind_unused_port()
         self.addCleanup(taken.close)
         self.assert_refuses(
-            f"ADDRESS 127.0.0.1 and PORT {port} can't be listened on: Address already in use."
-            f" Stop what listens there, or use another port: --port {port + 1}.",
+            f"ADDRESS 127.0.0.1 and PORT {port} can't be used: Address already in use.\n"
+            f"Stop what listens there, or use another port: --port {port + 1}.",
             PORT=str(port),
         )
 
@@ -445,14 +445,14 @@ class RefusalTest(ProcessTest):
     @slow
     def test_an_address_of_another_machine_is_one_sentence_and_status_1(self) -> None:
         self.assert_refuses(
-            "ADDRESS 192.0.2.1 and PORT 0 can't be listened on: Cannot assign requested address.",
+            "ADDRESS 192.0.2.1 and PORT 0 can't be used: Cannot assign requested address.",
             ADDRESS="192.0.2.1",
         )
 
     @slow
     def test_an_address_that_is_none_is_one_sentence_and_status_1(self) -> None:
         self.assert_refuses(
-            "ADDRESS a..b and PORT 0 can't be listened on: no host can have such a name.", ADDRESS="a..b"
+            "ADDRESS a..b and PORT 0 can't be used: no host can have such a name.", ADDRESS="a..b"
         )
 
     @slow
@@ -546,6 +546,13 @@ class AwayTest(ProcessTest):
         self.assertEqual((answer.status, answer.headers["Retry-After"]), (503, "1"))
         self.assertRegex(answer.data, "^The database .+")
         self.assertNotIn("secret", process.output)
+
+    @slow
+    def test_while_the_start_waits_for_mongodb_it_says_so(self) -> None:
+        process = self.launch(MONGODB=self.uri, MONGODB_TIMEOUT="5")
+        process.wait_for("Waiting for MongoDB ...")
+        self.assertNotIn("listens on", process.output)
+        process.wait_ready()
 
     @slow
     def test_it_says_so_once_however_long_it_lasts(self) -> None:
@@ -648,6 +655,15 @@ class StopTest(ProcessTest):
         (self.folder / "go").touch()
         self.assertEqual(answer.result().data, "done")
         self.assertEqual(process.wait(), 0)
+
+    @slow
+    def test_while_it_waits_for_a_request_in_flight_it_says_so_and_how_to_stop_at_once(self) -> None:
+        process = self.start(script=SLOW_SERVER)
+        answer = self.request(process, "slow/wait", "waiting")
+        process.send(signal.SIGINT)
+        process.wait_for("Waiting for requests and jobs in flight; a second signal ends them at once ...")
+        (self.folder / "go").touch()
+        self.assertEqual((answer.result().data, process.wait()), ("done", 0))
 
     @slow
     def test_a_connection_that_is_open_may_bring_one_more_request(self) -> None:

@@ -53,7 +53,7 @@ class Processes:
 
     async def _start_process(self) -> None:
         process = Process()
-        self._processes = {process, *(each for each in self._processes if each.is_alive())}
+        self._processes = {process, *self._find_alive()}
         try:
             _, error = await self._call(process, call_all, self._hooks)
             if error is not None:
@@ -61,7 +61,11 @@ class Processes:
         except BaseException:
             process.kill()
             raise
+        self._processes = self._find_alive()  # again: one that was killed a moment ago has ended by now
         self.queue.put(process)
+
+    def _find_alive(self) -> set[Process]:
+        return {process for process in self._processes if process.is_alive()}
 
     async def _call(self, process: Process, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._threads, process.call, function, args)

@@ -37,6 +37,8 @@ class Process:
 
     def __init__(self) -> None:
         self._connection, theirs = CONTEXT.Pipe()
+        # The server may be a daemon, to which multiprocessing allows no children. These end with it.
+        multiprocessing.current_process().daemon = False
         # A daemon: multiprocessing ends it if the server ends without `close`.
         self._process = CONTEXT.Process(
             target=run_process, args=(theirs, os.getpid()), name=COMPUTE_PROCESS, daemon=True

@@ -11,6 +11,7 @@ from typing import Any, TypedDict
 
 from bson.objectid import ObjectId
 
+import indico.db.user_db as UserDB
 from indico import db
 from indico.db import Document, current_time, mongo, parse_id
 from indico.error import NotFound
@@ -66,10 +67,11 @@ async def insert_chunk(chunk: Document) -> None:
 
 
 @mongo
-async def complete(file_id: ObjectId, size: int) -> None:
-    """Mark the file as complete. Raises NotFound if its user was removed meanwhile."""
+async def complete(file_id: ObjectId, user_id: str, size: int) -> None:
+    """Mark the file as complete. Raises NotFound if its user was removed, before it was inserted or after."""
     found = await db.mongodb["fs.files"].update_one({"_id": file_id}, {"$set": {"length": size}})
-    if not found.matched_count:
+    # A removal deletes the user before the files. So a file that it does not see has no user here.
+    if not found.matched_count or await UserDB.find_user(user_id) is None:
         raise NotFound(WHAT)
 
 

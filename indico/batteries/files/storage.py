@@ -21,7 +21,7 @@ from indico.utils import Upload
 async def save_file(upload: Upload, user_id: str) -> StoredFile:
     """
     Store an upload as a file of this user. If this fails or is cancelled, the stored pieces are deleted.
-    Each piece of it may take MONGODB_TIMEOUT.
+    Each piece of it may take MONGODB_TIMEOUT. Raises NotFound if there is no such user.
     """
     document = FileDB.make_document(upload, user_id)
     file_id = document["_id"]
@@ -36,7 +36,7 @@ async def save_file(upload: Upload, user_id: str) -> StoredFile:
             await asyncio.shield(saving)
             number += 1
         begin_request()
-        saving = spawn(FileDB.complete(file_id, upload.size))
+        saving = spawn(FileDB.complete(file_id, user_id, upload.size))
         await asyncio.shield(saving)
     except BaseException:
         spawn(discard(file_id, saving))

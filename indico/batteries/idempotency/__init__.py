@@ -19,7 +19,7 @@ from indico.batteries.idempotency.run import Run
 from indico.batteries.idempotency.store import declare_collection, make_claim
 from indico.core.decorators import add_decorator, check_order, get_info
 from indico.core.hooks import Application
-from indico.core.http.uploads import takes_uploads
+from indico.core.http.upload_handler import takes_uploads
 from indico.core.tasks import Prompt
 from indico.error import IndicoError, InvalidValue
 from indico.routes.handler import IndicoHandler

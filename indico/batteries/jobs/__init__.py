@@ -22,7 +22,7 @@ from indico.batteries.jobs.worker import get_worker as get_worker
 from indico.core.decorators import add_decorator, check_order, get_info
 from indico.core.hooks import Application
 from indico.core.http.envelope import name_request
-from indico.core.http.uploads import takes_uploads
+from indico.core.http.upload_handler import takes_uploads
 from indico.error import RouteNotFound
 from indico.routes.handler import IndicoHandler
 from indico.utils import Action, type_check, unpack

@@ -57,6 +57,7 @@ class Job:
     action: Action  # what stands below `@job`
     retries: int
     every: float | None  # seconds
+    decorated: Action | None = None  # with all its decorators
     make_handler: Callable[..., Any] = RunningHandler
 
 

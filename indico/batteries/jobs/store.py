@@ -93,8 +93,7 @@ def read_state(document: Document) -> JobState:
     values = {
         name: json.loads(document[name]) for name in ("progress", "result", "error") if name in document
     }
-    state: Any = {"state": document["state"], "progress": None, **values}
-    return state  # type: ignore[no-any-return]
+    return {"state": document["state"], "progress": None, **values}  # type: ignore[typeddict-item]
 
 
 @mongo

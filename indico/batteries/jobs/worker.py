@@ -112,7 +112,10 @@ def find_jobs(routes: Sequence[Rule]) -> Iterator[tuple[str, Job]]:
                 raise TypeError(f"{kind.__name__}.{action} needs @auth above @job, or @job(every=...)")
             running = type(kind.__name__, (RunningHandler, kind), {})
             make_handler = functools.partial(running, **rule.target_kwargs)
-            yield f"{name_route(kind)}.{action}", replace(found, make_handler=make_handler)
+            yield (
+                f"{name_route(kind)}.{action}",
+                replace(found, decorated=function, make_handler=make_handler),
+            )
 
 
 def get_worker(application: web.Application) -> Worker | None:

@@ -10,6 +10,7 @@ import asyncio
 import base64
 import datetime
 import importlib.util
+from dataclasses import replace
 from typing import Any
 
 from pymongo import ReturnDocument
@@ -19,6 +20,7 @@ from indico.batteries.jobs import get_worker
 from indico.batteries.jobs.store import ENDED, later
 from indico.batteries.jobs.worker import repeat
 from indico.batteries.webhooks.sending import PrivateAddress, check_url, send
+from indico.core.decorators import get_info, set_info
 from indico.core.fetch import FAILURES
 from indico.core.hooks import Application
 from indico.db import Document, mongo
@@ -26,6 +28,8 @@ from indico.routes.handler import IndicoHandler
 from indico.utils import LOGGER
 from indico.utils.auth.auth_utils import auth, user_hash
 
+HEADER = "Webhook-URL"
+DESCRIPTION = "Gets a signed message when the job has ended"
 LEASE = 60  # seconds until another process sends a message again
 MAX_SENDS = 10  # at a time
 PAUSES = (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)  # seconds between attempts
@@ -41,8 +45,16 @@ def install(application: Application) -> None:
         return
     db.index("job", "state", "webhook.due", partialFilterExpression={"webhook.due": {"$exists": True}})
     worker.field_readers.append(read_webhook)
+    for job in worker.jobs.values():
+        describe_header(job.decorated)
     application.hooks.background_tasks.append(send_webhooks)
     application.add_handlers(".*", [SecretRoute])
+
+
+def describe_header(action: Any) -> None:
+    """Add the header to the description of an action with `@job`."""
+    info = get_info(action)
+    set_info(action, replace(info, headers={**info.headers, HEADER: DESCRIPTION}))
 
 
 def make_secret(user_id: str) -> str:
@@ -53,7 +65,7 @@ def make_secret(user_id: str) -> str:
 
 def read_webhook(handler: IndicoHandler) -> Document:
     """Return the field of a new job for its header `Webhook-URL`. Raises InvalidValue."""
-    url = handler.request.headers.get("Webhook-URL")
+    url = handler.request.headers.get(HEADER)
     if url is None:
         return {}
     due = datetime.datetime.fromtimestamp(0, datetime.UTC)  # when the job has ended: at once

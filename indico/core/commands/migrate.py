@@ -27,10 +27,11 @@ from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
 
 from indico import config
 from indico.core.command_line import read_env_file
+from indico.core.log import announce
 from indico.core.mongo import indexes
 from indico.core.mongo.lock import Locked, hold_lock
 
-RUN_AGAIN = " Run this again; until then, an index that was being rebuilt may be missing."
+RUN_AGAIN = "\nRun this again; until then, an index that was being rebuilt may be missing."
 Document = dict[str, Any]
 
 
@@ -123,8 +124,8 @@ def migrate(database: Database[Document], apply: bool, drop: bool) -> None:
     if not apply:
         steps = [*find_migrations(database), *find_indexes(database)]
         actions = {step.action for step in steps}
-        for step in steps:
-            print(f"{step.action:8} {step.subject}")
+        lines = [f"{step.action:8} {step.subject}" for step in steps]
+        print("\n".join(lines or ["Nothing is pending."]))
         if actions - {"drop"}:
             print("Nothing was changed yet: run this again with --apply.")
         if "drop" in actions:
@@ -150,7 +151,8 @@ def connect() -> Iterator[Database[Document]]:
             client: MongoClient[Document] = MongoClient(
                 config.MONGODB, w="majority", journal=True, serverSelectionTimeoutMS=wait
             )
-            stack.enter_context(client).admin.command("ping")
+            with announce("Connecting to MONGODB"):
+                stack.enter_context(client).admin.command("ping")
         except PyMongoError as error:  # its message may contain parts of the URI
             raise NotMigrated(f"MONGODB can't be used, {type(error).__name__}.") from error
         yield client[config.MONGODB_DATABASE]
@@ -159,7 +161,7 @@ def connect() -> Iterator[Database[Document]]:
 def main(words: Sequence[str] | None = None) -> None:
     """Run with these options, by default those of the command line. Errors exit with one sentence."""
     parser = argparse.ArgumentParser(
-        prog="python -m indico.migrate",
+        prog="python -m indico migrate",
         description="List the migrations that have not run, and the indexes that differ from the code's.",
     )
     parser.add_argument("--apply", action="store_true", help="run these migrations and build these indexes")

@@ -17,7 +17,7 @@ from indico.core.command_line import read_env_file
 def main(words: Sequence[str] | None = None) -> None:
     """Print the description."""
     argparse.ArgumentParser(
-        prog="python -m indico.openapi",
+        prog="python -m indico openapi",
         description="Print the API's description, for generators of clients.",
     ).parse_args(words)
     read_env_file()

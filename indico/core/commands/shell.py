@@ -90,7 +90,7 @@ def run(names: dict[str, Any], runner: asyncio.Runner, banner: str) -> None:
 def main(words: Sequence[str] | None = None) -> None:
     """Connect as the server does, run the prompt, and close. In development, starts mongod if needed."""
     argparse.ArgumentParser(
-        prog="python -m indico.shell",
+        prog="python -m indico shell",
         description="Open a Python prompt with the database, as `db`, and `await` at the top level. Input"
         " from a pipe runs as a script. The settings are those of the server: see docs/settings.rst.",
     ).parse_args(words)

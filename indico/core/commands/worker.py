@@ -14,17 +14,16 @@ from indico.core.command_line import read_env_file
 from indico.core.hooks import Application
 from indico.core.lifecycle import check_settings, lifespan
 from indico.core.log import LOGGER
-from indico.core.serving import configure_logging, run, stop_on_signals
+from indico.core.serving import configure_logging, exit_on_errors, run, stop_on_signals
 
 
 def main(words: Sequence[str] | None = None) -> None:
     """Run jobs until stopped, at least one at a time. A wrong setting exits with one sentence."""
-    parser = argparse.ArgumentParser(
-        prog="python -m indico.worker",
+    argparse.ArgumentParser(
+        prog="python -m indico worker",
         description="Run the jobs of all servers with the same database, JOB_WORKERS at a time, until stopped"
         " by Ctrl-C or SIGTERM.",
-    )
-    parser.parse_args(words)
+    ).parse_args(words)
     read_env_file()
     configure_logging()
 
@@ -32,14 +31,12 @@ def main(words: Sequence[str] | None = None) -> None:
     from indico.server import make_app
 
     config.JOB_WORKERS = config.JOB_WORKERS or 1
-    try:
+    with exit_on_errors():
         application = make_app()
         if get_worker(application) is None:
             sys.exit("No action has @job, or the battery jobs is not in BATTERIES: there is nothing to run.")
         asyncio.run(check_settings(application))
         run(run_jobs(application))
-    except config.SettingError as error:
-        sys.exit(str(error))
 
 
 async def run_jobs(application: Application) -> None:

@@ -18,7 +18,7 @@ from indico.core.log import LOGGER
 CALLED_BY_TORNADO = (
     *("__init__", "initialize", "prepare", "data_received", "post", "on_finish", "on_connection_close"),
     *("clear", "set_default_headers", "write", "flush", "finish", "compute_etag", "decode_argument"),
-    *("check_xsrf_cookie", "send_error", "write_error", "log_exception"),
+    *("check_xsrf_cookie", "send_error", "write_error", "log_exception", "set_status", "set_header"),
 )
 
 

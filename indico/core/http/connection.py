@@ -95,11 +95,9 @@ class ServerConnection(RequestReader, asyncio.Protocol):
             self.close()
             raise
         limits.replace(self, stream)
-        upgrade_response, self._upgrade_response = self._upgrade_response, b""
         self._delegate, self._on_disconnect = None, None
         self._drop_request()
         self._state = DETACHED
         self._transport.abort()
-        if upgrade_response:
-            stream.write(upgrade_response)
+        stream.write(self._upgrade_response)
         return stream

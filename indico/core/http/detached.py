@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 class DetachedStream(IOStream):
     """
     A stream of Tornado's on the socket of a detached connection. It still counts as a connection. Reads first
-    return the data that the server had already received. The stream has no timeout: `websocket_ping_interval`
-    detects clients that have vanished. TCP keepalive does so too, but takes hours.
+    return the data that the server had already received. The only timeout is TCP keepalive: it takes hours.
     """
 
     deadline = math.inf
@@ -56,8 +55,6 @@ class DetachedStream(IOStream):
     def close_fd(self) -> None:
         self._limits.remove(self)
         super().close_fd()
-
-    # The interface `Limited`
 
     def unread_bytes(self) -> int:
         return len(self._data)

@@ -24,6 +24,8 @@ from tornado.httputil import (
     ResponseStartLine,
 )
 
+from indico.core.http.responses import ResponseWriter
+
 if TYPE_CHECKING:
     from indico.core.http.actions import ActionHandler
 
@@ -105,9 +107,9 @@ class Dispatcher(tornado.web.Application):
         super().__init__(*args, **settings)
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
-        head = getattr(request_conn, "head", None)
-        if head is None:  # not a connection of our own server
+        if not isinstance(request_conn, ResponseWriter):  # the connection is one of another server
             return super().start_request(server_conn, request_conn)
+        head = request_conn.head
         check_host(head.line.version, head.host)
         delegate: HTTPMessageDelegate = self.find_handler(LazyRequest(request_conn, head.line, head.headers))
         return delegate
@@ -119,7 +121,7 @@ class Dispatcher(tornado.web.Application):
 
     def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
         found = self._actions.get(request.path) if request.method == "POST" else None
-        if found is not None:
+        if found is not None and isinstance(request, LazyRequest):  # not a request of another server
             return ActionDelegate(found[0].make_lazily(self, request, found[1]))
         return super().find_handler(request, **kwargs)
 

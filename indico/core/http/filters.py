@@ -19,6 +19,7 @@ from tornado.httputil import (
 from indico import config
 from indico.core.http.errors import send_error_response
 from indico.core.http.proxies import is_loopback
+from indico.core.http.responses import ResponseWriter
 from indico.error import IndicoError, shorten
 
 # Returns the request line to use, and may change the headers. An IndicoError is the response.
@@ -72,8 +73,7 @@ class HostGuard(FilteredApplication):
     """
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
-        head = getattr(request_conn, "head", None)
-        if head is not None and is_own_host(head.host):  # our own server has read the headers already
+        if isinstance(request_conn, ResponseWriter) and is_own_host(request_conn.head.host):
             return self.application.start_request(server_conn, request_conn)
         return super().start_request(server_conn, request_conn)
 

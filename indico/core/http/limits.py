@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 from tornado.ioloop import PeriodicCallback
 
@@ -18,26 +18,13 @@ from indico.core.http.sockets import raise_file_limit
 
 if TYPE_CHECKING:
     from indico.core.http.connection import ServerConnection
+    from indico.core.http.detached import DetachedStream
 
+Connection: TypeAlias = "ServerConnection | DetachedStream"
 RESERVED_FILES = 100  # for MongoDB, the log and everything else that is not a client
 SWEEP_INTERVAL_MS = 1000  # between checks for connections that are too slow
 DISCONNECT_INTERVAL_MS = 500  # between checks for disconnects on paused connections
 LAST_REQUEST_SECONDS = 1  # for requests that arrive while the server stops
-
-
-class Limited(Protocol):
-    """The interface of a connection that ConnectionLimits uses."""
-
-    deadline: float  # by time.monotonic; math.inf while nothing is expected from the client
-
-    def unread_bytes(self) -> int:
-        """Return the size of the received data that has not been processed yet."""
-
-    def unsent_bytes(self) -> int:
-        """Return the size of the responses that are not sent yet."""
-
-    def close(self) -> None:
-        """Close the connection now."""
 
 
 def count_connections(files: int) -> int:
@@ -60,8 +47,8 @@ class ConnectionLimits:
         self._max = config.MAX_CONNECTIONS or count_connections(raise_file_limit())
         self._max_per_address = config.MAX_CONNECTIONS_PER_ADDRESS or -(-self._max // 2)
         self._counts: Counter[str] = Counter()  # connections by address
-        self._addresses: dict[Limited, str] = {}
-        self._writing: dict[Limited, float] = {}  # when the unsent data was first seen
+        self._addresses: dict[Connection, str] = {}
+        self._writing: dict[Connection, float] = {}  # when the unsent data was first seen
         self._unread = 0  # bytes, of all connections, at the last check
         self._received = 0  # bytes, since the last check
         self.paused: set[ServerConnection] = set()  # connections whose reading is paused
@@ -72,7 +59,7 @@ class ConnectionLimits:
         for timer in self._timers:
             timer.start()
 
-    def admit(self, connection: Limited, address: str) -> bool:
+    def admit(self, connection: Connection, address: str) -> bool:
         """Count this connection until `remove`. Return False if a limit is reached."""
         if len(self._addresses) >= self._max:
             return False
@@ -83,7 +70,7 @@ class ConnectionLimits:
         self._counts[group] += 1
         return True
 
-    def remove(self, connection: Limited) -> None:
+    def remove(self, connection: Connection) -> None:
         """Stop counting this connection: it has ended."""
         address = self._addresses.pop(connection, None)
         self._writing.pop(connection, None)
@@ -93,13 +80,12 @@ class ConnectionLimits:
             if not self._counts[address]:
                 del self._counts[address]
 
-    def replace(self, connection: Limited, other: Limited) -> None:
+    def replace(self, connection: Connection, other: Connection) -> None:
         """Count `other` in place of `connection`."""
-        address = self._addresses.pop(connection)
+        self._addresses[other] = self._addresses.pop(connection)
         self.remove(connection)
-        self._addresses[other] = address
 
-    def restart_write_timeout(self, connection: Limited) -> None:
+    def restart_write_timeout(self, connection: Connection) -> None:
         """The client has taken data of a response that is still being written."""
         self._writing.pop(connection, None)
 
@@ -122,13 +108,12 @@ class ConnectionLimits:
         while self._addresses and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
 
-    def list_connections(self) -> list[Limited]:
+    def list_connections(self) -> list[Connection]:
         return list(self._addresses)
 
     def _sweep(self) -> None:
         now = time.monotonic()
-        since = self._writing
-        self._writing = {}
+        since, self._writing = self._writing, {}
         late = []
         for connection in self._addresses:
             if connection.unsent_bytes():
@@ -141,7 +126,7 @@ class ConnectionLimits:
             connection.close()
         self._close_largest(lambda connection: connection.unsent_bytes(), config.MAX_UNSENT)
 
-    def _close_largest(self, measure: Callable[[Limited], int], limit: int) -> int:
+    def _close_largest(self, measure: Callable[[Connection], int], limit: int) -> int:
         """Close the connections with the most bytes, while all of them exceed the limit. Return their sum."""
         sizes = {connection: size for connection in self._addresses if (size := measure(connection))}
         total = sum(sizes.values())

@@ -14,6 +14,7 @@ from tornado.web import HTTPError, stream_request_body
 from indico import config
 from indico.core.hooks import get_hooks
 from indico.core.http.envelope import EnvelopeHandler, name_request
+from indico.core.http.responses import ResponseWriter
 from indico.core.log import LOGGER
 from indico.core.mongo.helper import begin_request
 from indico.core.timers import Timer, call_after
@@ -53,9 +54,9 @@ class LimitedHandler(EnvelopeHandler):
         return config.MAX_BODY_SIZE
 
     def _declares_too_much(self) -> bool:
-        head = getattr(self.request.connection, "head", None)
-        if head is not None:  # the connection is one of our own server
-            return bool(head.body_size > self._get_max_body())
+        connection = self.request.connection
+        if isinstance(connection, ResponseWriter):  # the connection is one of our own server
+            return connection.head.body_size > self._get_max_body()
         # Tornado accepts a repeated length: "7, 7".
         length = self.request.headers.get("Content-Length", "").partition(",")[0]
         return length.isdecimal() and float(length) > self._get_max_body()

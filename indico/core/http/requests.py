@@ -186,10 +186,9 @@ class RequestReader(ResponseWriter):
 
     def _reject(self) -> None:
         """Respond with a bare 400, unless a response has begun, and close."""
-        has_begun = self._state != HEAD and self._begun
-        self._drop_request()
-        if not has_begun:
+        if self._state == HEAD or not self._begun:
             self._transport.write(BARE_400)
+        self._drop_request()
         self._transport.close()
 
     def _reject_body(self) -> None:

@@ -93,14 +93,13 @@ class ResponseWriter(HTTPConnection):
     ) -> Future[None]:
         assert isinstance(start_line, ResponseStartLine)
         code = start_line.code
-        has_body = not (self.head.line.method == "HEAD" or code in (204, 304) or code < 200)
         lines = [f"HTTP/1.1 {code} {start_line.reason}"]
         for name, value in headers.get_all():
             if name == "Connection" and value.lower() in ("close", "keep-alive"):
                 self._keep_alive = self._keep_alive and value.lower() == "keep-alive"
             else:
                 lines.append(f"{name}: {value}")
-        if not has_body:
+        if self.head.line.method == "HEAD" or code in (204, 304) or code < 200:  # without a body
             remaining: float | None = 0
         elif "Content-Length" in headers:
             remaining = int(headers["Content-Length"])

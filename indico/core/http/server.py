@@ -5,7 +5,6 @@ The HTTP server. It accepts connections and passes their requests to a Tornado a
 from __future__ import annotations
 
 import asyncio
-import functools
 import socket
 import time
 from collections.abc import Iterable
@@ -29,7 +28,7 @@ class Server:
         self.application = application
         self.limits = ConnectionLimits()
         self.context = copy_context()  # a context outside all requests
-        self.loop = asyncio.get_event_loop()
+        self.loop = asyncio.get_running_loop()
         self.done: asyncio.Future[None] = self.loop.create_future()  # shared by all writes that don't wait
         self.done.set_result(None)
         self.stopping = False
@@ -51,14 +50,13 @@ class Server:
         for client, address in accepted:
             client.setblocking(False)
             remote_ip = address[0] if address else "0.0.0.0"  # the address that Tornado uses for Unix sockets
-            make_connection = functools.partial(ServerConnection, self, remote_ip)
-            task = self.loop.create_task(self._start_connection(client, make_connection))
+            task = self.loop.create_task(self._start_connection(client, remote_ip))
             self._connecting.add(task)
             task.add_done_callback(self._connecting.discard)
 
-    async def _start_connection(self, client: socket.socket, make_connection: Any) -> None:
+    async def _start_connection(self, client: socket.socket, remote_ip: str) -> None:
         try:
-            await self.loop.connect_accepted_socket(make_connection, client)
+            await self.loop.connect_accepted_socket(lambda: ServerConnection(self, remote_ip), client)
         except OSError:  # the client has disconnected
             client.close()
 
@@ -67,9 +65,8 @@ class Server:
         for listening in self._sockets:
             self.loop.remove_reader(listening.fileno())
             # A client that connects between `accept_waiting` and `close` is disconnected.
-            accepted = accept_waiting(listening, BACKLOG)
+            self._connect(accept_waiting(listening, BACKLOG))
             listening.close()
-            self._connect(accepted)
         self._sockets.clear()
         self.limits.stop()
 

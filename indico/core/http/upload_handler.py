@@ -6,14 +6,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from typing import Any, get_args
+
+from tornado.http1connection import HTTP1Connection
 
 from indico import config
 from indico.core.decorators import get_info
 from indico.core.http.bodies import check_encoding, smart_parse
 from indico.core.http.request_handler import LimitedHandler
-from indico.core.http.uploads import Form, takes_uploads
+from indico.core.http.uploads import Form, Upload
 from indico.core.tasks import await_outcome
+
+
+def takes_uploads(kind: Any) -> bool:
+    """Whether the type is `Upload`, or contains it: `Upload | None`, `list[Upload]`."""
+    return kind is Upload or any(map(takes_uploads, get_args(kind)))
 
 
 def read_body(pass_fields: Callable[[Any, dict[str, Any]], Any], types: Iterable[Any]) -> Callable[..., Any]:
@@ -60,6 +67,8 @@ class UploadHandler(LimitedHandler):
         """Run the action. Return when it wants the body or has ended."""
         connection: Any = self.request.connection
         connection.set_body_timeout(self.body_timeout or config.BODY_TIMEOUT)
+        if isinstance(connection, HTTP1Connection):  # Tornado's, whose own limit is 100 MB
+            connection.set_max_body_size(2**63)
         post: Any = self.post
         action = asyncio.ensure_future(post(**self.path_kwargs))
 

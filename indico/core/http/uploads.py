@@ -10,7 +10,7 @@ import re
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, BinaryIO, get_args, get_origin
+from typing import Any, BinaryIO, get_origin
 
 from multipart import (
     MultipartError,
@@ -25,6 +25,7 @@ from indico.error import BodyTooLarge, IndicoError, InvalidValue, Unavailable
 MEMORY = 1024 * 1024  # bytes of a file that are kept in memory; larger files go to disk
 MAX_PARTS = 1000
 MAX_NAME = 255  # characters
+PART = 2048  # bytes that a part takes in memory at most, besides its content and the name of its field
 
 
 class Upload:
@@ -43,31 +44,26 @@ class Upload:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
-        from pydantic_core import core_schema
-
-        return core_schema.is_instance_schema(cls)
+        return {"type": "is-instance", "cls": cls}
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> dict[str, Any]:
         return {"type": "string", "format": "binary"}
 
 
-def takes_uploads(kind: Any) -> bool:
-    """Whether the type is `Upload`, or contains it: `Upload | None`, `list[Upload]`."""
-    return kind is Upload or any(map(takes_uploads, get_args(kind)))
-
-
 class Storage:
     """The bytes of all uploads of this process."""
 
     def __init__(self) -> None:
-        self.size = 0
+        self.size = 0  # of files
+        self.held = 0  # of texts and names, in memory
 
-    def reserve(self, size: int) -> None:
-        """Raises Unavailable if the uploads would have more than MAX_UPLOADS bytes."""
-        if self.size + size > config.MAX_UPLOADS:
+    def reserve(self, size: int, held: int = 0) -> None:
+        """Raises Unavailable if all would have more than MAX_UPLOADS bytes, or hold more than MAX_UNREAD."""
+        if self.size + size > config.MAX_UPLOADS or self.held + held > config.MAX_UNREAD:
             raise Unavailable("There are too many uploads at the moment")
         self.size += size
+        self.held += held
 
 
 STORAGE = Storage()
@@ -77,8 +73,8 @@ class Form:
     """
     The multipart body of a request. Nothing of it is stored before `read` is called.
 
-    `files` has the types of the fields that are files. Other fields are strings, as in other forms; together
-    they may have MAX_BODY_SIZE bytes. The body may have `limit` bytes.
+    `files` has the types of the fields that are files. Other fields are strings, as in other forms; with the
+    names of all fields they may have MAX_BODY_SIZE bytes. The body may have `limit` bytes.
     """
 
     def __init__(self, content_type: str, files: Mapping[str, Any], limit: int) -> None:
@@ -90,8 +86,8 @@ class Form:
         self._files = files
         self.limit = limit
         self._received = 0  # bytes
-        self._reserved = 0  # bytes in STORAGE
-        self._text_size = 0  # bytes
+        self._reserved = self._held = 0  # bytes in STORAGE
+        self._text_size = 0  # bytes, of names too
         self._part: Upload | bytearray = bytearray()
         self._part_name = ""
         self._fields: dict[str, Any] = {}
@@ -112,6 +108,8 @@ class Form:
     async def feed(self, chunk: bytes) -> None:
         """Store a part of the body. An error of it is raised by `read`."""
         assert self._parser is not None
+        if self.complete.done():  # the body is dropped
+            return
         try:
             self._received += len(chunk)
             if self._received > self.limit:
@@ -143,42 +141,51 @@ class Form:
         """Delete the files."""
         self.complete.cancel()
         STORAGE.size -= self._reserved
-        self._reserved = 0
+        STORAGE.held -= self._held
+        self._reserved = self._held = 0
+        self._part, self._fields = bytearray(), {}
         for upload in self._uploads:
             upload.file.close()
 
     def _fail(self, error: IndicoError) -> None:
         with suppress(asyncio.InvalidStateError):  # the request has ended
-            self.complete.set_exception(error)
+            self.complete.set_exception(error.with_traceback(None))  # frames hold pieces of the body
 
     def _begin_part(self, segment: MultipartSegment) -> None:
         self._part_name = segment.name or ""
+        self._hold(len(self._part_name), PART)
         if segment.filename is None or self._part_name not in self._files:
             self._part = bytearray()
             return
         name = re.split(r"[/\\]", segment.filename)[-1]  # without its path
         name = re.sub(r"[\x00-\x1f\x7f-\x9f]", "", name)[:MAX_NAME]
-        self._part = Upload(name, segment.content_type or "application/octet-stream")
+        self._part = Upload(name, (segment.content_type or "application/octet-stream")[:MAX_NAME])
         self._uploads.append(self._part)
 
     async def _store(self, data: bytes) -> None:
         part = self._part
         if isinstance(part, bytearray):
-            self._text_size += len(data)
-            if self._text_size > config.MAX_BODY_SIZE:
-                raise BodyTooLarge(config.MAX_BODY_SIZE)
+            self._hold(len(data))
             part += data
         else:
             STORAGE.reserve(len(data))
             self._reserved += len(data)
             part.size += len(data)
-            in_memory = part.size <= MEMORY and STORAGE.size <= config.MAX_UNREAD
+            in_memory = part.size <= MEMORY and STORAGE.size + STORAGE.held <= config.MAX_UNREAD
             if not in_memory and isinstance(part.file, io.BytesIO):
                 part.file = await asyncio.to_thread(_move_to_disk, part.file)
             if isinstance(part.file, io.BytesIO):
                 part.file.write(data)
             else:
                 await asyncio.to_thread(part.file.write, data)
+
+    def _hold(self, text: int, others: int = 0) -> None:
+        self._text_size += text
+        if self._text_size > config.MAX_BODY_SIZE:
+            raise BodyTooLarge(config.MAX_BODY_SIZE)
+        size = 4 * text + others  # a string has up to four bytes for each character
+        STORAGE.reserve(0, size)
+        self._held += size
 
     def _end_part(self) -> None:
         part, name = self._part, self._part_name
@@ -190,7 +197,8 @@ class Form:
         elif part.size or part.name:  # else the person has chosen no file
             part.file.seek(0)
             if get_origin(self._files[name]) is list:
-                self._fields.setdefault(name, []).append(part)
+                files = self._fields.get(name)  # a string, if a part of this name was no file
+                self._fields[name] = [*files, part] if isinstance(files, list) else [part]
             else:
                 self._fields[name] = part
 

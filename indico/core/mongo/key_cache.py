@@ -29,12 +29,10 @@ from indico import config
 from indico.core.log import LOGGER
 from indico.core.mongo.drivers import Collection, Database, by_majority
 from indico.core.mongo.helper import bounded, wait_for
+from indico.core.mongo.updates import Document
 from indico.core.startup import StartupTask
 from indico.core.tasks import spawn
 from indico.error import IndicoError
-
-Document = dict[str, Any]
-
 
 MAX_KEYS = 100_000  # about 80 MB
 MAX_AGE = 1  # seconds since the last beat that the stream reported was begun

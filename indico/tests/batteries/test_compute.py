@@ -36,13 +36,21 @@ from indico.core.supervisor import COMPUTE_PROCESS
 from indico.routes.handler import IndicoHandler
 from indico.tests.batteries import compute_functions as functions
 from indico.tests.testutils import slow
-from indico.tests.testutils.process import ProcessTest, ServerProcess, linux, processes_in, wait_until
+from indico.tests.testutils.process import (
+    ProcessTest,
+    ServerProcess,
+    linux,
+    processes_in,
+    report_figures,
+    wait_until,
+)
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
 from indico.utils import type_check, unpack
 
 LONG = 60  # seconds, longer than any test
 PATIENCE = 30  # seconds
+LOAD_SECONDS = float(os.environ.get("LOAD_SECONDS") or 1.5)  # of timeouts
 released = threading.Event()
 
 
@@ -233,6 +241,19 @@ class LeavingTest(ComputeTest):
         self.assertEqual(pool._starting, set())
 
 
+@slow
+class TornadoServerTest(ComputeTest):
+    """HTTP_SERVER=tornado"""
+
+    def setUp(self) -> None:
+        self.set(config, "HTTP_SERVER", "tornado")
+        super().setUp()
+
+    test_a_client_that_leaves_frees_its_place = (
+        LeavingTest.test_beyond_the_queue_it_is_503_at_once_and_a_client_that_leaves_frees_its_place
+    )
+
+
 class QueueTest(ComputeTest):
     @gen_test
     async def test_an_item_that_comes_when_its_caller_is_cancelled_goes_to_the_next(self) -> None:
@@ -297,6 +318,17 @@ class ProductionTest(ComputeTest):
             self.set(config, "WORKERS", workers)
             self.assertEqual(self.io_loop.run_sync(self.read_size), size)
 
+    async def read_limits(self) -> tuple[int, int]:
+        async with battery.lifespan(self._app):
+            processes, threads = battery.get_pools()
+            return processes.queue.limit, threads.queue.limit
+
+    def test_by_default_four_calls_may_wait_for_each_process_and_thread(self) -> None:
+        self.set(config, "COMPUTE_WORKERS", 3)
+        for queue, limits in ((0, (12, 4 * battery.THREADS)), (5, (5, 5))):
+            self.set(config, "COMPUTE_QUEUE", queue)
+            self.assertEqual(self.io_loop.run_sync(self.read_limits), limits)
+
     def test_cores_are_those_that_the_process_may_use(self) -> None:
         self.assertEqual(count_cores(), len(os.sched_getaffinity(0)))
         with mock.patch.object(os, "cpu_count", lambda: 3), mock.patch.object(os, "sched_getaffinity"):
@@ -325,6 +357,25 @@ class ThreadTest(ComputeTest):
         released.set()
         self.assertEqual([await waiter for waiter in waiters], [(200, True), (200, True)])
 
+    @gen_test(timeout=PATIENCE)
+    async def test_gauges_count_the_calls_that_run_and_those_that_wait(self) -> None:
+        calls = [
+            self.begin(action, seconds=LONG) for action in ("burn", "burn", "thread", "thread", "thread")
+        ]
+        processes, threads = battery.get_pools()
+        await self.wait_until(lambda: processes.running and len(processes.queue.waiting) == 1)
+        await self.wait_until(lambda: threads.running and len(threads.queue.waiting) == 2)
+        gauges = {name: read() for name, (_, read) in self._app.hooks.gauges.items()}
+        expected = {
+            "compute_running": 1,
+            "compute_waiting": 1,
+            "in_thread_running": 1,
+            "in_thread_waiting": 2,
+        }
+        self.assertEqual({name: gauges[name] for name in expected}, expected)
+        for call in calls:
+            call.cancel()
+
 
 class ChildTest(StrictTest):
     def test_a_process_exits_when_the_server_has_ended(self) -> None:
@@ -349,7 +400,7 @@ class ChildTest(StrictTest):
 SERVER = """
 import time
 from indico import server
-from indico.batteries.compute import compute
+from indico.batteries.compute import compute, get_pools
 from indico.routes.handler import IndicoHandler
 from indico.tests.batteries import compute_functions as functions
 from indico.utils import type_check, unpack
@@ -365,6 +416,10 @@ class ThinkHandler(IndicoHandler):
 
     async def pid(self, data):
         return await compute(functions.burn, 0)
+
+    def load(self, data):
+        pool = get_pools().processes
+        return [pool.running, len(pool.queue.waiting)]
 
     def echo(self, data):
         return "here"
@@ -384,7 +439,7 @@ def find_percentile(times: list[float]) -> float:
 
 @slow
 @linux
-class LoadTest(ProcessTest):
+class BusyTest(ProcessTest):
     """Real servers, many clients, and processes that are killed."""
 
     def launch_server(self, **settings: str) -> ServerProcess:
@@ -416,20 +471,31 @@ class LoadTest(ProcessTest):
             wait_until(lambda: any(answer.done() for answer in answers), "the first computation", 300)
             times = self.time_echoes(server, lambda: all(answer.done() for answer in answers))
         busy = find_percentile(times)
-        print(f"p99 of {len(times)} requests: {1000 * idle:.2f} ms idle, {1000 * busy:.2f} ms busy")
+        report_figures(
+            self, f"p99 of {len(times)} requests: {1000 * idle:.2f} ms idle, {1000 * busy:.2f} ms busy"
+        )
         self.assertEqual({answer.result().status for answer in answers}, {200})
         self.assertLessEqual(busy, 3 * idle)
 
     def test_beyond_the_queue_it_is_503_at_once(self) -> None:
         server = self.launch_server(COMPUTE_QUEUE="10")
         with ThreadPoolExecutor(200) as clients:
-            fetch = partial(server.fetch, "think/burn", {"seconds": 0.5}, {}, 300)
-            answers = [clients.submit(fetch) for _ in range(200)]
-            statuses = [answer.result().status for answer in answers]
-        refused = [answer.result() for answer in answers if answer.result().status == 503]
-        self.assertEqual(refused[0].headers["Retry-After"], "1")
-        self.assertEqual(statuses.count(200) + len(refused), 200)
-        self.assertGreaterEqual(statuses.count(200), 11)
+            fetch = partial(server.fetch, "think/burn", timeout=300)
+            answers = [clients.submit(fetch, {"seconds": 3.0})]
+            wait_until(lambda: server.fetch("think/load").data == [1, 0], "the first computation")
+            answers += [clients.submit(fetch, {"seconds": 0.1}) for _ in range(10)]
+            wait_until(lambda: server.fetch("think/load").data == [1, 10], "a full queue")
+            times = []
+            while not answers[0].done():
+                began = time.perf_counter()
+                refused = fetch({"seconds": 0.1})
+                if refused.status == 503:
+                    times.append(time.perf_counter() - began)
+                    self.assertEqual(refused.headers["Retry-After"], "1")
+        report_figures(self, f"{len(times)} refused, the slowest within {1000 * max(times):.1f} ms")
+        self.assertGreater(len(times), 10)
+        self.assertLess(max(times), 0.5)
+        self.assertEqual([answer.result().status for answer in answers], 11 * [200])
 
     def test_each_kill_costs_one_request_at_most(self) -> None:
         server = self.launch_server(COMPUTE_WORKERS="2")
@@ -449,7 +515,7 @@ class LoadTest(ProcessTest):
                 time.sleep(0.1)
             ended.set()
             statuses = [status for task in asking for status in task.result()]
-        print(f"{kills} kills, {len(statuses)} requests, {statuses.count(500)} of them failed")
+        report_figures(self, f"{kills} kills, {len(statuses)} requests, {statuses.count(500)} of them failed")
         self.assertLessEqual(statuses.count(500), kills)
         self.assertEqual(statuses.count(200) + statuses.count(500), len(statuses))
 
@@ -457,16 +523,40 @@ class LoadTest(ProcessTest):
         for action in ("burn", "hold"):
             with self.subTest(action):
                 server = self.launch_server(COMPUTE_WORKERS="2")
-                with ThreadPoolExecutor(20) as clients:
-                    fetch = partial(server.fetch, f"short/{action}", {"seconds": 600}, {}, 300)
-                    statuses = {task.result().status for task in [clients.submit(fetch) for _ in range(60)]}
-                self.assertEqual(statuses, {504})
+                statuses = self.ask_for_seconds(server, f"short/{action}")
+                self.assertEqual(set(statuses), {504})
                 self.assertEqual(server.fetch("think/pid", timeout=300).status, 200)
-                children = [pid for pid in processes_in(self.folder) if pid != server.pid]
+                wait_until(lambda: len(self.find_children(server)) == 2, "two processes")  # noqa: B023
+                children = self.find_children(server)
                 before = sum(map(read_time, children))
                 time.sleep(2)
                 self.assertLess(sum(map(read_time, children)) - before, 0.5)
+                self.assertEqual(self.find_children(server), children)
+                report_figures(self, f"{len(statuses)} timeouts of {action}, which computes no more")
                 self.assertEqual(server.stop(), 0)
+
+    def ask_for_seconds(self, server: ServerProcess, path: str) -> list[int]:
+        """Send requests for LOAD_SECONDS, 20 at a time. Return their statuses."""
+        deadline = time.monotonic() + LOAD_SECONDS
+
+        def ask() -> list[int]:
+            statuses = []
+            while time.monotonic() < deadline:
+                statuses.append(server.fetch(path, {"seconds": 600}, {}, 300).status)
+            return statuses
+
+        with ThreadPoolExecutor(20) as clients:
+            tasks = [clients.submit(ask) for _ in range(20)]
+            return [status for task in tasks for status in task.result()]
+
+    def find_children(self, server: ServerProcess) -> list[int]:
+        """Return the processes of `compute`. The others are the server and multiprocessing's own."""
+        found = []
+        for pid in processes_in(self.folder):
+            with suppress(OSError):
+                if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    found.append(pid)
+        return sorted(found)
 
     def test_a_server_that_is_killed_leaves_no_process_that_computes(self) -> None:
         server = self.launch_server()

@@ -14,6 +14,8 @@ import time
 from typing import Any
 from unittest import mock
 
+import gridfs
+from bson.objectid import ObjectId
 from pymongo.errors import AutoReconnect
 from tornado.httpclient import HTTPResponse
 from tornado.simple_httpclient import HTTPStreamClosedError
@@ -32,7 +34,7 @@ from indico.server import BATTERIES
 from indico.tests.mocks import HEADERS, LOGIN_DATA, USER_ID, USER_KEY
 from indico.tests.test_asgi import Exchange
 from indico.tests.testutils import slow
-from indico.tests.testutils.process import ProcessTest, linux, read_peak
+from indico.tests.testutils.process import ProcessTest, linux, read_peak, report_figures
 from indico.tests.testutils.server import ServerTest
 from indico.utils import Upload, type_check, unpack
 from indico.utils.auth.auth_utils import auth
@@ -109,6 +111,11 @@ class SendTest(FilesTest):
                 response = self.get(file)
                 self.assertEqual((response.code, response.body), (200, data))
                 self.assertEqual(response.headers["Content-Type"], "image/png")
+
+    def test_gridfs_of_pymongo_reads_what_is_stored(self) -> None:
+        for data in (DATA, b"", bytes(CHUNK_SIZE + 1)):
+            stored = gridfs.GridFS(self.database).get(ObjectId(self.add(data)["file"]))
+            self.assertEqual((stored.filename, stored.length, stored.read()), ("tea.png", len(data), data))
 
     def test_no_browser_shows_a_file_as_a_page(self) -> None:
         for content_type, sent in (
@@ -253,6 +260,13 @@ class FailureTest(FilesTest):
         await self.wait_until_empty()
 
     @gen_test(timeout=PATIENCE)
+    async def test_a_file_whose_user_was_removed_before_is_not_stored(self) -> None:
+        self.database.user.delete_many({})
+        with self.assertRaises(NotFound):
+            await self.save(make_upload(DATA))
+        await self.wait_until_empty()
+
+    @gen_test(timeout=PATIENCE)
     async def test_what_can_not_be_deleted_goes_with_its_user(self) -> None:
         upload = make_upload(DATA)
         with mock.patch.object(FileDB, "delete", side_effect=AutoReconnect("gone")) as delete:
@@ -335,6 +349,6 @@ class LargeFileTest(ProcessTest):
                 connection.close()
                 grown = read_peak(server.pid) - before
                 times = f"{stored - began:.1f} s, out {time.monotonic() - stored:.1f} s"
-                print(f"{kind}: 100 MB in {times}, {grown} kB more")
+                report_figures(self, f"{kind}: 100 MB in {times}, {grown} kB more")
                 self.assertLess(grown, 30_000)
                 self.assertEqual(server.stop(), 0)

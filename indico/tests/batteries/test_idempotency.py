@@ -31,7 +31,8 @@ from indico.routes.user import UserRoute
 from indico.tests.mocks import HEADERS, LOGIN_DATA
 from indico.tests.mocks.request_mock import RequestHandler
 from indico.tests.testutils import slow
-from indico.tests.testutils.process import ProcessTest, wait_until
+from indico.tests.testutils.process import ProcessTest, report_figures, wait_until
+from indico.tests.testutils.profiler import record_operations
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
 from indico.utils import Upload, type_check, unpack
@@ -113,7 +114,7 @@ class PatientHandler(OrderHandler):
     request_timeout = None  # type: ignore[assignment]
 
 
-class IdempotencyTest(ServerTest):
+class IdempotencyBase(ServerTest):
     routes = [
         AuthRoute,
         UserRoute,
@@ -176,6 +177,8 @@ class IdempotencyTest(ServerTest):
     def count_claims(self) -> int:
         return self.database.idempotency.count_documents({})
 
+
+class IdempotencyTest(IdempotencyBase):
     # What is kept
 
     def test_the_first_response_is_given_again_without_running_the_action(self) -> None:
@@ -250,23 +253,6 @@ class IdempotencyTest(ServerTest):
         index = self.database.idempotency.index_information()["lease_1"]
         self.assertEqual(index["expireAfterSeconds"], 0)
 
-    def test_it_costs_two_operations_and_one_for_a_replay(self) -> None:
-        names: list[str] = []
-
-        def record(name: str) -> Any:
-            original = getattr(store, name)
-
-            async def call(*args: Any) -> Any:
-                names.append(name)
-                return await original(*args)
-
-            return mock.patch.object(store, name, call)
-
-        with record("take_key"), record("extend"), record("release"):
-            self.send("order/create", {"item": "tea"})
-            self.send("order/create", {"item": "tea"})
-        self.assertEqual(names, ["take_key", "extend", "take_key"])
-
     # A user's data
 
     def test_a_users_responses_are_exported_and_removed(self) -> None:
@@ -292,9 +278,7 @@ class IdempotencyTest(ServerTest):
         self.run_until(task.done)
         self.assertEqual((task.result().code, calls["wait"]), (200, 1))
 
-    def test_if_the_client_disconnects_the_action_goes_on_and_the_next_request_gets_its_response(
-        self,
-    ) -> None:
+    def test_a_repeated_request_gets_the_response_of_an_action_whose_client_left(self) -> None:
         for path in ("order/wait", "patient/wait"):
             with self.subTest(path):
                 calls.clear()
@@ -377,6 +361,33 @@ class IdempotencyTest(ServerTest):
             self.assertEqual(self.send("order/create", {"item": "tea"}).code, 503)
         self.run_until(lambda: self.count_claims() == 0)
         self.assertEqual(calls["create"], 0)
+
+
+@slow
+class TornadoServerTest(IdempotencyBase):
+    """HTTP_SERVER=tornado"""
+
+    def setUp(self) -> None:
+        self.enterContext(mock.patch.object(config, "HTTP_SERVER", "tornado"))
+        super().setUp()
+
+    test_a_repeated_request_gets_the_response = (
+        IdempotencyTest.test_a_repeated_request_gets_the_response_of_an_action_whose_client_left
+    )
+
+
+class OperationTest(ServerTest):
+    routes = [AuthRoute, (r"/order/(?P<action>[a-zA-Z]+)?", OrderHandler)]
+    stores = ("auth", "idempotency", "user")
+
+    def test_it_adds_two_operations_and_one_for_a_replay(self) -> None:
+        self.post("auth/login", LOGIN_DATA)
+        for key in ("1", "2"):
+            for number in (2, 1, 1):
+                with record_operations(self.database) as operations:
+                    self.post("order/create", {"item": "tea"}, {**HEADERS, HEADER: key})
+                expected = ["auth", *(number * ["idempotency"])]
+                self.assertEqual([each["collection"] for each in operations], expected)
 
 
 class DecoratorTest(StrictTest):
@@ -499,4 +510,4 @@ class TwoProcessesTest(ProcessTest):
                 )
                 self.assertGreater(time.monotonic() - began, 3)
                 self.assertEqual((len(errors), self.database.order.count_documents({})), (1, 2))
-        print(f"processes killed in the middle: {killed}")
+        report_figures(self, f"{killed} processes killed in the middle")

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from unittest import mock
 
 from bson.objectid import ObjectId
+from tornado.testing import gen_test
 
 from indico import config, db
 from indico.batteries import jobs
@@ -23,7 +24,10 @@ from indico.error import InvalidValue, Unavailable
 from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler
 from indico.routes.user import UserRoute
+from indico.tests.db.test_auth_db import UpdateListener
 from indico.tests.mocks import HEADERS, LOGIN_DATA, USER_ID
+from indico.tests.testutils import slow
+from indico.tests.testutils.mongo import MongoTest
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
 from indico.utils import Upload, type_check, unpack
@@ -302,6 +306,12 @@ class ClientTest(JobsTest):
         self.assertTrue(waiting)
 
 
+@slow
+class TornadoServerTest(JobsTest):
+    settings = {"HTTP_SERVER": "tornado"}
+    test_follow_sends_each_change_until_the_end = ClientTest.test_follow_sends_each_change_until_the_end
+
+
 class LeaseTest(JobsTest):
     settings = {"JOB_LEASE": 1}
 
@@ -509,6 +519,16 @@ class LateTest(ServerTest):
         with self.assertLogs("indico", "ERROR") as logs:
             self.assertEqual(self.post("work/add", {"a": 1})["status"], 500)
         self.assertIn("is not in BATTERIES", str(logs.records[0].exc_info))
+
+
+class MajorityTest(MongoTest):
+    @gen_test
+    async def test_a_job_is_stored_by_a_majority_whatever_the_uri_says(self) -> None:
+        await db.close()
+        listener = UpdateListener()
+        db.connect(f"{config.MONGODB.rstrip('/')}/?w=1", listeners=[listener])
+        await store.add_job("work.add", b"", {})
+        self.assertEqual(listener.concerns, [{"w": "majority"}])
 
 
 class DecoratorTest(StrictTest):

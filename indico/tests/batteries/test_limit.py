@@ -24,6 +24,7 @@ from indico.tests.mocks.request_mock import RequestHandler
 from indico.tests.testutils import slow
 from indico.tests.testutils.mongo import MongoTest
 from indico.tests.testutils.process import ProcessTest
+from indico.tests.testutils.profiler import record_operations
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
 from indico.utils import mongo_callback, unpack
@@ -56,7 +57,7 @@ class OtherTeaHandler(TeaHandler):
     pass
 
 
-class LimitTest(ServerTest):
+class LimitedTest(ServerTest):
     routes = [
         AuthRoute,
         (r"/tea/(?P<action>[a-zA-Z]+)?", TeaHandler),
@@ -71,6 +72,8 @@ class LimitTest(ServerTest):
         login = self.post("auth/login", {**LOGIN_DATA, "oauth_id": oauth_id}, {})
         return {"indico_key": login["data"]["indico_key"]}
 
+
+class LimitTest(LimitedTest):
     def test_further_calls_are_refused_and_every_response_says_how_many_are_left(self) -> None:
         key = self.log_in("1")
         for left, code in ((2, 200), (1, 200), (0, 200), (0, 429), (0, 429)):
@@ -109,6 +112,16 @@ class LimitTest(ServerTest):
 
     def test_its_description_has_the_429(self) -> None:
         self.assertEqual(get_info(TeaHandler.drink).statuses, {429: "More than 3/day calls"})
+
+
+class OperationTest(LimitedTest):
+    def test_a_limited_action_adds_one_operation(self) -> None:
+        key = self.log_in("1")
+        self.ask("tea/drink", '{"cups": 1}', **key)
+        for _ in range(4):  # the last ones are refused
+            with record_operations(self.database) as operations:
+                self.ask("tea/drink", '{"cups": 1}', **key)
+            self.assertEqual([each["collection"] for each in operations], ["auth", "rate_limit"])
 
 
 class LimitedCallTest(MongoTest):

@@ -107,6 +107,20 @@ class LoginTest(OpenIDTest):
         self.assertEqual(second["data"]["user"], {**first["data"]["user"], "name": "Grace"})
         self.assertEqual(second["data"]["indico_key"], first["data"]["indico_key"])
 
+    def test_nobody_gives_themselves_a_role(self) -> None:
+        roles = ["admin"]
+        logins = [
+            self.login(user={**USER, "roles": roles}),
+            self.login(roles=roles),
+            self.login(self.issuer.make_token(roles=roles)),
+        ]
+        for login in logins:
+            self.assertEqual(login["status"], 200)
+            self.assertNotIn("roles", login["data"]["user"])
+        for collection in (self.database.user, self.database.auth):
+            self.assertEqual(collection.count_documents({}), 1)
+            self.assertEqual(collection.count_documents({"roles": {"$exists": True}}), 0)
+
     def test_rsa_is_taken_as_elliptic_curves_are(self) -> None:
         self.issuer.keys = [make_key("rsa", "RS256")]
         self.assertEqual(self.login()["status"], 200)

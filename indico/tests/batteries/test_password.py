@@ -35,7 +35,15 @@ from indico.server import BATTERIES, make_app
 from indico.tests.batteries.password_mails import MailServer
 from indico.tests.mocks import HEADERS, LOGIN_DATA
 from indico.tests.testutils import slow
-from indico.tests.testutils.process import ProcessTest, ServerProcess, linux, read_peak
+from indico.tests.testutils.process import (
+    ProcessTest,
+    ServerProcess,
+    linux,
+    read_peak,
+    report_figures,
+    wait_until,
+)
+from indico.tests.testutils.replica import ReplicaSet
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
 from indico.utils.auth.key_utils import end_all_keys, remove_user
@@ -229,6 +237,13 @@ class RegisterTest(PasswordTest):
                 self.assertEqual(self.ask("register", **{**good, **bad})["status"], 400)
         self.assertEqual(self.count("password_token"), 0)
 
+    def test_passwords_of_8_and_of_1024_characters_can_be_used(self) -> None:
+        for number, text in enumerate(("12345678", 1024 * "ä")):
+            email = f"{number}@example.com"
+            self.make_account(email=email, password=text)
+            self.assertEqual(self.log_in(text, email)["status"], 200)
+            self.assertEqual(self.log_in(text[:-1], email), REFUSED)
+
     def test_passwords_and_tokens_are_not_stored(self) -> None:
         tokens = [self.register()]
         self.make_account(email="bob@example.com")
@@ -267,6 +282,13 @@ class TokenTest(PasswordTest):
                 self.assertEqual(self.ask(action, token=token[:-1], **data), INVALID)
                 self.assertEqual(self.ask(action, token=token, **data), TRUE)
                 self.assertEqual(self.ask(action, token=token, **data), INVALID)
+
+    def test_a_token_is_valid_for_an_hour(self) -> None:
+        for seconds, answer in ((3570, TRUE), (3630, INVALID)):
+            token = self.register(email=f"{seconds}@example.com")
+            query, later = {"token": digest(token)}, {"$subtract": ["$expires", 1000 * seconds]}
+            self.database.password_token.update_one(query, [{"$set": {"expires": later}}])
+            self.assertEqual(self.ask("verify", token=token), answer)
 
     def test_a_reset_sets_the_password_and_ends_every_key(self) -> None:
         self.make_account()
@@ -527,6 +549,37 @@ class InstallTest(StrictTest):
 
 
 @slow
+@linux
+class KeyCacheTest(ProcessTest):
+    """Two servers with KEY_CACHE, which share a replica set. Mails are printed."""
+
+    def test_a_reset_ends_the_keys_at_another_process_within_a_second(self) -> None:
+        with ReplicaSet(count=1) as replica:
+            settings = {"MONGODB": replica.uri, "KEY_CACHE": "60", "PUBLIC_URL": "https://app.example.com"}
+            first, second = [self.launch(**settings) for _ in range(2)]
+            for server in (first, second):
+                server.wait_ready()
+            account = {"email": EMAIL, "password": PASSWORD}
+            first.post("password/register", {**account, "user": {}}, {})
+            first.post("password/verify", {"token": self.read_token(first, "verify")}, {})
+            key = {"indico_key": first.post("password/login", account, {})["data"]["indico_key"]}
+            first.post("password/forgot", {"email": EMAIL}, {})
+            reset = {"token": self.read_token(first, "reset"), "password": OTHER}
+            for _ in range(20):  # the cache is in use
+                self.assertEqual(second.post("auth/check", None, key)["status"], 200)
+                time.sleep(0.05)
+            self.assertEqual(first.post("password/reset", reset, {}), TRUE)
+            ended = time.monotonic()
+            wait_until(lambda: second.post("auth/check", None, key)["status"] == 401, "the end of the key")
+            self.assertLess(time.monotonic() - ended, 1)
+
+    def read_token(self, server: ServerProcess, name: str) -> str:
+        server.wait_for(f"{name}?token=")
+        [token] = re.findall(rf"{name}\?token=([\w-]+)", server.output)
+        return str(token)
+
+
+@slow
 class RealHashTest(ProcessTest):
     """With real hashes, over a server of its own. Mails are printed."""
 
@@ -556,7 +609,8 @@ class RealHashTest(ProcessTest):
                 self.assertEqual(self.fetch(server, "login", **data), 401)
                 times[name].append(time.perf_counter() - began)
         medians = {name: statistics.median(each) for name, each in times.items()}
-        print("logins in ms:", {name: round(1000 * median, 1) for name, median in medians.items()})
+        milliseconds = {name: round(1000 * median, 1) for name, median in medians.items()}
+        report_figures(self, f"logins in ms: {milliseconds}")
         self.assertLess(max(medians.values()) / min(medians.values()), 1.25)
 
     @linux
@@ -575,5 +629,5 @@ class RealHashTest(ProcessTest):
             thread.join()
         self.assertEqual(statuses, 40 * [200])
         grown = read_peak(server.pid) - before
-        print(f"forty logins took {grown} kB of {hashing.HASH_MEMORY}")
+        report_figures(self, f"forty logins took {grown} kB of {hashing.HASH_MEMORY}")
         self.assertLess(grown, hashing.HASH_MEMORY + 32 * 1024)

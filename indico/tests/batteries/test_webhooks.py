@@ -5,12 +5,20 @@ Webhooks: what is sent when a job has ended, and where nothing is sent.
 from __future__ import annotations
 
 import asyncio
+import http.server
+import json
+import signal
 import socket
+import ssl
+import tempfile
+import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from tornado.httpclient import HTTPRequest
 from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPServerRequest, ResponseStartLine
 from tornado.testing import bind_unused_port
@@ -20,10 +28,14 @@ from indico.batteries import jobs, webhooks
 from indico.batteries.jobs import job
 from indico.batteries.webhooks import sending
 from indico.batteries.webhooks.sending import PrivateAddress, check_url, is_public, send
+from indico.core.decorators import get_info
 from indico.error import InvalidValue, Unavailable
 from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler
+from indico.tests.core.test_fetch import HOST, make_certificate
 from indico.tests.mocks import HEADERS, LOGIN_DATA
+from indico.tests.testutils import slow
+from indico.tests.testutils.process import ProcessTest, report_figures, wait_until
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
 from indico.utils.auth.auth_utils import auth
@@ -59,6 +71,16 @@ class ToolHandler(IndicoHandler):
     async def run(self, data: bytes) -> int:
         """Does nothing."""
         return 1
+
+    @auth
+    @job
+    async def refuse(self, data: bytes) -> None:
+        raise InvalidValue("bad")
+
+    @auth
+    @job
+    async def wait(self, data: bytes) -> None:
+        await asyncio.sleep(60)
 
 
 ToolRoute = (r"/tool/(?P<action>[a-zA-Z]+)?", ToolHandler)
@@ -108,9 +130,12 @@ class WebhooksTest(ServerTest):
         self.received: list[HTTPServerRequest] = []
         self.statuses: list[int] = []  # of the next responses; then 200
         listening, self.port = bind_unused_port()
-        self.receiver = HTTPServer(self.receive)
+        self.receiver = self.make_receiver()
         self.receiver.add_sockets([listening])
         self.post("auth/login", LOGIN_DATA)
+
+    def make_receiver(self) -> HTTPServer:
+        return HTTPServer(self.receive)
 
     def tearDown(self) -> None:
         self.receiver.stop()
@@ -127,8 +152,8 @@ class WebhooksTest(ServerTest):
         request.connection.write_headers(ResponseStartLine("HTTP/1.1", status, "Status"), headers)
         request.connection.finish()
 
-    def add(self, url: str) -> Any:
-        return self.post("tool/run", None, {**HEADERS, "Webhook-URL": url})
+    def add(self, url: str, action: str = "run") -> Any:
+        return self.post(f"tool/{action}", None, {**HEADERS, "Webhook-URL": url})
 
     def wait_until(self, condition: Callable[[], Any], what: str) -> None:
         deadline = time.monotonic() + PATIENCE
@@ -138,8 +163,8 @@ class WebhooksTest(ServerTest):
 
     def wait_until_settled(self) -> None:
         """Return when no webhook is to be sent any more."""
-        query = {"state": "done", "webhook.due": {"$exists": False}}
-        self.wait_until(lambda: self.database.job.count_documents(query), "a webhook that is not due")
+        query = {"webhook.due": {"$exists": True}}
+        self.wait_until(lambda: not self.database.job.count_documents(query), "no webhook that is due")
 
 
 class SendTest(WebhooksTest):
@@ -162,6 +187,23 @@ class SendTest(WebhooksTest):
         self.assertEqual(message, {"type": "job.done", "data": {"job": job, "state": "done"}})
         self.assertEqual(request.headers["webhook-id"], job)
         self.assertEqual(request.headers["User-Agent"], "indico")
+
+    def test_a_job_that_fails_and_one_that_is_cancelled_send_a_message_too(self) -> None:
+        for action, state in (("refuse", "failed"), ("wait", "cancelled")):
+            with self.subTest(state):
+                job = self.add(self.url, action)["data"]
+                if state == "cancelled":
+                    self.post("job/cancel", job)
+                self.wait_until_settled()
+                message = json.loads(self.received.pop().body)
+                self.assertEqual(
+                    (message["type"], message["data"]), (f"job.{state}", {**job, "state": state})
+                )
+                self.assertEqual(self.received, [])
+
+    def test_the_description_of_a_job_has_the_header(self) -> None:
+        self.assertEqual(list(get_info(ToolHandler.run).headers), ["Webhook-URL"])
+        self.assertIn("auth", get_info(ToolHandler.run).decorators)
 
     def test_users_have_different_secrets(self) -> None:
         key = self.post("auth/login", {**LOGIN_DATA, "oauth_id": "2"})["data"]["indico_key"]
@@ -206,6 +248,37 @@ class SendTest(WebhooksTest):
         self.assertEqual(len(logs.records), 1)
         self.add(self.url)
         self.wait_until_settled()
+
+
+class HTTPSTest(WebhooksTest):
+    """The receiver has a certificate for HOST, which the server trusts."""
+
+    def make_receiver(self) -> HTTPServer:
+        folder = tempfile.TemporaryDirectory(prefix="indico-test-")
+        self.addCleanup(folder.cleanup)
+        path = make_certificate(Path(folder.name))
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(path)
+        self.enterContext(mock.patch.dict(HTTPRequest._DEFAULTS, ca_certs=str(path)))
+        self.enterContext(mock.patch.object(sending, "is_public", lambda text: True))
+        return HTTPServer(self.receive, ssl_options=context)
+
+    def test_a_message_is_sent_by_https_to_the_host_that_the_certificate_names(self) -> None:
+        with resolves(HOST, ["127.0.0.1"], times=1), mock.patch.object(config, "PRODUCTION", True):
+            self.io_loop.run_sync(
+                lambda: send(check_url(f"https://{HOST}:{self.port}/"), "whsec_MDA=", "1", {})
+            )
+        [request] = self.received
+        self.assertEqual((request.protocol, request.host), ("https", f"{HOST}:{self.port}"))
+
+    def test_a_host_with_the_certificate_of_another_gets_nothing(self) -> None:
+        url = f"https://other.example.com:{self.port}/"
+        with (
+            resolves("other.example.com", ["127.0.0.1"], times=1),
+            self.assertRaises(ssl.SSLCertVerificationError),
+        ):
+            self.io_loop.run_sync(lambda: send(url, "whsec_MDA=", "1", {}))
+        self.assertEqual(self.received, [])
 
 
 class PrivateTest(WebhooksTest):
@@ -257,3 +330,60 @@ class UnusedTest(ServerTest):
 
     def test_without_jobs_there_is_no_secret(self) -> None:
         self.assertEqual(self.post("job/secret", None)["status"], 404)
+
+
+SCRIPT = """
+from indico import server
+from indico.batteries import webhooks
+from indico.batteries.jobs import job
+from indico.batteries.webhooks import sending
+from indico.routes.handler import IndicoHandler
+from indico.utils.auth.auth_utils import auth
+
+webhooks.LEASE = 3
+sending.is_public = lambda text: True
+
+class ToolHandler(IndicoHandler):
+    @auth
+    @job
+    async def run(self, data):
+        return 1
+
+server.ROUTES.append((r"/tool/(?P<action>[a-zA-Z]+)?", ToolHandler))
+server.main(debug=False, port=0)
+"""
+
+
+@slow
+class LeaseTest(ProcessTest):
+    def test_if_its_sender_is_killed_another_sends_the_message_after_the_lease(self) -> None:
+        received: list[tuple[float, str | None]] = []  # when, and the id
+        killed = threading.Event()
+
+        class Receiver(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                received.append((time.monotonic(), self.headers["webhook-id"]))
+                killed.wait(PATIENCE)
+                self.send_response(204)
+                self.end_headers()
+
+            def log_message(self, *_: Any) -> None:
+                """Nothing."""
+
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as receiver:
+            threading.Thread(target=receiver.serve_forever, daemon=True).start()
+            self.addCleanup(receiver.shutdown)
+            first, second = self.start(script=SCRIPT), self.start(script=SCRIPT, JOB_WORKERS="0")
+            first.post("auth/login", LOGIN_DATA)
+            url = f"http://localhost:{receiver.server_port}/hook"
+            job = second.post("tool/run", None, {**HEADERS, "Webhook-URL": url})["data"]["job"]
+            wait_until(lambda: received, "the first message")
+            first.stop(signal.SIGKILL)
+            killed.set()
+            self.start(script=SCRIPT)
+            query = {"webhook.due": {"$exists": True}}
+            wait_until(lambda: not self.database.job.count_documents(query), "the end of the message")
+            (began, first_id), (again, second_id) = received
+            report_figures(self, f"1 sender killed, sent again after {again - began:.1f} seconds")
+            self.assertEqual((first_id, second_id), (job, job))
+            self.assertGreater(again - began, 2.5)

@@ -18,6 +18,7 @@ from tornado import autoreload
 
 from indico import __main__, config
 from indico.core import command_line
+from indico.core.commands.new import __main__ as new
 from indico.tests.mocks import LOGIN_DATA, USER_ID
 from indico.tests.testutils import slow
 from indico.tests.testutils.process import ProcessTest, make_environment, wait_until
@@ -196,7 +197,23 @@ class HelpTest(StrictTest):
                 self.assertRaises(SystemExit, __main__.main)
                 lines = output.getvalue().splitlines()
                 self.assertLessEqual(max(map(len, lines)), 80)
+                self.assertNotRegex(output.getvalue(), r"(?m)^ .*:$")  # the end of an option's text
                 self.assertRegex("\n".join(lines), r"\n\n[A-Z][a-z]+ [^\n]+")  # a sentence below the usage
+
+    def test_every_help_names_the_command_as_it_is_called(self) -> None:
+        for name in __main__.COMMANDS:
+            with (
+                mock.patch.object(sys, "argv", ["indico", name, "--help"]),
+                redirect_stdout(io.StringIO()) as output,
+            ):
+                self.assertRaises(SystemExit, __main__.main)
+                self.assertTrue(output.getvalue().startswith(f"usage: python -m indico {name} "))
+
+    def test_new_alone_lists_its_commands(self) -> None:
+        with redirect_stdout(io.StringIO()) as output:
+            self.assertRaises(SystemExit, new.main, [])
+        for word in ("project", "route", "add", "remove", "update"):
+            self.assertRegex(output.getvalue(), rf"(?m)^    {word} +\w")
 
     def test_python_runs_it(self) -> None:
         command = [sys.executable, "-m", "indico", "serve", "--version"]

@@ -46,6 +46,14 @@ class PageTest(StrictTest):
             path = ROOT / "indico/tests" / f"{module.replace('.', '/')}.py"
             self.assertIn(f"\nclass {case}(", path.read_text(), name)
 
+    def test_the_page_lists_the_files_of_swagger_ui_that_are_read(self) -> None:
+        source = ROOT / "indico/batteries/docs_page/__init__.py"
+        if not source.exists():
+            self.skipTest("the battery docs_page was removed")
+        read = re.findall(r'swagger_ui / "([\w./-]+)"', source.read_text())
+        self.assertEqual(re.findall(r"``swagger-ui/([\w./-]+)``", PAGE.read_text()), read)
+        self.assertEqual(len(read), 2)
+
 
 class TornadoTest(StrictTest):
     def test_a_request_takes_its_address_and_protocol_from_the_context_of_its_connection(self) -> None:

@@ -12,7 +12,6 @@ from bson import encode
 
 import indico.db.auth_db as AuthDB
 from indico import config, db
-from indico.db import mongo
 from indico.db.user_db import SERVER_FIELDS, USER_SCHEMA
 from indico.error import Unavailable
 from indico.routes.auth import AuthRoute
@@ -194,16 +193,6 @@ class SizeTest(UserTest):
             self.assertEqual(self.update({"b": 10 * 1024 * "a"})["status"], 400)
 
 
-@mongo
-async def remove_notes(user_id: str) -> None:
-    await db.mongodb.note.delete_many({"user_id": user_id})
-
-
-@mongo
-async def export_notes(user_id: str) -> dict[str, Any]:
-    return {"note": await db.mongodb.note.find({"user_id": user_id}).to_list()}
-
-
 class DataTest(UserTest):
     """A user with notes, in a collection that registers."""
 
@@ -211,8 +200,7 @@ class DataTest(UserTest):
 
     def setUp(self) -> None:
         super().setUp()
-        db.on_remove(remove_notes)
-        db.on_export(export_notes)
+        db.register_user_data("note")
         self.database.note.insert_many(
             [{"user_id": user_id, "text": "x"} for user_id in (USER_ID, USER_ID, "facebook2")]
         )

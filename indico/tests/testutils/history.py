@@ -7,6 +7,7 @@ Histories: what clients of several servers saw, and whether that is what the doc
 
 from __future__ import annotations
 
+import functools
 import http.client
 import json
 import math
@@ -27,6 +28,8 @@ PAUSE = 0.02  # seconds between the requests of a client
 ENDED_CHECKS = 30  # of a key that has ended, right after its end
 KEPT = 20  # keys that have ended and are tried again from time to time
 POSSIBLE = {200, 401, 503}
+ENDS = ("auth/logout", "key/remove", "user/remove")  # what ends keys
+API_KEY = "backup"
 
 
 class Seen(NamedTuple):
@@ -42,6 +45,20 @@ class Seen(NamedTuple):
     writes: frozenset[int]  # those that the answer shows
     created: int | None
     write: int | None  # the one that this request makes
+    ends: frozenset[str] = frozenset()  # the keys that this request ends
+
+    @property
+    def has_ended(self) -> frozenset[str]:
+        """The keys that have ended, as this answer says."""
+        return self.ends if self.status == 200 or self._found_none else frozenset()
+
+    @property
+    def _found_none(self) -> bool:
+        """Whether it is a 404 because there is no such API key any more."""
+        return self.route == "key/remove" and self.status == 404
+
+    def is_possible(self, repeated: Counter[str]) -> bool:
+        return self.status in POSSIBLE or (self._found_none and repeated[self.subject] > 1)
 
 
 class Window(NamedTuple):
@@ -67,14 +84,17 @@ class History:
     def find_faults(self, stored: dict[str, list[dict[str, Any]]]) -> dict[str, list[str]]:
         """Return all faults by their kind. `stored` are the documents of each user when all was over."""
         self.stale = 0
+        repeated = Counter(seen.subject for seen in self.seen if seen.route == "key/remove")
+        impossible = [seen for seen in self.seen if not seen.is_possible(repeated)]
         return {
-            "status": [f"{seen.route}: {seen.status}" for seen in self.seen if seen.status not in POSSIBLE],
+            "status": [f"{seen.route}: {seen.status}" for seen in impossible],
             "unanswered": self.failed,
             "lost": list(self._find_lost(stored)),
             "rolled back": list(self._find_rolled_back(stored)),
             "older": list(self._find_older()),
             "ended key": list(self._find_ended_keys()),
             "created": list(self._find_created(stored)),
+            "removed": list(self._find_removed(stored)),
         }
 
     def _find_lost(self, stored: dict[str, list[dict[str, Any]]]) -> Iterable[str]:
@@ -103,8 +123,8 @@ class History:
     def _find_ended_keys(self) -> Iterable[str]:
         ended: dict[str, dict[str, float]] = defaultdict(dict)  # of each key, by server
         for seen in sorted(self.seen, key=lambda seen: seen.ended):
-            if seen.route == "auth/logout" and seen.status == 200:
-                ended[seen.subject].setdefault(seen.server, seen.ended)
+            for key in seen.has_ended:
+                ended[key].setdefault(seen.server, seen.ended)
         for seen in self.seen:
             if seen.status == 200 and seen.route == "auth/check" and seen.subject in ended:
                 times = ended[seen.subject]
@@ -114,13 +134,25 @@ class History:
 
     def _find_created(self, stored: dict[str, list[dict[str, Any]]]) -> Iterable[str]:
         times: dict[str, set[int]] = defaultdict(set)
+        removed = {seen.subject for seen in self.seen if seen.route == "user/remove"}
         for seen in self.seen:
-            if seen.created is not None:
+            if seen.created is not None and seen.subject not in removed:
                 times[seen.subject].add(seen.created)
         for user, created in times.items():
-            created |= {document["created"] for document in stored[user]}
-            if len(created) != 1 or len(stored[user]) != 1:
-                yield f"{user}: {len(stored[user])} users, created {sorted(created)}"
+            documents = stored.get(user, [])
+            created |= {document["created"] for document in documents}
+            if len(created) != 1 or len(documents) != 1:
+                yield f"{user}: {len(documents)} users, created {sorted(created)}"
+
+    def _find_removed(self, stored: dict[str, list[dict[str, Any]]]) -> Iterable[str]:
+        """
+        Nobody logs in again who was removed. But a login that was answered 503 may still be executed later.
+        """
+        late = {seen.subject for seen in self.seen if seen.route == "auth/login" and seen.status == 503}
+        for seen in self.seen:
+            is_removed = seen.route == "user/remove" and seen.status == 200 and seen.subject not in late
+            if is_removed and stored.get(seen.subject):
+                yield f"{seen.subject} is still there"
 
     def _may_be_outdated(self, seen: Seen) -> bool:
         outdated = any(window.begin <= seen.began < window.end for window in self.windows)
@@ -143,7 +175,7 @@ class History:
 
 def shown(stored: dict[str, list[dict[str, Any]]], user: str) -> set[int]:
     """Return the writes that a user's documents hold."""
-    return {write for document in stored[user] for write in list_writes(document)}
+    return {write for document in stored.get(user, ()) for write in list_writes(document)}
 
 
 def list_writes(document: dict[str, Any]) -> list[int]:
@@ -201,7 +233,8 @@ class Clients(RunningThreads):
             for write in range(WRITES):
                 if not self._is_running():
                     return
-                client.post("user/update", "facebook" + oauth_id, {f"write_{write}": write}, key, write)
+                fields = {"update_user": {f"write_{write}": write}}
+                client.post("user/update", "facebook" + oauth_id, fields, key, write)
                 client.post("user/find", "facebook" + oauth_id, None, key)
 
     def _read(self, client: Client) -> None:
@@ -211,44 +244,63 @@ class Clients(RunningThreads):
                 client.post("user/find", user, None, key)
 
     def _end_keys(self, client: Client) -> None:
+        """End keys by a logout, API keys by their removal, and both by that of the user."""
         other = Client(self._history, self._servers, client.name + "b", client.number + 1)
         try:
-            while self._is_running():
-                key = self._insist_on_login(client, client.name)
-                for _ in range(random.randrange(4, ENDED_CHECKS)):  # caches know it
-                    client.post("auth/check", key, None, key)
-                    other.post("auth/check", key, None, key)
-                status = 503
-                while status == 503 and self._is_running():
-                    status = self._log_out(client, other, key)
+            for number in count():
+                if not self._is_running():
+                    break
+                route = random.choice(ENDS)
+                name = client.name if route == "auth/logout" else f"{client.name}-{number}"
+                key = self._insist_on_login(client, name)
+                keys = {key}
+                if route != "auth/logout":
+                    if client.post("key/create", key, {"name": API_KEY}, key) != 200:
+                        continue
+                    api_key = client.data["key"]
+                    keys = {api_key} if route == "key/remove" else {key, api_key}
+                for _ in range(random.randrange(4, ENDED_CHECKS)):  # caches know them
+                    self._check(keys, client, other)
+                end = functools.partial(self._end, route, "facebook" + name, key, frozenset(keys))
+                has_ended = False
+                while not has_ended and client.status in (200, 503) and self._is_running():
+                    has_ended = self._end_at_once(end, client, other)
                 for _ in range(ENDED_CHECKS):
-                    if status != 200 or not self._is_running():
-                        break
-                    client.post("auth/check", key, None, key)
-                    other.post("auth/check", key, None, key)
-                self._check_some_key(client, key if status == 200 else None)
+                    if has_ended and self._is_running():
+                        self._check(keys, client, other)
+                self._check_some_key(client, keys if has_ended else set())
         finally:
             other.close()
 
-    def _log_out(self, client: Client, other: Client, key: str) -> int:
-        """Log out, in one of two cases twice at the same time or a bit later."""
+    def _check(self, keys: set[str], *clients: Client) -> None:
+        for key in keys:
+            for client in clients:
+                client.post("auth/check", key, None, key)
+
+    def _end(self, route: str, user: str, key: str, keys: frozenset[str], client: Client) -> bool:
+        subject = {"auth/logout": key, "key/remove": min(keys), "user/remove": user}[route]
+        client.post(route, subject, {"name": API_KEY}, key, ends=keys)
+        return client.status == 200 or (route == "key/remove" and client.status == 404)
+
+    def _end_at_once(self, end: Callable[[Client], bool], client: Client, other: Client) -> bool:
+        """End the keys, in one of two cases twice at the same time or a bit later."""
         if random.random() < 0.5:
-            return client.post("auth/logout", key, None, key)
+            return end(client)
 
-        def log_out_too() -> None:
+        def end_too() -> None:
             self._stopped.wait(random.choice([0, 0.2]))
-            other.post("auth/logout", key, None, key)
+            end(other)
 
-        thread = threading.Thread(target=log_out_too)
+        thread = threading.Thread(target=end_too)
         thread.start()
         try:
-            return client.post("auth/logout", key, None, key)
+            return end(client)
         finally:
             thread.join()
 
-    def _check_some_key(self, client: Client, ended: str | None) -> None:
+    def _check_some_key(self, client: Client, ended: set[str]) -> None:
         with self._lock:
-            self._ended += [ended] if ended else []
+            self._ended += ended
             key = random.choice(self._ended[-KEPT:]) if self._ended else None
         if key is not None:
             client.post("auth/check", key, None, key)
@@ -284,19 +336,30 @@ class Client:
     def log_in(self, oauth_id: str) -> str:
         """Return the key, or "" if there is no answer 200."""
         data = {"access_token": config.DEV_TOKEN, "oauth_id": oauth_id, "user": {"name": oauth_id}}
-        self._record("auth/login", "facebook" + oauth_id, data, {}, None)
+        self._record("auth/login", "facebook" + oauth_id, data, {})
         return str(self.data["indico_key"]) if self.status == 200 else ""
 
     def post(
-        self, route: str, subject: str, fields: dict[str, int] | None, key: str, write: int | None = None
+        self,
+        route: str,
+        subject: str,
+        data: Any,
+        key: str,
+        write: int | None = None,
+        ends: frozenset[str] = frozenset(),
     ) -> int:
         """Send a request with a key, record it, and return the status."""
-        data = None if fields is None else {"update_user": fields}
-        self._record(route, subject, data, {"indico_key": key}, write)
+        self._record(route, subject, data, {"indico_key": key}, write, ends)
         return self.status
 
     def _record(
-        self, route: str, subject: str, data: Any, headers: dict[str, str], write: int | None
+        self,
+        route: str,
+        subject: str,
+        data: Any,
+        headers: dict[str, str],
+        write: int | None = None,
+        ends: frozenset[str] = frozenset(),
     ) -> None:
         server = self._servers[(self.number + (random.random() < 0.3)) % len(self._servers)]
         began = time.monotonic()
@@ -321,6 +384,7 @@ class Client:
                 frozenset(list_writes(user)),
                 user.get("created"),
                 write,
+                ends,
             )
         )
 

@@ -40,6 +40,7 @@ def start_mongodb() -> MongoClient[dict[str, Any]]:
         mongod = Mongod(folder, port)
         mongod.start()
         atexit.register(mongod.stop)
+        atexit.register(os.environ.update, dict(os.environ))  # which have the pid for `stop`
         config.MONGODB = f"mongodb://127.0.0.1:{port}"
     client: MongoClient[dict[str, Any]] = MongoClient(config.MONGODB)
     atexit.register(client.close)

@@ -195,9 +195,9 @@ class Console:
             for name, value in self.values.items():
                 command = command.replace(name, value)
             output = self.run(command)
-            found = re.search('"indico_key": ?"([0-9a-f]{56})"', output)
-            if found:
-                self.values["<key>"] = found[1]
+            for name, field, length in (("<key>", "(?:indico_)?key", 56), ("<id>", "job", 24)):
+                if found := re.search(f'"{field}": ?"([0-9a-f]{{{length}}})"', output):
+                    self.values[name] = found[1]
             if not matches(expected, output) if expected.strip() else self.failed:
                 raise AssertionError(f"{block.place}: {command}\ngave\n{output}\nand not\n{expected}")
 
@@ -265,7 +265,8 @@ def _is_like(expected: Any, value: Any) -> bool:
         )
     if isinstance(expected, list) and isinstance(value, list):
         return len(expected) == len(value) and all(map(_is_like, expected, value))
-    return bool(expected in ("...", value))
+    is_name = isinstance(expected, str) and re.fullmatch(r"<\w+>", expected)
+    return bool(is_name or expected in ("...", value))
 
 
 # Blocks that are only checked

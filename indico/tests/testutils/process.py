@@ -71,6 +71,15 @@ def read_peak(pid: int) -> int:
     return int(size)
 
 
+def report_figures(test: unittest.TestCase, figures: str) -> None:
+    """Print what a test has counted, and add it to the file that TEST_REPORT in the environment names."""
+    line = f"{test.id().rpartition('.')[2]} ({config.MONGODB_DRIVER}): {figures}"
+    print(line)
+    if path := os.environ.get("TEST_REPORT"):
+        with open(path, "a") as file:
+            print(line, file=file)
+
+
 def make_folder() -> Path:
     """Make a folder. Pass it to `remove_folder` later."""
     return Path(tempfile.mkdtemp(prefix="indico-test-")).resolve()
@@ -284,7 +293,9 @@ class ProcessTest(DatabaseTest):
         return self.launch(*arguments, **options).wait_ready()
 
     def assert_refuses(self, sentence: str, *arguments: str, **options: Any) -> None:
-        """Assert that the server prints only this sentence, and exits with status 1."""
+        """Assert that the server prints only this sentence, within 80 columns, and exits with status 1."""
+        for line in sentence.splitlines():
+            self.assertLessEqual(len(line.replace(str(self.folder), ".")), 80)
         server = self.launch(*arguments, **options)
         self.assertEqual((server.wait(), server.output.strip()), (1, sentence))
 

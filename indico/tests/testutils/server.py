@@ -5,10 +5,9 @@ A server for each test.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
-from tornado.httpserver import HTTPServer
 from tornado.testing import AsyncHTTPTestCase
 
 from indico.core.hooks import Application
@@ -17,6 +16,15 @@ from indico.core.serving import make_http_server
 from indico.server import Route, make_app
 from indico.tests.mocks import HEADERS
 from indico.tests.testutils.mongo import DatabaseTest
+
+
+def make_in_loop(test: AsyncHTTPTestCase, make: Callable[[Any], Any]) -> Any:
+    """Return the server that `make` makes of the test's application, while its event loop runs."""
+
+    async def call() -> Any:
+        return make(test._app)
+
+    return test.io_loop.run_sync(call)
 
 
 class ServerTest(DatabaseTest, AsyncHTTPTestCase):
@@ -44,9 +52,8 @@ class ServerTest(DatabaseTest, AsyncHTTPTestCase):
         self.io_loop.run_sync(lambda: self._lifespan.__aexit__(None, None, None))
         super().tearDown()
 
-    def get_http_server(self) -> HTTPServer:
-        server: Any = make_http_server(self._app)  # it has the methods that tests need
-        return cast(HTTPServer, server)
+    def get_http_server(self) -> Any:
+        return make_in_loop(self, make_http_server)
 
     def get_app(self) -> Application:
         return make_app(routes=self.routes)

@@ -33,8 +33,24 @@ class InnerTest(MongoTest):
 unittest.main()
 """
 
+# Prints at the very end whether mongod still runs. A change of the environment that is undone hides its pid.
+END = """
+import atexit, os
+from unittest import mock
+from indico.tests.testutils.mongo import start_mongodb
+
+atexit.register(lambda: print(os.path.exists(f"/proc/{pid}")))
+with mock.patch.dict(os.environ):
+    pid = start_mongodb().admin.command("serverStatus")["pid"]
+"""
+
 
 def nothing(test: Any) -> None: ...
+
+
+def run_program(source: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, **variables, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.run([sys.executable, "-c", source], env=environment, capture_output=True, text=True)
 
 
 class DatabaseOfATestTest(StrictTest):
@@ -155,20 +171,17 @@ class DatabaseOfATestTest(StrictTest):
     @slow
     def test_it_is_made_on_the_mongodb_of_the_environment_if_there_is_one(self) -> None:
         host, port = self.client.address or ("", 0)
-        environment = {
-            **os.environ,
-            "MONGODB": config.MONGODB,
-            "PATH": "",  # so that it can't find another mongod to start
-            "PYTHONPATH": os.pathsep.join(sys.path),
-        }
-        run = subprocess.run(
-            [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=False
-        )
+        run = run_program(PROGRAM, MONGODB=config.MONGODB, PATH="")  # so that it can't find another mongod
         self.assertEqual(run.returncode, 0, run.stderr)
         used_host, used_port, name = run.stdout.split()
         self.assertEqual((used_host, used_port), (host, str(port)))
         self.names.append(name)
         self.assert_dropped()
+
+    @slow
+    def test_mongod_ends_with_the_tests_although_the_first_one_changes_the_environment(self) -> None:
+        run = run_program(END, MONGODB="")
+        self.assertEqual((run.stdout, run.stderr), ("False\n", ""))
 
 
 class CallbackTest(MongoTest):

@@ -16,11 +16,15 @@ COMMANDS = ("project", "project.changes", "route")  # below indico.core.commands
 
 def main(words: Sequence[str] | None = None) -> None:
     """Run with these arguments, by default those of the command line. Errors exit with one sentence."""
-    parser = argparse.ArgumentParser(prog="python -m indico.new", description="Create a project or a route.")
+    parser = argparse.ArgumentParser(
+        prog="python -m indico new",
+        description="Make a project or a route, or change the parts and the version of a project.",
+    )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name in COMMANDS:
         importlib.import_module(f"indico.core.commands.new.{name}").add_command(commands)
-    arguments = vars(parser.parse_args(words))
+    words = sys.argv[1:] if words is None else words
+    arguments = vars(parser.parse_args(words or ["--help"]))
     run = arguments.pop("run")
     try:
         print(run(**arguments))

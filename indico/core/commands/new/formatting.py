@@ -23,8 +23,8 @@ def format_files(root: Path, paths: Sequence[str]) -> str:
             path.write_text(wrap_prose(source), encoding="utf-8")
     if importlib.util.find_spec("ruff") is None:
         return (
-            "\nruff is not installed here, so lines were not formatted. In the new files' folder, run:"
-            " pip install -e '.[dev]' && ruff format . && ruff check --fix ."
+            "\nruff is not installed here, so lines were not formatted.\nIn the new files' folder, run:"
+            "\n  pip install -e '.[dev]' && ruff format . && ruff check --fix ."
         )
     from ruff import find_ruff_bin
 

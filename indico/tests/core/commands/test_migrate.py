@@ -23,6 +23,7 @@ from pymongo.errors import AutoReconnect, OperationFailure
 
 import indico.migrate
 from indico import config, db, migrations
+from indico.core import log
 from indico.core.commands import migrate
 from indico.core.commands.migrate import NotMigrated
 from indico.core.mongo import indexes, lock
@@ -62,7 +63,9 @@ class MigrateTest(DatabaseTest):
         """What it printed."""
         with redirect_stdout(io.StringIO()) as output:
             migrate.migrate(self.database, apply, drop)
-        return output.getvalue().splitlines()
+        lines = output.getvalue().splitlines()
+        self.assertLessEqual(max(map(len, lines), default=0), 80)
+        return lines
 
     def names(self, collection: str) -> set[str]:
         return set(self.database[collection].index_information()) - {"_id_"}
@@ -75,7 +78,7 @@ class IndexTest(MigrateTest):
         self.declare("tea", "name", "year", collation=collation)
         self.declare("tea", "until", expireAfterSeconds=0)
         self.assertEqual(len(self.migrate(apply=True)), 3)
-        self.assertEqual(self.migrate(), [])
+        self.assertEqual(self.migrate(), ["Nothing is pending."])
 
     def test_nothing_is_done_without_apply(self) -> None:
         self.declare("tea", "name")
@@ -109,7 +112,7 @@ class IndexTest(MigrateTest):
         self.database.create_collection("weather", timeseries={"timeField": "at"})
         self.database.tea.insert_one({})
         begin = self.database["system.profile"].count_documents({})
-        self.assertEqual(self.migrate(), [])
+        self.assertEqual(self.migrate(), ["Nothing is pending."])
         self.migrate(apply=True, drop=True)
         self.database.command("profile", 0)
         commands = list(self.database["system.profile"].find().skip(begin))
@@ -228,7 +231,7 @@ class CommandTest(DatabaseTest):
         output = run_main(indico.migrate, "--apply")
         self.assertIn("build    auth.key_1 ... done\nbuild    user.user_id_1 ... done\n", output)
         self.assertIn("user_id_1", self.database.user.index_information())
-        self.assertEqual(run_main(indico.migrate), "")
+        self.assertEqual(run_main(indico.migrate), "Nothing is pending.\n")
 
     def test_a_setting_that_makes_no_sense_keeps_it_from_its_work(self) -> None:
         with (
@@ -247,6 +250,17 @@ class CommandTest(DatabaseTest):
             self.assertRaisesRegex(SystemExit, "^Not migrated: MONGODB can't be used, ServerSelection"),
         ):
             run_main(indico.migrate)
+
+    def test_while_it_connects_it_says_so(self) -> None:
+        with (
+            mock.patch.object(config, "MONGODB", "mongodb://127.0.0.1:1"),
+            mock.patch.object(config, "MONGODB_TIMEOUT", 0.2),
+            mock.patch.object(log, "SILENT_SECONDS", 0.01),
+            self.assertLogs("indico", "WARNING") as logged,
+            self.assertRaises(SystemExit),
+        ):
+            run_main(indico.migrate)
+        self.assertEqual(logged.output, ["WARNING:indico:Connecting to MONGODB ..."])
 
     def test_so_does_a_user_without_rights(self) -> None:
         for step, code in itertools.product(("find_migrations", "find_indexes"), (13, 8000)):
@@ -294,7 +308,7 @@ class CommandProcessTest(ProcessTest):
         self.assertEqual((process.returncode, process.stderr), (0, ""))
         self.assertIn("build    auth.key_1 ... done\nbuild    user.user_id_1 ... done\n", process.stdout)
         self.assertIn("user_id_1", self.database.user.index_information())
-        self.assertEqual(self.run_command().stdout, "")
+        self.assertEqual(self.run_command().stdout, "Nothing is pending.\n")
 
     def test_what_keeps_it_from_its_work_is_a_sentence_and_status_1(self) -> None:
         for settings in (
@@ -316,7 +330,7 @@ class CommandProcessTest(ProcessTest):
             self.addCleanup(admin.close)
             client.admin.command("createUser", "root", pwd="secret", roles=["root"])
             admin.admin.command(
-                "createUser", "reader", pwd="secret", roles=[{"role": "read", "db": "indico"}]
+                "createUser", "reader", pwd="secret", roles=[{"role": "read", "db": self.database.name}]
             )
             admin.admin.command("createUser", "other", pwd="secret", roles=[{"role": "readWrite", "db": "a"}])
             role = r"^Not fully migrated: the user in MONGODB needs the role readWrite\. .*\.\n$"
@@ -332,3 +346,7 @@ class CommandProcessTest(ProcessTest):
                     self.assertRegex(process.stderr, sentence)
                     self.assertNotIn("system.", process.stdout + process.stderr)
                     self.assertNotIn("secret", process.stderr)
+
+    def test_while_it_connects_it_says_so(self) -> None:
+        process = self.run_command(MONGODB="mongodb://127.0.0.1:1", MONGODB_TIMEOUT="3")
+        self.assertRegex(process.stderr, r"\AConnecting to MONGODB \.\.\.\nNot migrated: .*\.\n\Z")

@@ -7,10 +7,10 @@ JOBS in the environment is how many jobs the last test runs: 100 by default.
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 import os
 import signal
-import sys
 import threading
 import time
 from collections import Counter
@@ -24,13 +24,20 @@ from indico import worker
 from indico.core.commands.worker import main
 from indico.tests.mocks import HEADERS, LOGIN_DATA
 from indico.tests.testutils import slow
-from indico.tests.testutils.process import ProcessTest, ServerProcess, linux, run_main, wait_until
+from indico.tests.testutils.process import (
+    ProcessTest,
+    ServerProcess,
+    linux,
+    report_figures,
+    run_main,
+    wait_until,
+)
 from indico.tests.testutils.replica import ReplicaSet
 from indico.tests.testutils.strict import StrictTest
 
 JOBS = int(os.environ.get("JOBS") or 100)
 THREADS = 4
-PATIENCE = 300  # seconds
+PATIENCE = 1200  # seconds
 READY = "A worker is ready for jobs"
 SCRIPT = """
 import asyncio, os, sys
@@ -120,6 +127,7 @@ class WorkerTest(ProcessTest):
         time.sleep(3)  # the first one could answer now
         self.assertEqual(server.post("job/find", {"job": job})["data"]["result"], second.pid)
         self.assertEqual(self.find(job)["lost"], 1)
+        report_figures(self, "1 worker stopped for two leases")
 
 
 @slow
@@ -136,26 +144,27 @@ class KillTest(ProcessTest):
             for process in workers:
                 process.wait_for(READY)
             servers[0].post("auth/login", LOGIN_DATA)
-            acknowledged, sent, kills = dict[int, str](), Counter[str](), Counter[str]()
+            acknowledged, kills = dict[int, str](), Counter[str]()  # ids of jobs by numbers of requests
             ports = [server.port for server in servers]
-            numbers = iter(range(JOBS))
-            lock = threading.Lock()
+            left, requests = iter(range(JOBS)), itertools.count()
 
             def post_jobs() -> None:
-                for number in iter(lambda: self.take(numbers, lock), None):
-                    while number not in acknowledged:
-                        answer = self.try_to_post(ports[number % 2], {"number": number})
-                        sent["acknowledged" if answer else "not acknowledged"] += 1
-                        if answer:
-                            acknowledged[number] = answer
-                        else:
+                for _ in left:
+                    answer = None
+                    while answer is None:
+                        number = next(requests)  # another one if it is sent again
+                        data = {"number": number, "seconds": 0.02 if number % 5 else 0.5}
+                        answer = self.try_to_post(ports[number % 2], data)
+                        if answer is None:
                             time.sleep(0.2)
+                    acknowledged[number] = answer
 
             threads = [threading.Thread(target=post_jobs) for _ in range(THREADS)]
             for thread in threads:
                 thread.start()
-            turn = 0
-            while any(thread.is_alive() for thread in threads) or turn < 6:
+            turn, deadline = 0, time.monotonic() + PATIENCE
+            while turn < 6 or any(map(threading.Thread.is_alive, threads)) or self.count_active(database):
+                self.assertLess(time.monotonic(), deadline)
                 time.sleep(1)
                 victim = turn % 6
                 if victim < 2:
@@ -176,23 +185,24 @@ class KillTest(ProcessTest):
                 turn += 1
             for thread in threads:
                 thread.join()
-            active = {"due": {"$exists": True}}
-            wait_until(lambda: not database.job.count_documents(active), "the end of all jobs", PATIENCE)
-            states = Counter(job["state"] for job in database.job.find())
-            done = Counter(document["number"] for document in database.done.find())
-            twice = sum(count > 1 for count in done.values())
-            print(
-                f"\n{JOBS} jobs acknowledged, {sent['not acknowledged']} requests not; killed {dict(kills)};"
-                f" states {dict(states)}; {twice} ran to the end more than once",
-                file=sys.stderr,
+            states = {str(job["_id"]): job["state"] for job in database.job.find()}
+            begun, done = (
+                Counter(each["number"] for each in database[name].find()) for name in ("begun", "done")
+            )
+            repeated, twice = (sum(count > 1 for count in counts.values()) for counts in (begun, done))
+            report_figures(
+                self,
+                f"{JOBS} jobs acknowledged, {next(requests) - JOBS} requests sent again, {len(states)} jobs"
+                f" stored; killed {dict(kills)}; states {dict(Counter(states.values()))};"
+                f" {repeated} jobs began more than once, {twice} of them ran to the end more than once",
             )
             self.assertEqual(len(acknowledged), JOBS)
-            self.assertEqual(set(states), {"done"})
-            self.assertEqual(set(done), set(range(JOBS)))
+            self.assertEqual(set(states.values()), {"done"})
+            self.assertLessEqual(set(acknowledged.values()), set(states))
+            self.assertLessEqual(set(acknowledged), set(done))
 
-    def take(self, numbers: Any, lock: threading.Lock) -> int | None:
-        with lock:
-            return next(numbers, None)
+    def count_active(self, database: Any) -> int:
+        return int(database.job.count_documents({"due": {"$exists": True}}))
 
     def try_to_post(self, port: int, data: Any) -> str | None:
         """Return the id of the job, or None if it is not acknowledged."""

@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
+import time
 import unittest
 from contextlib import AsyncExitStack
+from itertools import product
 from typing import Any, ClassVar, cast
 
 from tornado.httputil import (
@@ -28,6 +30,7 @@ from indico import config
 from indico.core.hooks import Application
 from indico.core.http import limits, requests
 from indico.core.http.connection import READ_AHEAD
+from indico.core.http.limits import DISCONNECT_INTERVAL_MS
 from indico.core.http.pages import PageHandler
 from indico.core.http.server import Server
 from indico.error import InvalidValue
@@ -44,6 +47,8 @@ from indico.tests.core.http.test_hostile import (
     make_request,
     read_answers,
 )
+from indico.tests.testutils import slow
+from indico.tests.testutils.server import make_in_loop
 
 LARGE = 10_000_000  # bytes, more than the buffers between server and client hold
 
@@ -163,7 +168,7 @@ class ConnectionTest(HostileTest):
     ]
 
     def get_http_server(self) -> Any:
-        self.server = Server(self._app)
+        self.server = make_in_loop(self, Server)
         return self.server
 
     def setUp(self) -> None:
@@ -334,6 +339,34 @@ class ReadAheadTest(ConnectionTest):
                 while self.server.limits.list_connections():
                     await asyncio.sleep(0)
             SinkHandler.ready.set()
+
+
+class NoticeTest(ConnectionTest):
+    def get_http_server(self) -> Any:
+        self.set(limits, "DISCONNECT_INTERVAL_MS", DISCONNECT_INTERVAL_MS)  # as it is in production
+        return super().get_http_server()
+
+    @slow
+    @gen_test(timeout=PATIENCE)
+    async def test_a_client_that_leaves_is_noticed_within_a_second_also_if_more_input_is_unread(self) -> None:
+        for leave, unread in product((Client.end, Client.reset), (b"", (READ_AHEAD + 1) * b"a")):
+            self.started.clear()
+            self.cancelled.clear()
+            async with self.client() as client:
+                await client.send(make_request("POST /probe/hangs HTTP/1.1"))
+                await self.started.wait()
+                await client.send(unread)
+                while unread and not self.server.limits.paused:
+                    await asyncio.sleep(0.001)
+                await client.send(unread[:6])
+                left = time.monotonic()
+                leave(client)
+                await self.cancelled.wait()
+                self.assertLess(time.monotonic() - left, 1)
+
+
+class UvloopNoticeTest(UvloopTest, NoticeTest):
+    pass
 
 
 class UnreadTest(ConnectionTest):

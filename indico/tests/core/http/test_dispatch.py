@@ -4,14 +4,17 @@ Actions that are found by their paths, and handlers that use or override what To
 
 from __future__ import annotations
 
+import asyncio
 import json
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 from tornado.httpclient import HTTPResponse
+from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPHeaders, RequestStartLine
 from tornado.simple_httpclient import HTTPStreamClosedError
+from tornado.testing import bind_unused_port, gen_test
 from tornado.web import RequestHandler
 
 from indico import server
@@ -21,11 +24,18 @@ from indico.core.http.head import LazyHeaders
 from indico.core.http.headers import HEADERS
 from indico.routes.handler import IndicoHandler
 from indico.server import make_app
+from indico.tests.core.http.test_hostile import make_post
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
 from indico.utils import type_check, unpack
 
 PATTERN = "(?P<action>[a-zA-Z]+)?"
+OVERRIDDEN = (
+    *("__init__", "initialize", "prepare", "data_received", "post", "on_finish", "on_connection_close"),
+    *("clear", "set_default_headers", "set_header", "set_status", "write", "flush", "finish"),
+    *("compute_etag", "decode_argument", "check_xsrf_cookie", "get_current_user"),
+    *("send_error", "write_error", "log_exception"),
+)
 
 
 class TeaHandler(IndicoHandler):
@@ -246,6 +256,79 @@ class DispatchTest(ServerTest):
         with self.assertLogs("indico", "ERROR") as logs, self.assertRaises(HTTPStreamClosedError):
             self.call("/tea/woken")
         self.assertIn("The response to tea.woken can't be sent", logs.output[-1])
+
+
+class OverrideTest(ServerTest):
+    """What Tornado calls and a handler overrides is called as often as on Tornado's server."""
+
+    stores = False
+    routes = [("/plain", PlainHandler)]
+
+    def setUp(self) -> None:
+        super().setUp()
+        listening, self.tornados_port = bind_unused_port()
+        self.tornados_server = HTTPServer(self._app)
+        self.tornados_server.add_socket(listening)
+        self.calls: list[str] = []
+        self.hanging = asyncio.Event()
+
+    def tearDown(self) -> None:
+        self.tornados_server.stop()
+        super().tearDown()
+
+    def override(self, name: str) -> type[TeaHandler]:
+        """A handler that overrides this method, and counts its calls."""
+        original: Any = getattr(TeaHandler, name)
+        test = self
+
+        def method(handler: TeaHandler, *args: Any, **kwargs: Any) -> Any:
+            test.calls.append(name)
+            return original(handler, *args, **kwargs)
+
+        async def hang(handler: TeaHandler, data: bytes) -> None:
+            test.hanging.set()
+            await asyncio.Event().wait()
+
+        def get(handler: TeaHandler, action: str) -> None:
+            handler.respond("got")
+
+        return type("OverrideHandler", (TeaHandler,), {"hang": hang, "get": get, name: method})
+
+    async def count_calls(self, port: int, method: str, path: str) -> int:
+        """Send a request twice, because the second one may go another way, and return the number of calls."""
+        self.calls.clear()
+        for _ in range(2):
+            self.hanging.clear()
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            body = b"" if method == "GET" else b'{"leaf": "a"}'
+            writer.write(make_post(body, f"{method} {path} HTTP/1.1", "Connection: close"))
+            if path.endswith("hang"):
+                await self.hanging.wait()
+                writer.close()
+                while self._app.state.in_flight:
+                    await asyncio.sleep(0)
+            self.assertIn(b"HTTP/1.1 ", await reader.read() or b"HTTP/1.1 ")
+            writer.close()
+            await writer.wait_closed()
+        return len(self.calls)
+
+    @gen_test(timeout=30)
+    async def test_each_is_called_as_often_as_on_tornados_server(self) -> None:
+        requests = {
+            "compute_etag": ("GET", "brew"),
+            "get_current_user": ("POST", "user"),
+            "on_connection_close": ("POST", "hang"),
+            **dict.fromkeys(("send_error", "write_error", "log_exception"), ("PUT", "brew")),
+        }
+        for name in OVERRIDDEN:
+            method, action = requests.get(name, ("POST", "brew"))
+            self._app.settings["xsrf_cookies"] = name == "check_xsrf_cookie"
+            self._app.add_handlers(".*", [(rf"/{name}/{PATTERN}", self.override(name))])
+            with self.subTest(name):
+                ours = await self.count_calls(self.get_http_port(), method, f"/{name}/{action}")
+                tornados = await self.count_calls(self.tornados_port, method, f"/{name}/{action}")
+                self.assertEqual(ours, tornados)
+                self.assertGreater(ours, 1)
 
 
 class SettingsTest(ServerTest):

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 from unittest import mock
 
 from tornado.httpclient import HTTPResponse
-from tornado.httpserver import HTTPServer
 
 from indico import config
 from indico.core.http.filters import guard_hosts
@@ -17,7 +16,7 @@ from indico.core.serving import make_http_server
 from indico.routes.auth import AuthRoute
 from indico.tests.testutils import slow
 from indico.tests.testutils.process import ProcessTest
-from indico.tests.testutils.server import ServerTest
+from indico.tests.testutils.server import ServerTest, make_in_loop
 from indico.tests.testutils.strict import StrictTest
 
 OWN = (
@@ -47,10 +46,9 @@ class HostTest(ServerTest):
     routes = [AuthRoute]
     server: ClassVar[str] = "own"
 
-    def get_http_server(self) -> HTTPServer:
+    def get_http_server(self) -> Any:
         with mock.patch.object(config, "HTTP_SERVER", self.server):
-            server: Any = make_http_server(guard_hosts(self._app, "127.0.0.1"))
-        return server  # type: ignore[no-any-return]
+            return make_in_loop(self, lambda app: make_http_server(guard_hosts(app, "127.0.0.1")))
 
     def ask(self, host: str, path: str = "/auth/check", **options: Any) -> HTTPResponse:
         return self.fetch(path, headers={"Host": host}, **{"method": "POST", "body": "{}", **options})

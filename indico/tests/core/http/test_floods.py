@@ -1,6 +1,6 @@
 """
-Floods: many clients that cost the server as much as they can. Its memory, and how long another client waits
-meanwhile, have bounds. More of them are in `test_limits`.
+Floods: many clients that cost the server as much as they can. Its memory, and how long another client and
+another user wait meanwhile, have bounds. More of them are in `test_limits`.
 """
 
 from __future__ import annotations
@@ -15,18 +15,51 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from pathlib import Path
 
+from indico.batteries.password.hashing import HASH_MEMORY
+from indico.tests.batteries.test_compute import read_time
 from indico.tests.core.http.test_hostile import make_post, make_request
 from indico.tests.core.http.test_limits import FIRST, PATIENCE, REQUEST, SECOND, memory
+from indico.tests.core.http.test_websockets import SCRIPT, make_handshake
 from indico.tests.mocks import LOGIN_DATA, USER_KEY
 from indico.tests.testutils import slow
 from indico.tests.testutils.graph import graph_in_thread
-from indico.tests.testutils.process import ProcessTest, ServerProcess, linux
+from indico.tests.testutils.process import ProcessTest, ServerProcess, linux, processes_in, wait_until
 
 LONGEST = 2  # seconds that another client waits
+LONGEST_OF_USERS = (
+    5  # seconds that another user waits, whom MongoDB serves after up to 400 requests of a flood
+)
 CLIENTS = 20  # of a flood, at a time
 KEY = f"indico_key: {USER_KEY}"
 MEGABYTE = 1 << 20
+
+SERVER = """
+from indico import server
+from indico.batteries.compute import compute
+from indico.batteries.jobs import job
+from indico.batteries.limit import limit
+from indico.routes.handler import IndicoHandler
+from indico.tests.batteries import compute_functions as functions
+from indico.utils import type_check, unpack
+from indico.utils.auth.auth_utils import auth
+
+class WorkHandler(IndicoHandler):
+    @unpack("seconds")
+    @type_check(float)
+    async def burn(self, seconds):
+        return await compute(functions.burn, seconds)
+
+    @auth
+    @limit("100/hour")
+    @job
+    async def add(self, data):
+        return True
+
+server.ROUTES.append((r"/work/(?P<action>[a-zA-Z]+)?", WorkHandler))
+server.main(debug=False, port=0)
+"""
 
 Send = Callable[[int], None]  # called with the number of the client
 
@@ -40,27 +73,34 @@ class FloodTest(ProcessTest):
         return process
 
     def assert_bounded(self, process: ServerProcess, send: Send, most: int, times: int = CLIENTS) -> None:
-        """Assert that this flood costs at most so many megabytes, and keeps others waiting for LONGEST."""
+        """
+        Assert that this flood costs at most so many megabytes, and that nobody else gets a 503 or waits for
+        longer than LONGEST and LONGEST_OF_USERS.
+        """
+        login = process.post("auth/login", {**LOGIN_DATA, "oauth_id": "2", "user": {}})["data"]
+        key = f"indico_key: {login['indico_key']}"
+        others = [(REQUEST, 404, LONGEST)]
+        for route in ("auth/check", "user/find"):  # MongoDB has a part in these
+            others.append((make_post(b"", f"POST /{route} HTTP/1.1", key), 200, LONGEST_OF_USERS))
         before = memory(process.pid)
-        waits: list[float] = []
+        is_over = False
         with ThreadPoolExecutor(CLIENTS) as pool:
             floods = [pool.submit(send, number) for number in range(times)]
-            while not waits or not all(flood.done() for flood in floods):
-                began = time.monotonic()
-                with socket.create_connection((FIRST, process.port), PATIENCE, (SECOND, 0)) as other:
-                    other.sendall(REQUEST)
-                    self.assertTrue(other.recv(MEGABYTE).startswith(b"HTTP/1.1 404 "))
-                waits.append(time.monotonic() - began)
+            while not is_over:
+                is_over = all(flood.done() for flood in floods)
+                for request, status, longest in others:
+                    began = time.monotonic()
+                    self.assertEqual(self.ask(process, request, SECOND), status)
+                    self.assertLess(time.monotonic() - began, longest)
                 time.sleep(0.01)
             for flood in floods:
                 flood.result()
-        self.assertLess(max(waits), LONGEST)
         self.assertLess(memory(process.pid) - before, most)
         self.assertNotIn("Traceback", process.output)
 
-    def ask(self, process: ServerProcess, request: bytes) -> int:
+    def ask(self, process: ServerProcess, request: bytes, source: str = FIRST) -> int:
         """Send a request on a new connection, read the whole response, and return its status."""
-        with socket.create_connection((FIRST, process.port), PATIENCE) as client:
+        with socket.create_connection((FIRST, process.port), PATIENCE, (source, 0)) as client:
             client.sendall(request)
             response = http.client.HTTPResponse(client)
             response.begin()
@@ -117,6 +157,33 @@ class FloodTest(ProcessTest):
             self.assert_bounded(process, log_in, 30)
             self.assertEqual(statuses, {401: 10, 429: 290})
             self.assertEqual(len(graph.uris), 10)
+
+    def test_messages_that_are_too_large_or_never_end(self) -> None:
+        process = self.start(script=SCRIPT)
+        part = b"\xff\0\0\0\0\0\1\0\0\0\0\0\0" + 65536 * b"a"  # of a message, with its length
+        with ExitStack() as stack:
+
+            def open_socket() -> socket.socket:
+                client = stack.enter_context(socket.create_connection((FIRST, process.port), PATIENCE))
+                client.sendall(make_handshake())
+                self.assertIn(b"HTTP/1.1 101 ", client.recv(MEGABYTE))
+                return client
+
+            def send_too_much(number: int) -> None:
+                client = open_socket()
+                first = b"\x82\xff" + (10 * MEGABYTE).to_bytes(8) if number % 2 else b"\x02" + part
+                with suppress(ConnectionError):
+                    client.sendall(first)
+                    for _ in range(160):
+                        client.sendall(b"\0" + part)
+                    self.fail("it takes ten megabytes")
+
+            def send_nearly_all(number: int) -> None:
+                client = open_socket()
+                client.sendall(b"\x82\xff" + MEGABYTE.to_bytes(8) + bytes(MEGABYTE))
+
+            self.assert_bounded(process, send_too_much, 50, times=60)
+            self.assert_bounded(process, send_nearly_all, 100, times=60)  # one megabyte each
 
     def test_headers_of_facebook_that_never_end(self) -> None:
         with ExitStack() as stack:
@@ -201,3 +268,57 @@ class FloodTest(ProcessTest):
                 self.assertEqual(self.ask(process, make_request("POST /auth/check HTTP/1.1", key)), 401)
 
         self.assert_bounded(process, guess, 30)
+
+    def test_computations_whose_clients_leave(self) -> None:
+        process = self.start(script=SERVER, COMPUTE_WORKERS="1")
+        short, long = {"seconds": 0}, make_post(b'{"seconds": 600}', "POST /work/burn HTTP/1.1")
+        self.assertEqual(process.post("work/burn", short)["status"], 200)
+        files = Path(f"/proc/{process.pid}/fd")
+        before = len(list(files.iterdir()))
+
+        def leave(number: int) -> None:
+            for _ in range(5):
+                with socket.create_connection((FIRST, process.port), PATIENCE) as client:
+                    client.sendall(long)
+                    time.sleep(random.random() / 5)
+
+        self.assert_bounded(process, leave, 30)
+        wait_until(lambda: process.post("work/burn", short)["status"] == 200, "a free process", LONGEST)
+        wait_until(lambda: len(list(files.iterdir())) <= before, "closed pipes of processes that were killed")
+        others = [pid for pid in processes_in(self.folder) if pid != process.pid]
+        used = sum(map(read_time, others))
+        time.sleep(0.5)
+        self.assertLess(sum(map(read_time, others)) - used, 0.1)  # none of them computes
+
+    def test_jobs_of_one_user(self) -> None:
+        process = self.start_with_user(script=SERVER)
+        login = process.post("auth/login", {**LOGIN_DATA, "oauth_id": "2"})["data"]
+        other = {"indico_key": login["indico_key"]}
+        statuses: Counter[int] = Counter()
+
+        def add(number: int) -> None:
+            for _ in range(10):
+                statuses[self.ask(process, make_post(b"", "POST /work/add HTTP/1.1", KEY))] += 1
+
+        self.assert_bounded(process, add, 30)
+        self.assertEqual(statuses, {202: 100, 429: 100})
+        job = process.post("work/add", None, other)["data"]
+        wait_until(
+            lambda: process.post("job/find", job, other)["data"]["state"] == "done",
+            "the job of another user",
+            patience=5,
+        )
+
+    def test_guessed_passwords(self) -> None:
+        for rate, expected in (("off", {401: 40}), ("10/hour", {401: 10, 429: 30})):
+            process = self.start(PUBLIC_URL="https://app.example.com", LOGIN_RATE=rate)
+            statuses: Counter[int] = Counter()
+
+            def guess(number: int) -> None:
+                login = {"email": f"{number}@example.com", "password": "a wrong guess"}
+                request = make_post(json.dumps(login).encode(), "POST /password/login HTTP/1.1")
+                statuses[self.ask(process, request)] += 1  # noqa: B023
+
+            with self.subTest(rate):
+                self.assert_bounded(process, guess, HASH_MEMORY // 1024 + 32, times=40)
+                self.assertEqual(statuses, expected)

@@ -13,9 +13,8 @@ import socket
 import struct
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple
 
-from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPHeaders
 from tornado.testing import AsyncHTTPTestCase, gen_test
 
@@ -29,9 +28,11 @@ from indico.routes.user import UserRoute
 from indico.server import Route, make_app
 from indico.tests.mocks import USER_KEY
 from indico.tests.testutils import slow
+from indico.tests.testutils.server import make_in_loop
 from indico.tests.testutils.strict import StrictTest
 
 method = "POST"  # that handlers of the kind that is tested serve
+handshake: list[str] = []  # headers that they need
 PATIENCE = 30  # seconds; what takes longer will not happen
 BARE = 0  # in place of a status: a bare 400, after which the connection is cut
 LAST = 202  # the status of the action `last`
@@ -52,7 +53,9 @@ def make_request(
     host: str | None = "Host: localhost",
 ) -> bytes:
     """The bytes of a request, with exactly these headers."""
-    line = line.replace("POST /probe/", f"{method} /probe/")
+    if "/probe/" in line:
+        line = line.replace("POST /probe/", f"{method} /probe/")
+        headers = (*handshake, *headers)
     lines = [line, *([host] if host is not None else []), *headers, "", ""]
     return "\r\n".join(lines).encode("latin-1") + body
 
@@ -68,7 +71,8 @@ LAST_REQUEST = make_request("POST /probe/last HTTP/1.1", "Connection: close")
 def read_answers(received: bytes) -> list[Answer]:
     """
     The envelopes that these bytes consist of, each with all that is promised of it, and BARE in place of a
-    bare 400, which is the last. Raises AssertionError when they hold anything else.
+    bare 400, which is the last. A WebSocket that begins with a message counts as a 200, and its close frame
+    as LAST. Raises AssertionError when they hold anything else.
     """
     answers: list[Answer] = []
     while received:
@@ -78,6 +82,11 @@ def read_answers(received: bytes) -> list[Answer]:
         if CONTINUE.fullmatch(head):
             continue
         line, _, rest = head.decode("latin-1").partition("\r\n")
+        if line == "HTTP/1.1 101 Switching Protocols":
+            [(_, message), *closes] = read_frames(received)
+            assert [opcode for opcode, _ in closes] in ([], [8]), received
+            answers.append(Answer(200, HTTPHeaders.parse(rest), message.decode("latin-1")))
+            return [*answers, *(Answer(LAST, HTTPHeaders(), "last") for _ in closes)]
         match = re.fullmatch(r"HTTP/1\.1 ([2-5][0-9][0-9]) [A-Za-z -]+", line)
         assert match and end, head
         headers = HTTPHeaders.parse(rest)
@@ -97,6 +106,19 @@ def read_answers(received: bytes) -> list[Answer]:
             received, data = received[size:], envelope["data"]
         answers.append(Answer(int(match[1]), headers, data))
     return answers
+
+
+def read_frames(received: bytes) -> list[tuple[int, bytes]]:
+    """The opcodes and the contents of the frames that a WebSocket has sent."""
+    frames = []
+    while received:
+        opcode, size, start = received[0] & 15, received[1], 2
+        if size > 125:
+            start = 4 if size == 126 else 10
+            size = int.from_bytes(received[2:start])
+        frames.append((opcode, received[start : start + size]))
+        received = received[start + size :]
+    return frames
 
 
 class ProbeHandler(IndicoHandler):
@@ -183,14 +205,16 @@ class HostileTest(StrictTest, AsyncHTTPTestCase):
         UserRoute,
         (r"/probe/(?P<action>[a-zA-Z]+)?", ProbeHandler),
     ]
+    allowed = "POST"  # the header Allow of the probe
+    begin = b"HTTP/1.1 200 OK\r\n"  # of what the probe sends
+    parses_queries = False
     _app: Application
 
     def get_app(self) -> Application:
         return make_app(routes=self.routes)
 
-    def get_http_server(self) -> HTTPServer:
-        server: Any = make_http_server(self._app)
-        return cast(HTTPServer, server)
+    def get_http_server(self) -> Any:
+        return make_in_loop(self, make_http_server)
 
     def setUp(self) -> None:
         super().setUp()
@@ -258,9 +282,17 @@ class HostileTest(StrictTest, AsyncHTTPTestCase):
         These bytes, and then one more request, get answers of these statuses, and the connection is closed.
         When the last is LAST the connection has survived them.
         """
-        answers = self.exchange(data + LAST_REQUEST)
+        return self.assert_only(data + self.make_last(*statuses), *statuses)
+
+    def assert_only(self, data: bytes, *statuses: int, end: bool = False) -> list[Answer]:
+        """These bytes get answers of these statuses, and the connection is closed."""
+        answers = self.exchange(data, end)
         self.assertEqual([answer.status for answer in answers], list(statuses))
         return answers
+
+    def make_last(self, *statuses: int) -> bytes:
+        """What ends a connection on which there were answers of these statuses."""
+        return LAST_REQUEST
 
     def send_when_asked(self, expectation: str) -> Answer:
         """Send the body of a request with this `Expect` when the server asks for it. Returns the response."""
@@ -269,10 +301,12 @@ class HostileTest(StrictTest, AsyncHTTPTestCase):
             head = make_request("POST /probe/echo HTTP/1.1", "Content-Length: 2", f"Expect: {expectation}")
             await client.send(head)
             self.assertTrue((await client.receive()).startswith(b"HTTP/1.1 100 "))
-            await client.send(b"ab")
-            return await client.receive()
+            await client.send(b"ab" + self.make_last(200))
+            return await client.receive_all()
 
-        [answer] = read_answers(self.run_client(talk))
+        answer, last = read_answers(self.run_client(talk))
+        self.assertEqual(last.status, LAST)
+        self.most_lines += 4
         return answer
 
     def count_in_flight(self) -> int:
@@ -292,25 +326,31 @@ class HostileTest(StrictTest, AsyncHTTPTestCase):
 
 
 class MethodTest(HostileTest):
-    def test_every_method_but_post_is_not_allowed_and_the_connection_survives(self) -> None:
-        for method in ("GET", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD"):
-            with self.subTest(method=method):
-                [answer, _] = self.assert_answers(make_request(f"{method} /probe/echo HTTP/1.1"), 405, LAST)
-                self.assertEqual(answer.headers["Allow"], "POST")
+    def ask_by(self, other: str, *headers: str) -> bytes:
+        """A request of the probe by this method, whatever the methods that it serves."""
+        return make_request("POST /probe/echo HTTP/1.1", *headers).replace(
+            method.encode(), other.encode("latin-1"), 1
+        )
+
+    def test_every_method_but_its_own_is_not_allowed_and_the_connection_survives(self) -> None:
+        for other in {"GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD"} - {
+            *self.allowed.split(", ")
+        }:
+            with self.subTest(method=other):
+                [answer, _] = self.assert_answers(self.ask_by(other), 405, LAST)
+                self.assertEqual(answer.headers["Allow"], self.allowed)
 
     def test_a_method_of_ones_own_is_not_allowed(self) -> None:
-        for method in ("BREW", "post", "TRACE", "CONNECT", "!#$%&'*+.^_`|~", 5000 * "A", "__init__", "0"):
-            with self.subTest(method=method[:20]):
-                answers = self.exchange(make_request(f"{method} /probe/echo HTTP/1.1") + LAST_REQUEST)
-                self.assertEqual(answers[0].status, 405)
-                self.assertLessEqual({answer.status for answer in answers[1:]}, {LAST})
+        for other in ("BREW", "post", "TRACE", "CONNECT", "!#$%&'*+.^_`|~", 5000 * "A", "__init__", "0"):
+            with self.subTest(method=other[:20]):
+                self.assert_answers(self.ask_by(other), 405, LAST)
 
     def test_what_can_be_no_method_is_no_http(self) -> None:
-        for method in ("", " ", "PO ST", "P\x00ST", "P\xffST", "(POST)", "POST\t", '"POST"', "P\x0bST"):
-            with self.subTest(method=method):
-                self.assert_answers(make_request(f"{method} /probe/echo HTTP/1.1"), BARE)
+        for other in ("", " ", "PO ST", "P\x00ST", "P\xffST", "(POST)", "POST\t", '"POST"', "P\x0bST"):
+            with self.subTest(method=other):
+                self.assert_answers(self.ask_by(other), BARE)
 
-    def test_a_method_of_ones_own_with_an_impossible_body_gets_one_answer(self) -> None:
+    def test_a_method_of_ones_own_with_an_impossible_body_is_no_http(self) -> None:
         for headers in (
             ["Content-Length: x"],
             ["Content-Length: 1", "Content-Length: 2"],
@@ -318,14 +358,12 @@ class MethodTest(HostileTest):
             ["Transfer-Encoding: gzip"],
         ):
             with self.subTest(headers=headers):
-                answers = self.exchange(make_request("BREW /probe/echo HTTP/1.1", *headers))
-                self.assertIn([answer.status for answer in answers], ([405], [BARE]))
+                self.assert_answers(self.ask_by("BREW", *headers), BARE)
 
-    def test_a_refusal_without_a_body_is_not_followed_by_another_answer(self) -> None:
-        for line in ("GET /probe/echo", "GET /nope", "POST /nope", "DELETE /user/find"):
+    def test_what_is_no_length_is_not_read_as_a_refusal_and_another_request(self) -> None:
+        for line in ("PUT /probe/echo", "GET /nope", "POST /nope", "DELETE /user/find"):
             with self.subTest(line=line):
-                answers = self.exchange(make_request(f"{line} HTTP/1.1", "Content-Length: x"))
-                self.assertEqual(len(answers), 1, answers)
+                self.assert_answers(make_request(f"{line} HTTP/1.1", "Content-Length: x"), BARE)
 
 
 class VersionTest(HostileTest):
@@ -343,12 +381,10 @@ class VersionTest(HostileTest):
 
     def test_http_1_0_can_not_smuggle_a_request_behind_a_chunked_one(self) -> None:
         request = make_request("POST /probe/echo HTTP/1.0", "Transfer-Encoding: chunked", body=b"0\r\n\r\n")
-        answers = self.exchange(request + LAST_REQUEST)
-        self.assertEqual(len(answers), 1)
+        self.assert_answers(request, BARE)
 
     def test_another_minor_version_is_answered(self) -> None:
-        answers = self.exchange(make_request("POST /probe/echo HTTP/1.9"))
-        self.assertEqual([answer.status for answer in answers], [200])
+        self.assert_only(make_request("POST /probe/echo HTTP/1.9"), 200)
 
     def test_a_version_that_is_none_is_no_http(self) -> None:
         for version in (
@@ -374,7 +410,8 @@ class VersionTest(HostileTest):
         headers = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__")
         self.assert_answers(make_request("POST /probe/echo HTTP/1.1", *headers), 200, LAST)
         headers = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Key: dGhlIHNhbXBsZQ==")
-        self.assert_answers(make_request("GET /probe/echo HTTP/1.1", *headers), 405, LAST)
+        status = 200 if method == "GET" else 405
+        self.assert_answers(make_request("GET /probe/echo HTTP/1.1", *headers), status, LAST)
 
     def test_the_body_of_a_request_for_an_upgrade_is_no_other_request(self) -> None:
         headers = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__")
@@ -409,7 +446,6 @@ class HostTest(HostileTest):
 
     def test_a_host_that_is_odd_makes_no_difference(self) -> None:
         hosts = (
-            "",
             "a:",
             "a:99999",
             "[::1]:5000",
@@ -422,8 +458,10 @@ class HostTest(HostileTest):
         )
         for host in hosts:
             with self.subTest(host=host[:20]):
-                answers = self.exchange(make_request(host=f"Host: {host}") + LAST_REQUEST)
-                self.assertIn([answer.status for answer in answers], ([200, LAST], [BARE]))
+                self.assert_answers(make_request(host=f"Host: {host}"), 200, LAST)
+
+    def test_a_host_may_be_empty(self) -> None:
+        self.assert_answers(make_request(host="Host: "), 200, LAST)
 
 
 class TargetTest(HostileTest):
@@ -459,8 +497,7 @@ class TargetTest(HostileTest):
     def test_connect_and_options_of_everything_are_not_found(self) -> None:
         for line in ("CONNECT a:443", "OPTIONS *"):
             with self.subTest(line=line):
-                answers = self.exchange(make_request(f"{line} HTTP/1.1") + LAST_REQUEST)
-                self.assertEqual(answers[0].status, 404)
+                self.assert_answers(make_request(f"{line} HTTP/1.1"), 404, LAST)
 
     def test_a_path_is_taken_as_it_is_written(self) -> None:
         for path in (
@@ -527,9 +564,10 @@ class TargetTest(HostileTest):
             with self.subTest(query=query[:20]):
                 self.assert_answers(make_request(f"POST /probe/echo{query} HTTP/1.1"), 200, LAST)
 
-    def test_a_query_beyond_measure_gets_one_answer(self) -> None:
-        answers = self.exchange(make_request(f"POST /probe/echo?{20_000 * 'a=&'} HTTP/1.1") + LAST_REQUEST)
-        self.assertIn([answer.status for answer in answers], ([200, LAST], [BARE], [400]))
+    def test_a_query_beyond_measure_is_no_http_for_what_parses_it(self) -> None:
+        self.assert_answers(make_request(), 200, LAST)  # after which the path of an action is known
+        request = make_request(f"POST /probe/echo?{20_000 * 'a=&'} HTTP/1.1")
+        self.assert_answers(request, *((BARE,) if self.parses_queries else (200, LAST)))
 
 
 class HeaderTest(HostileTest):
@@ -543,7 +581,7 @@ class HeaderTest(HostileTest):
     def test_headers_beyond_the_limit_are_cut_off(self) -> None:
         for headers in (["A: " + 100_000 * "a"], 30_000 * ["A: b"], 20 * ["A: " + 10_000 * "a"]):
             with self.subTest(headers=len(headers)):
-                self.assertLessEqual(len(self.exchange(make_request("POST / HTTP/1.1", *headers))), 1)
+                self.assert_only(make_request("POST / HTTP/1.1", *headers), BARE)
 
     def test_headers_that_never_end_are_cut_off(self) -> None:
         async def talk(client: Client) -> int:
@@ -554,7 +592,7 @@ class HeaderTest(HostileTest):
                 await client.send(100 * b"X-Header: and on it goes\r\n")
                 await asyncio.sleep(0)
                 sent += 2600
-            self.assertIn(receiving.result(), (b"", BARE_400))
+            self.assertEqual(receiving.result(), BARE_400)
             return sent
 
         self.assertLess(self.run_client(talk), 20_000_000)
@@ -572,15 +610,11 @@ class HeaderTest(HostileTest):
             "A: b\rC: d",
             "A: \x7f",
             "A(b): c",
+            "A: b\r\n folded",
+            "A: b\r\n\tfolded",
         ):
             with self.subTest(header=header):
                 self.assert_answers(make_request("POST /probe/echo HTTP/1.1", header), BARE)
-
-    def test_a_folded_header_is_read_or_cut_off(self) -> None:
-        for header in ("A: b\r\n folded", "A: b\r\n\tfolded"):
-            answers = self.exchange(make_request("POST /probe/echo HTTP/1.1", header) + LAST_REQUEST)
-            # Tornado has read them until 6.5.
-            self.assertIn([answer.status for answer in answers], ([200, LAST], [BARE]))
 
     def test_odd_headers_make_no_difference(self) -> None:
         for header in (
@@ -595,30 +629,31 @@ class HeaderTest(HostileTest):
             "Accept: text/html",
             "Accept-Encoding: gzip, br",
             "Accept-Charset: utf-16",
-            "Origin: https://evil.example",
             "TE: trailers",
             "Trailer: Expires",
             "Connection: keep-alive",
             "Connection: a, b",
             "Keep-Alive: timeout=99999",
             "Proxy-Connection: close",
-            "Sec-Fetch-Site: cross-site",
         ):
             with self.subTest(header=header):
                 self.assert_answers(make_request("POST /probe/echo HTTP/1.1", header), 200, LAST)
 
+    def test_headers_of_another_site_make_no_difference(self) -> None:
+        for header in ("Origin: https://evil.example", "Sec-Fetch-Site: cross-site"):
+            self.assert_answers(make_request("POST /probe/echo HTTP/1.1", header), 200, LAST)
+
     def test_lines_that_end_without_a_carriage_return_are_cut_off(self) -> None:
         for line in (b"POST /probe/echo HTTP/1.1\n", b"POST /probe/echo HTTP/1.1\r\nHost: a\n", b"\n"):
             with self.subTest(line=line):
-                self.assertEqual([answer.status for answer in self.exchange(line)], [BARE])
+                self.assert_only(line, BARE)
 
     def test_an_empty_line_before_a_request_is_skipped(self) -> None:
         self.assert_answers(b"\r\n" + make_request() + b"\r\n", 200, LAST)
 
-    def test_nothing_but_empty_lines_is_cut_off_or_skipped(self) -> None:
-        answers = self.exchange(10_000 * b"\r\n", end=True)
-        self.assertLessEqual({answer.status for answer in answers}, {BARE})
-        self.assertLessEqual(len(answers), 1)
+    def test_nothing_but_empty_lines_is_skipped(self) -> None:
+        self.assert_only(10_000 * b"\r\n", end=True)
+        self.assert_answers(10_000 * b"\r\n", LAST)
 
     def test_a_key_in_what_is_no_http_does_not_reach_the_log(self) -> None:
         for header in (
@@ -656,8 +691,7 @@ class LengthTest(HostileTest):
     def test_equal_lengths_that_are_too_large_are_refused(self) -> None:
         self.set(requests, "LINGER_SECONDS", 0.05)
         headers = ["Content-Length: 99999999", "Content-Length: 99999999"]
-        request = make_request("POST /probe/echo HTTP/1.1", *headers, body=2_000_000 * b"a")
-        self.assertEqual([answer.status for answer in self.exchange(request)], [413])
+        self.assert_only(make_request("POST /probe/echo HTTP/1.1", *headers, body=2_000_000 * b"a"), 413)
 
     def test_unequal_lengths_are_cut_off(self) -> None:
         for headers in (["Content-Length: 2", "Content-Length: 3"], ["Content-Length: 2, 3"]):
@@ -674,15 +708,16 @@ class LengthTest(HostileTest):
     def test_leading_zeros_are_a_length(self) -> None:
         for zeros in (30, 5000):
             length = "Content-Length: " + zeros * "0"
-            request = make_request("POST /probe/echo HTTP/1.1", length + "2", body=b"ab")
-            self.assert_answers(request + make_request("POST /probe/echo HTTP/1.1", length), 200, 200, LAST)
+            for value, body in ((length, b""), (length + "2", b"ab")):
+                request = make_request("POST /probe/echo HTTP/1.1", value, body=body)
+                self.assertEqual(self.assert_answers(request, 200, LAST)[0].data, body.decode())
 
     def test_a_huge_length_is_refused_in_an_envelope(self) -> None:
         self.set(requests, "LINGER_SECONDS", 0.05)
         for length in (str(2**31), str(2**63 - 1), str(2**63), str(2**64), 100 * "9", 5000 * "9"):
             with self.subTest(length=length[:20], digits=len(length)):
                 request = make_request("POST /probe/echo HTTP/1.1", f"Content-Length: {length}", body=b"ab")
-                self.assertEqual([answer.status for answer in self.exchange(request)], [413])
+                self.assert_only(request, 413)
 
     def test_a_length_and_chunks_are_cut_off(self) -> None:
         headers = ["Content-Length: 5", "Transfer-Encoding: chunked"]
@@ -692,9 +727,7 @@ class LengthTest(HostileTest):
                 self.assert_answers(request, BARE)
 
     def test_a_body_shorter_than_declared_is_no_answer_when_the_client_ends(self) -> None:
-        self.assertEqual(
-            self.exchange(make_request(body=b"ab", host="Host: a\r\nContent-Length: 3"), True), []
-        )
+        self.assert_only(make_request(body=b"ab", host="Host: a\r\nContent-Length: 3"), end=True)
 
     def test_a_body_longer_than_declared_is_the_next_request(self) -> None:
         request = make_request("POST /probe/echo HTTP/1.1", "Content-Length: 1", body=b"ab")
@@ -704,7 +737,8 @@ class LengthTest(HostileTest):
         self.assert_answers(make_request(body=b"{}"), 200, BARE)
 
     def test_a_get_with_a_body_does_not_confuse_the_connection(self) -> None:
-        self.assert_answers(make_post(b"{}", "GET /probe/echo HTTP/1.1"), 405, LAST)
+        status = 200 if method == "GET" else 405
+        self.assert_answers(make_post(b"{}", "GET /probe/echo HTTP/1.1"), status, LAST)
 
 
 class ChunkTest(HostileTest):
@@ -740,12 +774,10 @@ class ChunkTest(HostileTest):
                 self.assert_answers(self.chunked(size + b"\r\nab\r\n0\r\n\r\n"), BARE)
 
     def test_a_chunk_size_that_never_ends_is_cut_off(self) -> None:
-        answers = self.exchange(self.chunked(10_000 * b"0"))
-        self.assertLessEqual({answer.status for answer in answers}, {BARE})
+        self.assert_only(self.chunked(10_000 * b"0"), BARE)
 
     def test_a_chunk_that_is_longer_than_it_says_is_cut_off(self) -> None:
-        answers = self.exchange(self.chunked(b"1\r\nab\r\n0\r\n\r\n") + LAST_REQUEST)
-        self.assertIn([answer.status for answer in answers], ([BARE], []))  # Tornado 6.5 just closes
+        self.assert_answers(self.chunked(b"1\r\nab\r\n0\r\n\r\n"), BARE)
 
     def test_trailers_are_cut_off(self) -> None:
         self.assert_answers(self.chunked(b"2\r\nab\r\n0\r\nExpires: never\r\n\r\n"), BARE)
@@ -755,8 +787,7 @@ class ChunkTest(HostileTest):
         self.set(config, "MAX_BODY_SIZE", 100)
         for size in (b"ffffffff", b"7fffffffffffffff", b"ffffffffffffffff", 30 * b"f"):
             with self.subTest(size=size):
-                answers = self.exchange(self.chunked(size + b"\r\n" + 1000 * b"a"))
-                self.assertIn([answer.status for answer in answers], ([413], [BARE]))
+                self.assert_only(self.chunked(size + b"\r\n" + 1000 * b"a"), 413)
 
     def test_a_refused_body_that_ends_in_nonsense_gets_one_answer(self) -> None:
         self.set(config, "MAX_BODY_SIZE", 100)
@@ -804,11 +835,10 @@ class ExpectTest(HostileTest):
         for expectation in ("100-Continue", "100-CONTINUE", " 100-continue "):
             with self.subTest(expectation=expectation):
                 answer = self.send_when_asked(expectation)
-                self.most_lines += 2
                 self.assertEqual((answer.status, answer.data), (200, "ab"))
 
 
-class TypeTest(HostileTest):
+class TypeTest(HostileTest):  # over envelopes alone: no other handler looks at the type of a body
     def test_no_content_type_or_encoding_is_an_error_of_its_own(self) -> None:
         for header in (
             "Content-Type: multipart/form-data",
@@ -839,13 +869,14 @@ class PipelineTest(HostileTest):
     def test_good_and_bad_requests_are_answered_in_order(self) -> None:
         mixed = (
             make_post(b"a")
-            + make_request("GET /probe/echo HTTP/1.1")
+            + make_request("PUT /probe/echo HTTP/1.1")
             + make_request("POST /nope HTTP/1.1")
             + make_request("HEAD /probe/echo HTTP/1.1")
             + make_post(b"nonsense", "POST /auth/login HTTP/1.1")
             + make_request("POST /user/find HTTP/1.1")
         )
-        self.assert_answers(mixed, 200, 405, 404, 405, 400, 401, LAST)
+        head = 200 if "HEAD" in self.allowed else 405
+        self.assert_answers(mixed, 200, 405, 404, head, 400, 401, LAST)
 
     def test_what_follows_nonsense_is_not_answered(self) -> None:
         self.assert_answers(make_post(b"a") + b"nonsense\r\n\r\n" + make_post(b"b"), 200, BARE)
@@ -861,7 +892,7 @@ class PipelineTest(HostileTest):
     def test_requests_in_single_bytes_are_answered(self) -> None:
         async def talk(client: Client) -> bytes:
             client.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            for byte in make_post(b"ab") + LAST_REQUEST:
+            for byte in make_post(b"ab") + self.make_last(200):
                 await client.send(bytes([byte]))
                 await asyncio.sleep(0)
             return await client.receive_all()
@@ -871,8 +902,7 @@ class PipelineTest(HostileTest):
 
     @slow
     def test_a_thousand_requests_are_answered_one_by_one(self) -> None:
-        answers = self.exchange(1000 * make_request("POST /nope HTTP/1.1") + LAST_REQUEST)
-        self.assertEqual([answer.status for answer in answers], [*(1000 * [404]), LAST])
+        self.assert_answers(1000 * make_request("POST /nope HTTP/1.1"), *(1000 * [404]), LAST)
 
 
 class LeavingTest(HostileTest):
@@ -944,7 +974,7 @@ class LeavingTest(HostileTest):
         for leave in (Client.end, Client.reset):
             async with self.client() as client:
                 await client.send(make_request("POST /probe/large HTTP/1.1"))
-                self.assertTrue((await client.receive()).startswith(b"HTTP/1.1 200 OK\r\n"))
+                self.assertTrue((await client.receive()).startswith(self.begin))
                 leave(client)
             await self.wait_until_left()
             self.most_lines += 2
@@ -959,7 +989,12 @@ class LeavingTest(HostileTest):
             await self.wait_until_left()
             self.most_lines += 40
 
-    def test_a_half_closed_connection_gets_its_answers(self) -> None:
-        answers = self.exchange(make_post(b"a") + make_post(b"b"), end=True)
-        self.assertLessEqual({answer.status for answer in answers}, {200})
-        self.assertLessEqual(len(answers), 2)
+    def test_a_connection_that_is_half_closed_after_an_answer_is_closed(self) -> None:
+        async def talk(client: Client) -> bytes:
+            await client.send(make_post(b"a"))
+            received = await client.receive()
+            client.end()
+            return received + await client.receive_all()
+
+        [answer] = read_answers(self.run_client(talk))
+        self.assertEqual((answer.status, answer.data), (200, "a"))

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import statistics
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -23,6 +24,7 @@ from indico.core.http import limits
 from indico.core.http.limits import ConnectionLimits, count_connections
 from indico.core.http.sockets import raise_file_limit
 from indico.routes.handler import IndicoHandler
+from indico.tests.core.http import busy
 from indico.tests.core.http.test_hostile import LAST_REQUEST, Client, make_post, make_request
 from indico.tests.mocks import HEADERS, LOGIN_DATA
 from indico.tests.testutils import slow
@@ -291,9 +293,12 @@ class MaxActionsTest(LimitTest):
             await self.begin(stack)
             await self.begin(stack, "follows")
             with self.assertLogs("indico", "WARNING"):
-                began = time.monotonic()
-                self.assertEqual(await self.get_status("POST /probe/echo"), 503)
-                self.assertLess(time.monotonic() - began, 0.05)
+                times = []
+                for _ in range(9):
+                    began = time.monotonic()
+                    self.assertEqual(await self.get_status("POST /probe/echo"), 503)
+                    times.append(time.monotonic() - began)
+                self.assertLess(statistics.median(times), 0.05)
             self.assertIn(b"\r\nRetry-After: 1\r\n", self.answer)
             self.assertTrue(self.answer.endswith(b'{"status":503,"data":"The server is busy"}'))
             for line in ("GET /health", "GET /metrics"):
@@ -313,6 +318,25 @@ class MaxActionsTest(LimitTest):
                 await asyncio.sleep(0.01)
             for _ in range(3):
                 self.assertEqual(await self.get_status("POST /probe/echo"), 200)
+
+
+class TornadoMaxActionsTest(MaxActionsTest):
+    def setUp(self) -> None:
+        self.enterContext(mock.patch.object(config, "HTTP_SERVER", "tornado"))
+        super().setUp()
+
+
+@slow
+class MaxActionsProcessTest(ProcessTest):
+    def test_beyond_the_limit_others_are_busy_within_50_ms_and_health_answers(self) -> None:
+        for server in ("own", "tornado"):
+            with self.subTest(server):
+                process = self.start(
+                    script=busy.SCRIPT + "server.main(debug=False, port=0)\n",
+                    MAX_ACTIONS=str(busy.MAX_ACTIONS),
+                    HTTP_SERVER=server,
+                )
+                busy.assert_busy_at_once(self, process.port)
 
 
 class StopTest(LimitTest):
@@ -577,13 +601,65 @@ class CrowdTest(ProcessTest):
         body = make_request(
             "POST /auth/login HTTP/1.1", f"Content-Length: {MEGABYTE}", body=(MEGABYTE - 1) * b"a"
         )
+        longest = 0.0
         with ExitStack() as stack:
             for _ in range(200):
                 with suppress(ConnectionError):
                     self.connect(process, stack).sendall(body)
-            self.assertTrue(self.is_served(process, SECOND))
-        self.assertLess(memory(process.pid) - before, 100)  # of 200 that were sent
+                began = time.monotonic()
+                self.assertTrue(self.is_served(process, SECOND))
+                longest = max(longest, time.monotonic() - began)
+        self.assertLess(longest, 2)
+        self.assertLess(memory(process.pid) - before, 20 + 40)  # of 200 that were sent
         self.assertNotIn("ERROR", process.output)
+
+    @slow
+    @linux
+    def test_multipart_bodies_that_never_end_have_a_bound_in_all(self) -> None:
+        script = (
+            "from indico import server\n"
+            "from indico.routes.handler import IndicoHandler\n"
+            "from indico.utils import Upload, type_check, unpack\n"
+            "class FileHandler(IndicoHandler):\n"
+            "    max_body_size = 8 * 1024**2\n"
+            "    @unpack(files=None)\n"
+            "    @type_check(list[Upload] | None)\n"
+            "    def keep(self, files):\n"
+            "        return True\n"
+            "server.ROUTES.append((r'/file/(?P<action>[a-zA-Z]+)?', FileHandler))\n"
+            "server.main(debug=False)\n"
+        )
+        part = '--x\r\nContent-Disposition: form-data; name="{}"{}\r\n\r\n{}\r\n'
+        bodies = {
+            "texts": part.format("a", "", 900_000 * "a"),
+            "characters": part.format("a", "", 400_000 * "a" + "\U0001f600") + "--x\r\n",
+            "names": "".join(part.format(f"{number:03}" + 4000 * "a", "", "") for number in range(250)),
+            "files": 999 * part.format("files", '; filename="' + 100 * "a" + '"', ""),
+        }
+        for server in ("own", "tornado"):
+            process = self.start(
+                script=script, MAX_UNREAD=str(20 * MEGABYTE), BODY_TIMEOUT="3600", HTTP_SERVER=server
+            )
+            self.assertTrue(self.is_served(process))
+            before = memory(process.pid)
+            for name, body in bodies.items():
+                request = make_request(
+                    "POST /file/keep HTTP/1.1",
+                    "Content-Type: multipart/form-data; boundary=x",
+                    f"Content-Length: {7 * MEGABYTE}",
+                    body=body.encode(),
+                )
+                longest = 0.0
+                with self.subTest(name, server=server), ExitStack() as stack:
+                    for _ in range(100):
+                        with suppress(ConnectionError):
+                            self.connect(process, stack).sendall(request)
+                        began = time.monotonic()
+                        self.assertTrue(self.is_served(process, SECOND))
+                        longest = max(longest, time.monotonic() - began)
+                    self.assertLess(longest, 2)
+                    self.assertLess(memory(process.pid) - before, 60)  # of 100 or 200 that they would take
+            self.assertFalse("ERROR" in process.output)
 
     def flood(self, client: socket.socket, data: bytes, size: int) -> None:
         """Send this again and again until the server has had enough."""

@@ -26,6 +26,7 @@ from indico.tests.core.http.test_hostile import (
     make_request,
     read_answers,
 )
+from indico.tests.testutils.server import make_in_loop
 from indico.tests.testutils.strict import StrictTest
 
 FIRST = "127.0.0.1"
@@ -38,7 +39,7 @@ class AcceptTest(HostileTest):
     def setUp(self) -> None:
         super().setUp()
         self.most_lines = 100
-        self.servers = [Server(self._app) for _ in range(2)]
+        self.servers = [make_in_loop(self, Server) for _ in range(2)]
 
     def tearDown(self) -> None:
         for server in self.servers:
@@ -93,7 +94,7 @@ class EndTest(HostileTest):
     def setUp(self) -> None:
         super().setUp()
         self.most_lines = 100
-        self.server = Server(self._app)
+        self.server = make_in_loop(self, Server)
         self.sockets = listen(0, FIRST)
         self.server.add_sockets(self.sockets)
         self.port = self.sockets[0].getsockname()[1]

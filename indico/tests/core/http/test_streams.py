@@ -6,16 +6,19 @@ slow or leaves. On our server and on Tornado's.
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from typing import Any, ClassVar
 from unittest import mock
 
-from tornado.httpclient import HTTPResponse
+from tornado.httpclient import HTTPRequest, HTTPResponse
+from tornado.httputil import HTTPHeaders
 from tornado.testing import gen_test
 
 import indico.db.auth_db as AuthDB
@@ -31,7 +34,7 @@ from indico.routes.handler import IndicoHandler
 from indico.tests.core.http.test_hostile import Client, make_post
 from indico.tests.mocks import HEADERS, LOGIN_DATA, USER_KEY
 from indico.tests.mocks.request_mock import RequestHandler
-from indico.tests.test_asgi import Exchange
+from indico.tests.test_asgi import COMMANDS, ASGIProcessTest, Exchange
 from indico.tests.testutils import slow
 from indico.tests.testutils.process import ProcessTest, ServerProcess, linux, read_peak
 from indico.tests.testutils.server import ServerTest
@@ -560,6 +563,30 @@ class ASGIStreamTest(StreamTest):
         self.assertTrue(exchange.sent[-1].get("more_body", True))
 
 
+class OverASGI(StreamTest):
+    def call(self, action: str, headers: Any = HEADERS, **fields: Any) -> HTTPResponse:
+        path = action if "/" in action else f"probe/{action}"
+
+        async def ask() -> Exchange:
+            exchange = Exchange(ASGIApplication(self._app), f"POST /{path}")
+            await asyncio.wait_for(exchange.give(json.dumps(fields).encode()).task, PATIENCE)
+            return exchange
+
+        exchange = self.io_loop.run_sync(ask)
+        headers = {name.decode().title(): value.decode() for name, value in exchange.headers.items()}
+        response = HTTPResponse(HTTPRequest(path), exchange.status, HTTPHeaders(headers))
+        response.buffer = io.BytesIO(exchange.body)
+        return response
+
+
+class ASGIEventsTest(OverASGI, EventsTest):
+    pass
+
+
+class ASGIWaitingTest(OverASGI, WaitingTest):
+    pass
+
+
 SCRIPT = """
 import asyncio
 from indico import server
@@ -587,11 +614,43 @@ def make_follow(**fields: Any) -> bytes:
     return make_post(json.dumps(fields).encode(), "POST /probe/follow HTTP/1.0")
 
 
+def join_chunks(response: bytes) -> bytes:
+    """Return a response without its chunks: uvicorn sends chunks to a client of HTTP/1.0 too."""
+    head, _, rest = response.partition(b"\r\n\r\n")
+    body = b""
+    while rest:
+        size, _, rest = rest.partition(b"\r\n")
+        body += rest[: int(size, 16)]
+        rest = rest[int(size, 16) + 2 :]
+    return head + b"\r\n\r\n" + body
+
+
 def read_numbers(received: bytes) -> list[int]:
     """Return the numbers of the events, which have to be whole, and to be followed by an end or an error."""
     *events, last = received.partition(b"\r\n\r\n")[2].decode().removesuffix("\n\n").split("\n\n")
     assert last.startswith("event: ") and received.endswith(b"\n\n"), last[:100]
     return [json.loads(event.removeprefix("data: "))["data"][0] for event in events]
+
+
+async def receive_all(port: int, request: bytes) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(request)
+    received = await reader.read()
+    writer.close()
+    return received
+
+
+def count_events(port: int) -> int:
+    """Read a hundred thousand events slowly. Return how many came before the end, or 0 without an end."""
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as client:
+        client.sendall(make_follow(count=100_000, size=1000))
+        time.sleep(2)
+        count, tail = 0, b""
+        while part := client.recv(1 << 16):
+            count += (tail[-6:] + part).count(b"data: {")
+            tail = tail[-100:] + part
+            time.sleep(0.001)
+    return count if END.encode() in tail else 0
 
 
 @slow
@@ -606,27 +665,11 @@ class StreamProcessTest(ProcessTest):
                 self.assertEqual(server.stop(), 0)
                 self.assertNotIn("Traceback", server.output)
 
-    async def receive_all(self, port: int, request: bytes) -> bytes:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(request)
-        received = await reader.read()
-        writer.close()
-        return received
-
     @linux
     def test_a_hundred_thousand_events_to_a_slow_client_keep_memory_flat(self) -> None:
         for server in self.each():
             before = read_peak(server.pid)
-            with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as client:
-                client.sendall(make_follow(count=100_000, size=1000))
-                time.sleep(2)
-                count, tail = 0, b""
-                while part := client.recv(1 << 16):
-                    count += part.count(b"data: {")
-                    tail = tail[-100:] + part
-                    time.sleep(0.001)
-            self.assertEqual(count, 100_000)
-            self.assertTrue(tail.endswith(END.encode()))
+            self.assertEqual(count_events(server.port), 100_000)
             self.assertLess(read_peak(server.pid) - before, 10_000)
 
     def test_two_thousand_streams_at_once(self) -> None:
@@ -635,7 +678,7 @@ class StreamProcessTest(ProcessTest):
 
             async def follow(port: int = server.port) -> list[bytes]:
                 request = make_follow(count=5, size=10, pause=1)
-                return await asyncio.gather(*(self.receive_all(port, request) for _ in range(2000)))
+                return await asyncio.gather(*(receive_all(port, request) for _ in range(2000)))
 
             for received in asyncio.run(follow()):
                 self.assertEqual(read_numbers(received), list(range(5)))
@@ -645,7 +688,7 @@ class StreamProcessTest(ProcessTest):
 
             async def follow(server: ServerProcess = server) -> list[bytes]:
                 request = make_follow(count=10**6, size=5000, pause=0.001)
-                clients = [asyncio.ensure_future(self.receive_all(server.port, request)) for _ in range(50)]
+                clients = [asyncio.ensure_future(receive_all(server.port, request)) for _ in range(50)]
                 await asyncio.sleep(0.5)
                 server.send(signal.SIGTERM)
                 return await asyncio.gather(*clients)
@@ -655,3 +698,51 @@ class StreamProcessTest(ProcessTest):
                 self.assertGreater(len(numbers), 1)
                 self.assertEqual(numbers, list(range(len(numbers))))
                 self.assertTrue(received.decode().endswith(make_error("The server is stopping", 503)))
+
+
+@slow
+class ASGIStreamProcessTest(ASGIProcessTest):
+    script = f"{SCRIPT}\nfrom indico.asgi import application\n"
+
+    @linux
+    def test_a_hundred_thousand_events_to_a_slow_client_keep_memory_flat(self) -> None:
+        def test(process: subprocess.Popen[str], port: int) -> None:
+            asyncio.run(receive_all(port, make_follow(count=1, size=1000)))
+            before = self.read_peak()
+            self.assertEqual(count_events(port), 100_000)
+            self.assertLess(self.read_peak() - before, 10_000)
+
+        self.each(test, script=self.script)
+
+    def test_two_thousand_streams_at_once(self) -> None:
+        def test(process: subprocess.Popen[str], port: int) -> None:
+            async def follow() -> list[bytes]:
+                request = make_follow(count=5, size=10, pause=1)
+                return await asyncio.gather(*(receive_all(port, request) for _ in range(2000)))
+
+            for received in asyncio.run(follow()):
+                self.assertEqual(read_numbers(join_chunks(received)), list(range(5)))
+
+        raise_file_limit()
+        self.each(test, "uvicorn", script=self.script)
+
+    def test_sigterm_ends_streams_with_their_last_event_whole(self) -> None:
+        def test(process: subprocess.Popen[str], port: int) -> None:
+            async def follow() -> list[bytes]:
+                request = make_follow(count=10**6, size=5000, pause=0.001)
+                clients = [asyncio.ensure_future(receive_all(port, request)) for _ in range(50)]
+                await asyncio.sleep(1)
+                process.terminate()
+                return await asyncio.gather(*clients)
+
+            for received in asyncio.run(follow()):
+                body = join_chunks(received).partition(b"\r\n\r\n")[2].decode()
+                self.assertTrue(body.endswith("\n\n"))
+                events = body.removesuffix("\n\n").split("\n\n")
+                numbers = [json.loads(event.removeprefix("data: "))["data"][0] for event in events]
+                self.assertEqual(numbers, list(range(len(numbers))))
+                self.assertGreater(len(numbers), 1)
+
+        command = f"{COMMANDS['uvicorn']} --timeout-graceful-shutdown 1"
+        with mock.patch.dict(COMMANDS, uvicorn=command):
+            self.each(test, "uvicorn", script=self.script)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 from unittest import mock
 
-from tornado.testing import gen_test
+from tornado.testing import bind_unused_port, gen_test
 
 from indico import config
 from indico.core.http import tornado_server
@@ -86,3 +86,47 @@ class TornadoServerTest(HostileTest):
                 [answer] = read_answers(await client.receive_all())
                 await idle
         self.assertEqual(answer.status, 202)
+
+
+class ListenTest(HostileTest):
+    """`application.listen`: Tornado's server without anything that the package adds."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        listening, self.port = bind_unused_port()
+        listening.close()
+        self.server = self._app.listen(self.port, "127.0.0.1")
+        self.most_lines = 20
+
+    def tearDown(self) -> None:
+        self.server.stop()
+        super().tearDown()
+
+    def get_http_port(self) -> int:
+        return self.port
+
+    def test_it_serves_envelopes_whatever_our_own_server_has_served(self) -> None:
+        for port in (self.port, super().get_http_port(), self.port):
+            with mock.patch.object(self, "port", port):
+                self.assert_answers(
+                    2 * make_post(b"a") + make_request("GET /nope HTTP/1.1"), 200, 200, 404, 202
+                )
+
+    def test_no_host_is_foreign_and_an_absolute_target_is_not_found(self) -> None:
+        self.assert_answers(make_request(host="Host: elsewhere.example"), 200, 202)
+        self.assert_answers(make_request("POST http://b/probe/echo HTTP/1.1"), 404, 202)
+
+    def test_a_body_that_is_too_large_is_refused_in_an_envelope(self) -> None:
+        self.set(config, "MAX_BODY_SIZE", 100)
+        self.assert_only(make_request("POST /probe/echo HTTP/1.1", "Content-Length: 101"), 413)
+
+    @gen_test(timeout=PATIENCE)
+    async def test_a_connection_may_be_idle_for_longer_than_the_setting_and_no_lifespan_runs(self) -> None:
+        self.set(config, "IDLE_TIMEOUT", 0.01)
+        self.set(config, "BODY_TIMEOUT", 0.01)
+        async with self.client() as client:
+            await asyncio.sleep(0.1)
+            await client.send(LAST_REQUEST)
+            [answer] = read_answers(await client.receive_all())
+        self.assertEqual(answer.status, 202)
+        self.assertFalse(self._app.state.running)

@@ -8,11 +8,12 @@ import asyncio
 import gc
 import json
 import os
-import re
 import select
 import socket
+import subprocess
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -22,21 +23,24 @@ from tornado.testing import AsyncTestCase, gen_test
 
 from indico import config
 from indico.asgi import ASGIApplication
+from indico.batteries.limit import limit
 from indico.batteries.openapi import describe_application
+from indico.core.hooks import Application
 from indico.core.http import uploads
 from indico.core.http.uploads import MAX_PARTS, MEMORY, STORAGE, Form
+from indico.error import BodyTooLarge
 from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler
 from indico.server import make_app
 from indico.tests.core.http.test_hostile import PATIENCE, Client, read_answers
 from indico.tests.mocks import HEADERS, LOGIN_DATA
-from indico.tests.test_asgi import Exchange
+from indico.tests.test_asgi import ASGIProcessTest, Exchange
 from indico.tests.testutils import slow
-from indico.tests.testutils.process import ServerProcess
+from indico.tests.testutils.process import ServerProcess, processes_in, read_peak, wait_until
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
 from indico.utils import Upload, type_check, unpack
-from indico.utils.auth.auth_utils import auth
+from indico.utils.auth.auth_utils import allow, auth
 
 BOUNDARY = "frontier"
 LIMIT = 5 * MEMORY  # bytes that a body may have here
@@ -46,6 +50,11 @@ def describe(upload: Upload) -> list[Any]:
     """Name, type, size, first bytes and whether the file is on the disk."""
     on_disk = not hasattr(upload.file, "getvalue")
     return [upload.name, upload.content_type, upload.size, upload.file.read(5).decode(), on_disk]
+
+
+def ask_asgi(application: Application, line: str, *headers: tuple[bytes, bytes]) -> Exchange:
+    content_type = (b"content-type", f"multipart/form-data; boundary={BOUNDARY}".encode())
+    return Exchange(ASGIApplication(application), line, content_type, *headers)
 
 
 class PictureHandler(IndicoHandler):
@@ -124,6 +133,20 @@ def list_deleted_files(process: int | str = "self") -> list[str]:
     return [link for link in links if link.endswith("(deleted)") and not link.startswith("/memfd")]
 
 
+FILE = make_part("image", b"bytes", "a")
+INVALID = (
+    b"",
+    b"bytes",
+    TITLE + FILE,  # it does not end
+    TITLE[:-5],
+    TITLE.replace(b"\r\n", b"\n") + END,
+    (MAX_PARTS + 1) * make_part("title", b"") + END,
+    make_part("title", b"Tea", None, *(f"X-{number}: 1" for number in range(20))) + FILE + END,
+    make_part("title", b"Tea", None, "X: " + 10_000 * "a") + FILE + END,
+    make_part("title", b"\xff") + FILE + END,
+)
+
+
 class UploadTest(ServerTest):
     routes = [
         AuthRoute,
@@ -152,7 +175,7 @@ class UploadTest(ServerTest):
         return set(list_deleted_files()) - self.before
 
     def tearDown(self) -> None:
-        self.assertEqual(STORAGE.size, 0)
+        self.assertEqual((STORAGE.size, STORAGE.held), (0, 0))
         super().tearDown()
 
     def test_a_small_file_stays_in_memory(self) -> None:
@@ -214,19 +237,12 @@ class UploadTest(ServerTest):
     def test_an_action_without_files_takes_no_multipart_body(self) -> None:
         self.assertEqual(self.upload("/picture/text", TITLE + END)[0], 400)
 
+    def test_a_text_and_then_a_file_of_a_name_are_the_file(self) -> None:
+        body = make_part("images", b"bytes") + make_part("images", b"bytes", "b") + END
+        self.assertEqual(self.upload("/picture/several", body), (200, ["b"]))
+
     def test_an_invalid_multipart_body_is_400(self) -> None:
-        file = make_part("image", b"bytes", "a")
-        for body in (
-            b"",
-            b"bytes",
-            TITLE + file,  # it does not end
-            TITLE[:-5],
-            TITLE.replace(b"\r\n", b"\n") + END,
-            (MAX_PARTS + 1) * make_part("title", b"") + END,
-            make_part("title", b"Tea", None, *(f"X-{number}: 1" for number in range(20))) + file + END,
-            make_part("title", b"Tea", None, "X: " + 10_000 * "a") + file + END,
-            make_part("title", b"\xff") + file + END,
-        ):
+        for body in INVALID:
             for route in ("picture", "task"):
                 with self.subTest(body[:200], route=route):
                     self.assertEqual(self.upload(f"/{route}/save", body)[0], 400)
@@ -248,8 +264,13 @@ class UploadTest(ServerTest):
     def test_other_bodies_and_texts_may_have_max_body_size_of_the_settings(self) -> None:
         with mock.patch.object(config, "MAX_BODY_SIZE", 1000):
             self.assertEqual(self.post("picture/save", {"title": 1000 * "a"})["status"], 413)
-            body = make_part("title", 1001 * b"a") + make_part("image", b"bytes", "a") + END
-            self.assertEqual(self.upload("/picture/save", body)[0], 413)
+            for text in (
+                make_part("title", 1001 * b"a"),
+                make_part(1001 * "a", b""),
+                5 * make_part(201 * "a", b""),
+            ):
+                body = text + make_part("image", b"bytes", "a") + END
+                self.assertEqual(self.upload("/picture/save", body)[0], 413)
 
     @gen_test(timeout=PATIENCE)
     async def test_the_rest_of_a_body_that_is_too_large_is_dropped(self) -> None:
@@ -268,12 +289,31 @@ class UploadTest(ServerTest):
         client.socket.close()
         self.assertEqual((answer.status, answer.headers["Connection"]), (413, "close"))
 
+    @gen_test(timeout=PATIENCE)
+    async def test_a_body_may_be_larger_than_the_limit_that_tornado_has(self) -> None:
+        client = await Client(self.get_http_port()).connect()
+        with mock.patch.object(PictureHandler, "max_body_size", 2**30):
+            await client.send(make_request("/picture/save", make_part("title", b"\xff") + FILE, size=2**29))
+            [answer] = read_answers(await client.receive())
+        client.socket.close()
+        self.assertEqual(answer.status, 400)
+
     def test_all_uploads_together_may_have_max_uploads(self) -> None:
         body = TITLE + make_part("image", 2000 * b"a", "a") + END
         with mock.patch.object(config, "MAX_UPLOADS", 1999):
             self.assertEqual(self.upload("/picture/save", body)[0], 503)
         with mock.patch.object(config, "MAX_UPLOADS", 2000):
             self.assertEqual(self.upload("/picture/save", body)[0], 200)
+
+    def test_texts_names_and_empty_files_of_all_uploads_may_have_max_unread(self) -> None:
+        for body in (
+            make_part("title", 15_000 * b"a"),
+            5 * make_part("image" + 3000 * "a", b""),
+            40 * make_part("image", b"", "a"),
+        ):
+            for most, status in ((50_000, 503), (200_000, 200)):
+                with mock.patch.object(config, "MAX_UNREAD", most):
+                    self.assertEqual(self.upload("/picture/optional", body + END)[0], status)
 
     def test_files_go_to_disk_while_uploads_take_much_memory(self) -> None:
         content = b"bytes" + MEMORY * 9 // 10 * b"a"
@@ -347,12 +387,51 @@ class UploadTest(ServerTest):
         reserve.assert_not_called()
 
 
+class GuardedHandler(IndicoHandler):
+    max_body_size = LIMIT
+
+    @auth
+    @allow("admin")
+    @unpack("image")
+    @type_check(Upload)
+    async def admin(self, image: Upload) -> int:
+        return image.size
+
+    @auth
+    @limit("1/hour")
+    @unpack("image")
+    @type_check(Upload)
+    async def once(self, image: Upload) -> int:
+        return image.size
+
+
 class KeyTest(ServerTest):
-    routes = UploadTest.routes
-    stores = ("auth", "user")
+    routes = [*UploadTest.routes, (r"/guarded/(?P<action>[a-zA-Z]+)?", GuardedHandler)]
+    stores = ("auth", "user", "rate_limit")
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.post("auth/login", LOGIN_DATA)
+
+    async def get_status(self, path: str, body: bytes) -> int:
+        """The status for a body, of which the rest does not come if it has no end."""
+        client = await Client(self.get_http_port()).connect()
+        size = len(body) + (not body.endswith(END))
+        await client.send(make_request(path, body, f"indico_key: {HEADERS['indico_key']}", size=size))
+        [answer] = read_answers(await client.receive())
+        client.socket.close()
+        return answer.status
+
+    @gen_test(timeout=PATIENCE)
+    async def test_without_a_role_or_beyond_a_limit_nothing_is_stored(self) -> None:
+        self.assertEqual(await self.get_status("/guarded/once", FILE + END), 200)
+        with mock.patch.object(uploads.Storage, "reserve") as reserve:
+            part = make_part("image", MEMORY * b"a", "a")
+            for action, status in (("admin", 403), ("once", 429)):
+                self.assertEqual(await self.get_status(f"/guarded/{action}", part), status)
+        reserve.assert_not_called()
 
     def test_with_a_key_it_is_stored(self) -> None:
-        self.post("auth/login", LOGIN_DATA)
         body = make_part("image", b"bytes", "a") + END
         response = self.fetch(
             "/picture/keep",
@@ -361,6 +440,19 @@ class KeyTest(ServerTest):
             headers={**HEADERS, "Content-Type": f"multipart/form-data; boundary={BOUNDARY}"},
         )
         self.assertEqual(response.code, 200)
+
+
+class TornadoKeyTest(KeyTest):
+    def setUp(self) -> None:
+        self.enterContext(mock.patch.object(config, "HTTP_SERVER", "tornado"))
+        super().setUp()
+
+
+class ASGIKeyTest(KeyTest):
+    async def get_status(self, path: str, body: bytes) -> int:
+        key = (b"indico_key", HEADERS["indico_key"].encode())
+        exchange = ask_asgi(self._app, f"POST {path}", key).give(body, more=not body.endswith(END))
+        return (await exchange.finish())[0]
 
 
 SCRIPT = """
@@ -382,48 +474,104 @@ server.main(debug=False)
 """
 
 
+PIECE, PIECES = b"a" * 1024**2, 1024  # of a file of one GiB
+UPLOADS = {"MAX_UPLOADS": "50000000"}  # the size of 500 of the files below
+
+
+def send_large(port: int) -> bytes:
+    head, tail = make_part("file", b"", "large")[:-2], b"\r\n" + END
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(make_request("/file/measure", head, size=len(head) + PIECES * len(PIECE) + len(tail)))
+        for _ in range(PIECES):
+            client.sendall(PIECE)
+        client.sendall(tail)
+        return receive_answer(client)
+
+
+def receive_answer(client: socket.socket) -> bytes:
+    received = b""
+    with suppress(ConnectionError):
+        while not received.endswith(b"}") and (part := client.recv(10_000)):
+            received += part
+    return received
+
+
+def leave_in_the_middle(port: int, pid: int) -> None:
+    """Send a part of a file. Return when it is on the disk, and gone from it after the client has left."""
+    files = set(list_deleted_files(pid))
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(make_request("/file/measure", make_part("file", 3 * PIECE, "a"), size=LIMIT))
+        wait_until(lambda: bool(set(list_deleted_files(pid)) - files), "a file on the disk")
+    wait_until(lambda: not set(list_deleted_files(pid)) - files, "the end of the file")
+
+
+def send_a_thousand(port: int) -> Counter[bytes]:
+    """Begin a thousand uploads, and end those that are not rejected. Return how many have each status."""
+    part = make_part("file", b"", "one")[:-2] + 100_000 * b"a"
+    statuses = Counter[bytes]()
+    with ExitStack() as stack:
+        clients = []
+        for _ in range(1000):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            client.sendall(make_request("/file/measure", part, size=len(part) + len(END) + 2))
+            clients.append(client)
+        rejected = 0
+        while rejected < 500:  # of the others all bytes are stored
+            ready, _, _ = select.select(clients, [], [], PATIENCE)
+            rejected = len(ready)
+        for client in clients:
+            with suppress(ConnectionError):
+                client.sendall(b"\r\n" + END)
+        for client in clients:
+            statuses[receive_answer(client)[9:12]] += 1
+    return statuses
+
+
 @slow
 class LargeUploadTest(StrictTest):
+    def each(self, **settings: Any) -> Iterator[ServerProcess]:
+        for kind in ("own", "tornado"):
+            with (
+                self.subTest(server=kind),
+                ServerProcess(script=SCRIPT, HTTP_SERVER=kind, **settings) as server,
+            ):
+                yield server
+
     def test_a_file_of_one_gib_takes_little_memory_and_is_gone_from_the_disk(self) -> None:
-        piece, pieces = b"a" * 1024**2, 1024
-        head, tail = make_part("file", b"", "large")[:-2], b"\r\n" + END
-        with (
-            ServerProcess(script=SCRIPT) as server,
-            socket.create_connection(("127.0.0.1", server.port)) as client,
-        ):
+        for server in self.each():
             files = list_deleted_files(server.pid)
-            client.sendall(
-                make_request("/file/measure", head, size=len(head) + pieces * len(piece) + len(tail))
-            )
-            for _ in range(pieces):
-                client.sendall(piece)
-            client.sendall(tail)
-            received = client.recv(10_000)
-            self.assertIn(b'"data":%d' % (pieces * len(piece)), received)
-            status = Path(f"/proc/{server.pid}/status").read_text()
-            [peak] = re.findall(r"VmHWM:\s+(\d+) kB", status)
-            self.assertLess(int(peak), 100 * 1024)
+            self.assertIn(b'"data":%d' % (PIECES * len(PIECE)), send_large(server.port))
+            self.assertLess(read_peak(server.pid), 100 * 1024)
             self.assertEqual(list_deleted_files(server.pid), files)
 
     def test_a_thousand_uploads_at_once_stay_within_max_uploads(self) -> None:
-        part = make_part("file", b"", "one")[:-2] + 100_000 * b"a"
-        statuses = Counter[bytes]()
-        with ServerProcess(script=SCRIPT, MAX_UPLOADS="50000000") as server, ExitStack() as stack:
-            clients = []
-            for _ in range(1000):
-                client = stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
-                client.sendall(make_request("/file/measure", part, size=len(part) + len(END) + 2))
-                clients.append(client)
-            rejected = 0
-            while rejected < 500:  # of the others all bytes are stored
-                ready, _, _ = select.select(clients, [], [], PATIENCE)
-                rejected = len(ready)
-            for client in clients:
-                with suppress(ConnectionError):
-                    client.sendall(b"\r\n" + END)
-            for client in clients:
-                statuses[client.recv(10_000)[9:12]] += 1
-        self.assertEqual(statuses, {b"200": 500, b"503": 500})
+        for server in self.each(**UPLOADS):
+            self.assertEqual(send_a_thousand(server.port), {b"200": 500, b"503": 500})
+
+
+@slow
+class ASGILargeUploadTest(ASGIProcessTest):
+    script = SCRIPT.replace("server.main(debug=False)", "from indico.asgi import application")
+
+    def find_pid(self) -> int:
+        """Return the process that has most memory: a server may have others beside it."""
+        return max(processes_in(self.folder), key=read_peak)
+
+    def test_a_file_of_one_gib_takes_little_memory_and_is_gone_from_the_disk(self) -> None:
+        def test(process: subprocess.Popen[str], port: int) -> None:
+            leave_in_the_middle(port, self.find_pid())
+            files = list_deleted_files(self.find_pid())
+            self.assertIn(b'"data":%d' % (PIECES * len(PIECE)), send_large(port))
+            self.assertLess(self.read_peak(), 100 * 1024)
+            self.assertEqual(list_deleted_files(self.find_pid()), files)
+
+        self.each(test, script=self.script)
+
+    def test_a_thousand_uploads_at_once_stay_within_max_uploads(self) -> None:
+        def test(process: subprocess.Popen[str], port: int) -> None:
+            self.assertEqual(send_a_thousand(port), {b"200": 500, b"503": 500})
+
+        self.each(test, "uvicorn", script=self.script, **UPLOADS)
 
 
 class ASGIUploadTest(ServerTest):
@@ -441,23 +589,50 @@ class ASGIUploadTest(ServerTest):
 
     @gen_test
     async def test_without_a_key_nothing_is_asked_for(self) -> None:
-        exchange = self.ask("POST /picture/keep").give(END, more=True)
-        self.assertEqual((await exchange.finish())[0], 401)
+        with mock.patch.object(uploads.Storage, "reserve") as reserve:
+            exchange = self.ask("POST /picture/keep").give(make_part("image", b"bytes", "a"), more=True)
+            self.assertEqual((await exchange.finish())[0], 401)
+        reserve.assert_not_called()
+
+    @gen_test
+    async def test_an_invalid_multipart_body_is_400_and_one_too_large_413(self) -> None:
+        for body, status in (
+            *((body, 400) for body in INVALID),
+            (make_part("image", LIMIT * b"a", "a"), 413),
+        ):
+            exchange = self.ask("POST /picture/save")
+            for index in range(0, len(body), 50_000):
+                exchange.give(body[index : index + 50_000], more=True)
+            self.assertEqual((await exchange.give().finish())[0], status)
 
     @gen_test
     async def test_a_client_that_leaves_leaves_nothing(self) -> None:
-        exchange = self.ask("POST /picture/save").give(make_part("image", b"bytes", "a"), more=True)
-        while not STORAGE.size:
-            await asyncio.sleep(0)
-        await exchange.leave().task
-        self.assertEqual(STORAGE.size, 0)
+        before = set(list_deleted_files())
+        for content, files in ((b"bytes", 0), (2 * MEMORY * b"a", 1)):
+            exchange = self.ask("POST /picture/save").give(make_part("image", content, "a"), more=True)
+            while STORAGE.size < len(content) or len(set(list_deleted_files()) - before) < files:
+                await asyncio.sleep(0)
+            await exchange.leave().task
+            self.assertEqual((STORAGE.size, set(list_deleted_files()) - before), (0, set()))
 
     def ask(self, line: str) -> Exchange:
-        content_type = (b"content-type", f"multipart/form-data; boundary={BOUNDARY}".encode())
-        return Exchange(ASGIApplication(self._app), line, content_type)
+        return ask_asgi(self._app, line)
 
 
 class FormTest(StrictTest, AsyncTestCase):
+    @gen_test
+    async def test_after_an_error_nothing_is_read(self) -> None:
+        form = Form(f"multipart/form-data; boundary={BOUNDARY}", {}, LIMIT)
+        reading = asyncio.ensure_future(form.read())
+        await form.wanted
+        with mock.patch.object(config, "MAX_BODY_SIZE", 1):
+            await form.feed(TITLE + FILE)
+        await form.feed(FILE)
+        with self.assertRaises(BodyTooLarge):
+            await reading
+        form.close()
+        self.assertEqual(STORAGE.held, 0)
+
     @gen_test
     async def test_nothing_is_stored_after_a_request_that_ends_while_a_file_is_written(self) -> None:
         form = Form(f"multipart/form-data; boundary={BOUNDARY}", {"image": list[Upload]}, LIMIT)
@@ -472,7 +647,7 @@ class FormTest(StrictTest, AsyncTestCase):
         await form.wanted
         body = make_part("image", b"bytes", "a") + make_part("image", b"more", "b")
         with (
-            mock.patch.object(config, "MAX_UNREAD", 0),
+            mock.patch.object(uploads, "MEMORY", 0),
             mock.patch.object(asyncio, "to_thread", end_meanwhile),
         ):
             await form.feed(body)

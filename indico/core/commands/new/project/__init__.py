@@ -20,6 +20,7 @@ from indico.core.commands.new.formatting import format_files
 from indico.core.commands.new.project.names import check_name, check_unused, rename_files
 from indico.core.commands.new.project.parts import DEFAULT, NAMES, check_needs, sort_names, split_names
 from indico.core.commands.new.project.rendering import Files, read_files, remove_parts, run_git
+from indico.core.log import announce
 
 RECORD = ".boilerplate.json"  # in a copy: what it was made from
 
@@ -64,12 +65,12 @@ def make_project(folder: Path, also: str = "", without: str = "", parts: str | N
     wanted = {*DEFAULT, *split_names(also)} - split_names(without)
     if parts is not None:
         wanted = split_names(parts)
-    folder = folder.resolve()
-    count = write_copy(folder, wanted)
-    hint = "" if find_commit() else " It records no commit, as the checkout has changes: it can't be updated."
-    return f"Created {folder} with {count} files. Its README.md says how to start and test it.{hint}"
+    count = write_copy(folder.resolve(), wanted)
+    hint = "" if find_commit() else "\nIt can't be updated later, because this checkout has changes."
+    return f"Created {folder} with {count} files.\nIts README.md says how to start and test it.{hint}"
 
 
+@announce("Making a copy and starting it once")
 def write_copy(folder: Path, wanted: Collection[str]) -> int:
     """Write a copy and start it once; if anything fails, there is none. Returns the number of its files."""
     check_root()
@@ -93,8 +94,8 @@ def write_copy(folder: Path, wanted: Collection[str]) -> int:
             start = [sys.executable, "-Bc", START, folder.name]
             result = subprocess.run(start, cwd=made, capture_output=True, text=True)
             if result.returncode:
-                reason = result.stderr.strip().rpartition("\n")[2]
-                raise CannotCreate(f"The copy would not start, so it was not made: {reason}")
+                line = result.stderr.strip().rpartition("\n")[2]
+                raise CannotCreate(f"A copy is what git tracks. It did not start, so it was not made: {line}")
             made.rename(folder)
     except OSError as error:
         raise CannotCreate(f"{folder} can't be created: {error.strerror or error}.") from error

@@ -11,7 +11,6 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,68 +20,57 @@ from indico.core.commands.new.project import RECORD, add_options, find_commit, w
 from indico.core.commands.new.project.names import OLD, make_rename
 from indico.core.commands.new.project.parts import NAMES, PARTS, split_names
 from indico.core.commands.new.project.rendering import call_git, run_git
+from indico.core.log import announce
 
 
 def add_command(commands: Any) -> None:
-    for word, run, text in (
-        ("add", add_parts, "add parts to a copy"),
-        ("remove", remove_parts, "remove parts from a copy"),
-    ):
+    for word, text in (("add", "add parts to a copy"), ("remove", "remove parts from a copy")):
         parser = commands.add_parser(word, help=text, description=f"{text.capitalize()}: {', '.join(NAMES)}.")
         parser.add_argument("parts", metavar="PARTS", help="separated by commas, such as openid,sentry")
         parser.add_argument("folder", metavar="FOLDER", type=Path, help="the copy, such as ../shop")
-        parser.set_defaults(run=run)
+        parser.set_defaults(run=change_parts, word=word)
     text = "merge the new version of the boilerplate into a new branch of a copy"
     parser = commands.add_parser("update", help=text, description=f"{text.capitalize()}.")
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="the copy, such as ../shop")
-    origin = "for a copy without a record: the commit that it was made from, with the options of that time:"
+    origin = "the commit that made the copy, if it records none; add the options of that time"
     parser.add_argument("--from", dest="commit", metavar="COMMIT", default="", help=origin)
     add_options(parser)
     parser.set_defaults(run=update)
 
 
-def add_parts(parts: str, folder: Path) -> str:
-    return change_parts(folder, added=split_names(parts))
-
-
-def remove_parts(parts: str, folder: Path) -> str:
-    return change_parts(folder, removed=split_names(parts))
-
-
-def change_parts(folder: Path, added: Collection[str] = (), removed: Collection[str] = ()) -> str:
-    """Change the copy, and return a message for the terminal. Raises CannotCreate, with the conflicts."""
-    folder, commit = check_folders(folder)
+def change_parts(word: str, parts: str, folder: Path) -> str:
+    """Add or remove parts, and return a message for the terminal. Raises CannotCreate, with the conflicts."""
+    changed = split_names(parts)
+    copy, commit = check_folders(folder)
     record = read_record(folder)
     present = {*record["parts"]}
-    for name in sorted(present.intersection(added)):
-        raise CannotCreate(f"{folder} already has {name}.")
-    for name in sorted({*removed} - present):
-        raise CannotCreate(f"{folder} has no {name}.")
+    for name in sorted(changed & present if word == "add" else changed - present):
+        raise CannotCreate(f"{folder} {'already has' if word == 'add' else 'has no'} {name}.")
     if record["commit"] != commit:
         raise CannotCreate(f"{folder} was made from another commit: update it, or check out that commit.")
     with tempfile.TemporaryDirectory(prefix="indico-new-") as place:
-        base, wanted = (make_folder(place, each, record["name"]) for each in ("base", "wanted"))
+        base, wanted = (Path(tempfile.mkdtemp(dir=place), record["name"]) for _ in range(2))
         write_copy(base, present)
-        write_copy(wanted, (present | {*added}) - {*removed})
-        merge = merge_copies(Path(place), base, wanted, folder)
+        write_copy(wanted, present ^ changed)
+        merge = merge_copies(Path(place), base, wanted, copy)
         if merge.conflicts:
             raise CannotCreate("\n".join([f"Nothing was changed in {folder}:", *merge.conflicts]))
         run_git(merge.scratch, "diff", "--binary", "--output=patch", merge.yours, merge.result)
         run_git(folder, "apply", "--whitespace=nowarn", str(merge.scratch / "patch"))
     return (
-        f"Changed the files of {folder}, and committed nothing: look at git diff. Then install what it needs"
-        " now: pip install -e '.[dev]'"
+        f"Changed the files of {folder}, and committed nothing: look at git diff.\n"
+        "Then install what it needs now: pip install -e '.[dev]'"
     )
 
 
 def update(folder: Path, commit: str = "", also: str = "", without: str = "") -> str:
     """Make a branch with what is new, and return a message for the terminal. Raises CannotCreate."""
-    folder, new = check_folders(folder)
+    copy, new = check_folders(folder)
     options = [*(["--with", also] if also else []), *(["--without", without] if without else [])]
     if not (folder / RECORD).exists():
         if not commit:
             raise CannotCreate(f"{folder} records no commit: name the commit that made it with --from.")
-        name = folder.name
+        name = copy.name
     elif commit or options:
         raise CannotCreate(f"{folder} records what made it, in {RECORD}: leave out the options.")
     else:
@@ -97,21 +85,21 @@ def update(folder: Path, commit: str = "", also: str = "", without: str = "") ->
     if call_git(folder, "rev-parse", "-q", "--verify", f"refs/heads/{branch}").returncode == 0:
         raise CannotCreate(f"{folder} has a branch {branch}: merge it, or delete it to start again.")
     with tempfile.TemporaryDirectory(prefix="indico-new-") as place:
-        base, wanted = (make_folder(place, each, name) for each in ("base", "wanted"))
+        base, wanted = (Path(tempfile.mkdtemp(dir=place), name) for _ in range(2))
         write_earlier_copy(commit, base, options)
         write_copy(wanted, find_parts(base, folder))
-        merge = merge_copies(Path(place), base, wanted, folder)
+        merge = merge_copies(Path(place), base, wanted, copy)
         message = f"Update from {commit[:7]} to {new[:7]}, version {indico.__version__}"
         tree = f"{merge.result}^{{tree}}"
         update = run_git(merge.scratch, "commit-tree", "-m", message, "-p", "FETCH_HEAD", tree).strip()
         run_git(merge.scratch, "branch", branch, update)
         run_git(folder, "fetch", "-q", "--no-tags", str(merge.scratch), f"{branch}:{branch}")
-    steps = [f"Made the branch {branch} in {folder}. Your branch and your files are as they were.", ""]
+    lines = [f"Made the branch {branch} in {folder}.", "Your branch and your files are as they were.", ""]
     if merge.conflicts:
-        steps += ["Both of us changed these:", *merge.conflicts, ""]
-    resolve = "resolve what stands between <<<<<<< and >>>>>>>, " if merge.conflicts else ""
-    steps.append(f"In {folder}: git switch {branch}, {resolve}pip install -e '.[dev]' && nosetests, commit.")
-    return "\n".join([*steps, f"Then git switch -, git merge {branch}."])
+        lines += ["Changed in both:", *merge.conflicts, ""]
+    resolve = "resolve what stands between <<<<<<< and >>>>>>>, commit,\n" if merge.conflicts else ""
+    lines += [f"In {folder}: git switch {branch},", f"{resolve}pip install -e '.[dev]' && nosetests."]
+    return "\n".join([*lines, f"Then git switch -, git merge {branch}."])
 
 
 def check_folders(folder: Path) -> tuple[Path, str]:
@@ -142,25 +130,15 @@ def read_record(folder: Path) -> dict[str, Any]:
     return names
 
 
-def make_folder(*parts: str) -> Path:
-    """Return a path whose last part is not there yet."""
-    path = Path(*parts)
-    path.parent.mkdir()
-    return path
-
-
+@announce("Making a copy with the code of the earlier commit")
 def write_earlier_copy(commit: str, folder: Path, options: list[str]) -> None:
     """Have the command of an earlier commit write a copy, formatted by the ruff that is installed now."""
     source = folder.parents[1] / "source"
     run_git(ROOT, "worktree", "add", "-q", "--detach", str(source), commit)
     try:
-        made = subprocess.run(
-            [sys.executable, "-Bm", "indico.new", "project", str(folder), *options],
-            cwd=source,
-            env={**os.environ, "PYTHONPATH": str(source)},
-            capture_output=True,
-            text=True,
-        )
+        command = [sys.executable, "-Bm", "indico.new", "project", str(folder), *options]
+        environment = {**os.environ, "PYTHONPATH": str(source)}
+        made = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True)
     finally:
         run_git(ROOT, "worktree", "remove", "--force", str(source))
     if made.returncode:

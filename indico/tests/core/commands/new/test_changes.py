@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Collection
 from pathlib import Path
 from typing import ClassVar
@@ -18,14 +19,15 @@ from unittest import mock
 from tornado.testing import bind_unused_port
 
 from indico import config
+from indico.core import log
 from indico.core.commands.new import CannotCreate
 from indico.core.commands.new.project import RECORD, changes
-from indico.core.commands.new.project.changes import add_parts, find_parts, remove_parts, update
+from indico.core.commands.new.project.changes import change_parts, find_parts, update
 from indico.core.commands.new.project.parts import DEFAULT, NAMES
 from indico.tests.testutils import slow
 from indico.tests.testutils.checkout import NOT_COVERED, ROOT, needs, needs_checkout, run_alone, run_python
 from indico.tests.testutils.mongo import name_database, start_mongodb
-from indico.tests.testutils.pages import Console, read_blocks
+from indico.tests.testutils.pages import Console, matches, read_blocks
 from indico.tests.testutils.process import make_environment
 from indico.tests.testutils.strict import StrictTest
 
@@ -35,6 +37,11 @@ GIT = ("git", "-c", "user.name=Ada", "-c", "user.email=ada@example.com", "-c", "
 FIRST = "627efdf"  # the last commit of version 1.0
 EARLIER = "25d7a57"  # a commit whose copies have a record, and lack much that there is now
 LINES = "".join(f"line {number}\n" for number in range(20))
+
+
+def hide_progress(output: str) -> str:
+    """Return the output without the lines about what takes longer than two seconds."""
+    return re.sub(r"(?m)^Making a copy .* \.\.\.\n", "", output)
 
 
 class GitTest(StrictTest):
@@ -134,7 +141,7 @@ class SmallTest(GitTest):
 class AddTest(SmallTest):
     def test_a_part_is_put_in_and_what_the_owner_changed_stays(self) -> None:
         self.edit("line 3\n", "line three\n")
-        self.assertIn("committed nothing", add_parts("limit", self.copy))
+        self.assertIn("committed nothing", change_parts("add", "limit", self.copy))
         files = self.list_files()
         self.assertEqual(files["limit"], b"limit")
         self.assertIn(b"line three\n", files["lines"])
@@ -143,49 +150,49 @@ class AddTest(SmallTest):
 
     def test_what_was_put_in_is_taken_out_to_the_byte(self) -> None:
         before = self.list_files()
-        add_parts("limit,logs", self.copy)
+        change_parts("add", "limit,logs", self.copy)
         self.commit()
-        remove_parts("logs,limit", self.copy)
+        change_parts("remove", "logs,limit", self.copy)
         self.assertEqual(self.list_files(), before)
 
     def test_a_line_that_the_owner_changed_is_a_conflict_and_nothing_is_written(self) -> None:
         self.edit("cors\n", "sorc\n")
         self.assert_refused(
-            r"^Nothing was changed in .*:\n  lines \(content\)$", "remove_parts", "cors", self.copy
+            r"^Nothing was changed in .*:\n  lines \(content\)$", "change_parts", "remove", "cors", self.copy
         )
 
     def test_a_part_that_is_there_or_is_not_there(self) -> None:
-        self.assert_refused("already has cors", "add_parts", "limit,cors", self.copy)
-        self.assert_refused("has no limit", "remove_parts", "cors,limit", self.copy)
-        self.assert_refused("horn is not one of the parts", "add_parts", "horn", self.copy)
+        self.assert_refused("already has cors", "change_parts", "add", "limit,cors", self.copy)
+        self.assert_refused("has no limit", "change_parts", "remove", "cors,limit", self.copy)
+        self.assert_refused("horn is not one of the parts", "change_parts", "add", "horn", self.copy)
 
     def test_another_commit_than_the_recorded_one(self) -> None:
         self.git("checkout", "-q", self.new, folder=self.root)
-        self.assert_refused("another commit: update it, or", "add_parts", "limit", self.copy)
+        self.assert_refused("another commit: update it, or", "change_parts", "add", "limit", self.copy)
 
     def test_changes_that_are_not_committed(self) -> None:
         (self.copy / "note").touch()
         self.assert_refused(
-            f"{self.copy} has changes that are not committed", "add_parts", "limit", self.copy
+            f"{self.copy} has changes that are not committed", "change_parts", "add", "limit", self.copy
         )
         (self.copy / "note").unlink()
         (self.root / "setup.py").write_text("changed")
         self.assert_refused(
-            f"{self.root} has changes that are not committed", "add_parts", "limit", self.copy
+            f"{self.root} has changes that are not committed", "change_parts", "add", "limit", self.copy
         )
 
     def test_a_folder_that_is_no_copy(self) -> None:
-        self.assert_refused("is not a folder", "add_parts", "limit", self.folder / "nowhere")
+        self.assert_refused("is not a folder", "change_parts", "add", "limit", self.folder / "nowhere")
         (self.copy / "below").mkdir()
-        self.assert_refused("is not a git repository", "add_parts", "limit", self.copy / "below")
-        self.assert_refused("is not a git repository", "add_parts", "limit", self.folder)
+        self.assert_refused("is not a git repository", "change_parts", "add", "limit", self.copy / "below")
+        self.assert_refused("is not a git repository", "change_parts", "add", "limit", self.folder)
         for text, reason in (
             ("{}", "can be read"),
             ('{"name": "a", "commit": null, "parts": []}', "never committed"),
         ):
             (self.copy / RECORD).write_text(text)
             self.commit()
-            self.assert_refused(reason, "add_parts", "limit", self.copy)
+            self.assert_refused(reason, "change_parts", "add", "limit", self.copy)
 
 
 class UpdateTest(SmallTest):
@@ -203,7 +210,7 @@ class UpdateTest(SmallTest):
         before = self.list_files(), self.git("log", "-1")
         message = self.update()
         self.assertIn(f"Made the branch update-{self.new[:7]} in {self.copy}.", message)
-        self.assertNotIn("Both of us", message)
+        self.assertNotIn("Changed in both", message)
         self.assertEqual((self.list_files(), self.git("log", "-1")), before)
         self.assertIn("line two\nline 3\nline 4\nline five\n", self.read("moved"))
         self.assertEqual(json.loads(self.read(RECORD))["commit"], self.new)
@@ -213,7 +220,7 @@ class UpdateTest(SmallTest):
         self.edit("line 2\n", "line 2!\n")
         before = self.list_files()
         message = self.update()
-        self.assertIn("Both of us changed these:\n  lines (content)\n", message)
+        self.assertIn("Changed in both:\n  lines (content)\n", message)
         self.assertIn("resolve what stands between", message)
         self.assertEqual(self.list_files(), before)
         markers = "<<<<<<< HEAD\nline 2!\n=======\nline two\n>>>>>>> boilerplate\n"
@@ -255,12 +262,26 @@ class EarlierTest(GitTest):
         self.git("init", "-q", folder=root)
         commit = self.commit(folder=root)
         with mock.patch(f"{CHANGES}.ROOT", root):
-            base = changes.make_folder(str(self.folder), "base", "shop")
+            base = self.folder / "base" / "shop"
+            base.parent.mkdir()
             changes.write_earlier_copy(commit, base, ["--parts="])
             self.assertTrue(base.is_dir())
             with self.assertRaisesRegex(CannotCreate, f"(?s){commit[:7]} does not make it: .*AssertionError"):
                 changes.write_earlier_copy(commit, base, [])
         self.assertEqual(self.git("worktree", "list", "--porcelain", folder=root).count("worktree "), 1)
+
+    def test_it_says_so_when_it_takes_long(self) -> None:
+        with (
+            mock.patch.object(log, "SILENT_SECONDS", 0.01),
+            mock.patch(f"{CHANGES}.run_git", side_effect=lambda *_: time.sleep(0.1)),
+            mock.patch(f"{CHANGES}.subprocess.run", return_value=mock.Mock(returncode=0)),
+            self.assertLogs("indico", "WARNING") as logged,
+        ):
+            changes.write_earlier_copy("abc", self.copy, [])
+        self.assertEqual(
+            [record.getMessage() for record in logged.records],
+            ["Making a copy with the code of the earlier commit ..."],
+        )
 
     def test_the_parts_of_a_copy_that_records_nothing_are_found_by_its_files(self) -> None:
         for name in ("batteries/cors.py", "batteries/logs/__init__.py", "batteries/login_rate.py", "asgi.py"):
@@ -303,7 +324,7 @@ class CloneTest(GitTest):
         command = [sys.executable, "-m", "indico.new", *words]
         environment = make_environment({"PYTHONPATH": str(self.clone), **NOT_COVERED})
         result = subprocess.run(command, cwd=self.clone, env=environment, capture_output=True, text=True)
-        self.assertEqual((result.returncode, result.stderr), (0, ""))
+        self.assertEqual((result.returncode, hide_progress(result.stderr)), (0, ""))
         return result.stdout
 
     def run_readme(self) -> None:
@@ -339,17 +360,30 @@ class RealTest(CloneTest):
                         self.commit()
                     self.assertEqual(self.list_files(), before)
 
-    def test_the_guide_shows_what_happens(self) -> None:
+    def test_the_guide_and_the_readme_show_what_happens(self) -> None:
+        printed: dict[str, str] = {}
+
+        def run(command: str) -> str:
+            printed[command] = output = hide_progress(console.run_in_shell(command))
+            return output
+
         path = self.origin / "indico/db/user_db.py"
         line = '    "location": (str, False),\n'
         self.assertIn(line, path.read_text())
         path.write_text(path.read_text().replace(line, line + '    "language": (str, False),\n'))
         self.commit(folder=self.origin)
-        with Console(self.clone) as console, mock.patch.object(console, "run", console.run_in_shell):
+        with Console(self.clone) as console, mock.patch.object(console, "run", run):
             for name in ("AUTHOR", "COMMITTER"):
                 console.run_in_shell(f"export GIT_{name}_NAME=Ada GIT_{name}_EMAIL=ada@example.com")
             for block in read_blocks("updating.rst", "console"):
                 console.run_block(block)
+            run("python -m indico.new route coupon")
+        table = re.findall(r"(?m)^\| `(python -m .*)` \| `(.*)` \|$", (ROOT / "README.md").read_text())
+        self.assertEqual(len(table), 4)
+        for command, cell in table:
+            self.assertTrue(matches(cell.replace("`<br>`", "\n"), printed[command]), printed[command])
+            for line in printed[command].splitlines():
+                self.assertLessEqual(len(line), 80)
 
     def test_a_copy_of_version_1_0_is_updated(self) -> None:
         without = ("--without", "sentry,opentelemetry")

@@ -12,12 +12,14 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 from collections.abc import Collection
 from fnmatch import fnmatchcase
 from pathlib import Path
 from unittest import mock
 
+from indico.core import log
 from indico.core.commands.new import CannotCreate
 from indico.core.commands.new.__main__ import main
 from indico.core.commands.new.formatting import format_files
@@ -161,13 +163,23 @@ class CopyTest(ProjectTest):
     def test_the_command_says_what_it_made_and_what_it_refuses(self) -> None:
         path = str(self.folder / "shop")
         with mock.patch("indico.core.commands.new.project.write_copy", return_value=7):
-            for commit, hint in (("abc", ""), (None, " It records no commit, .*")):
+            for commit, hint in (("abc", ""), (None, "\nIt can't be updated later, .*")):
                 with mock.patch("indico.core.commands.new.project.find_commit", return_value=commit):
                     message = make_project(Path(path), parts="cors")
-                self.assertRegex(message, f"^Created {path} with 7 files. .* test it.{hint}$")
+                self.assertRegex(message, f"^Created {path} with 7 files.\nIts .* test it.{hint}$")
         Path(path).mkdir()
         with self.assertRaisesRegex(SystemExit, f"^{path} already exists. It was not changed.$"):
             main(["project", path])
+
+    def test_it_says_so_when_it_takes_long(self) -> None:
+        with (
+            mock.patch.object(log, "SILENT_SECONDS", 0.01),
+            mock.patch("indico.core.commands.new.project.check_needs", side_effect=lambda _: time.sleep(0.1)),
+            self.assertRaises(CannotCreate),
+            self.assertLogs("indico", "WARNING") as logged,
+        ):
+            make_project(self.folder)
+        self.assertIn("Making a copy and starting it once ...", logged.output[0])
 
     def test_a_copy_that_does_not_start_is_not_made(self) -> None:
         for path, text, reason in (

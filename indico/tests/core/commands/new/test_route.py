@@ -43,6 +43,7 @@ class RouteTest(CheckoutTest):
     def add(self, name: str) -> str:
         with redirect_stdout(io.StringIO()) as output:
             main(["route", name])
+        self.assertLessEqual(max(map(len, output.getvalue().splitlines())), 80)
         return output.getvalue()
 
     def assert_refused(self, sentence: str, name: str) -> None:
