@@ -64,7 +64,13 @@ END
   buildah bud -q --pull-never -t "docker.io/library/$mongo" "$folder/mongo"
 }
 
+# What a run left that was ended: an image that a container uses can't be removed.
+remove_containers() {
+  { podman pod rm --all --force && podman rm --all --force --volumes && podman volume prune --force && buildah rm --all; } >/dev/null
+}
+
 build() {
+  remove_containers
   buildah inspect "docker.io/library/$mongo" >/dev/null 2>&1 || make_images "$1"
   # The format of Docker: that of the OCI has no health check.
   buildah bud -q --pull-never --format docker -f deploy/Dockerfile -t localhost/containers_indico .
@@ -96,11 +102,15 @@ stop() {
 }
 
 check() {
-  local compose="$1 -p containers -f deploy/compose.yaml" server=containers_indico_1
+  local compose="$1 -p containers -f deploy/compose.yaml -f $folder/limits.yaml" server=containers_indico_1
+  # With one ulimit of its own, a container does not get those of containers.conf, but more than this machine may set.
+  cat >"$folder/limits.yaml" <<END
+services: {indico: {ulimits: {nofile: {soft: 1024, hard: 4096}, nproc: {soft: 4096, hard: 4096}}}}
+END
   export USER_SALT=0123456789abcdef
-  { podman pod rm --all --force && podman rm --all --force --volumes; } >/dev/null # what a run left that was ended
+  remove_containers
   $compose up -d --no-build
-  wait_for 90 podman healthcheck run containers_mongo1_1 # it makes the replica set
+  wait_for 180 podman healthcheck run containers_mongo1_1 # it makes the replica set
   wait_for 60 podman healthcheck run $server
   [[ $(curl -s -d '' http://127.0.0.1:5000/auth/check) == '{"status":401,'* ]] || fail "no answer on the published port"
   [ "$(podman exec $server id -u)" -gt 0 ] || fail "the server runs as root"
