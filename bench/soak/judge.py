@@ -8,9 +8,10 @@ from collections import Counter
 from collections.abc import Iterator
 
 from bench.findings import Finding, at_least, at_most
+from bench.soak.control import COUNTED
 from bench.soak.honest import ROUTES
 from bench.soak.noise import KINDS
-from bench.soak.phases import COUNTED, Soak
+from bench.soak.phases import Soak
 from bench.soak.processes import Sampler, find_processes
 
 LONGEST = 3000  # ms: MONGODB_TIMEOUT and a second

@@ -17,7 +17,7 @@ from contextlib import suppress
 
 from pymongo.errors import PyMongoError
 
-from bench.soak.control import EMAIL, Control, Counts
+from bench.soak.control import COUNTED, EMAIL, Control, Counts
 from bench.soak.flood import Target
 from bench.soak.honest import Honest
 from bench.soak.mails import Mails
@@ -26,9 +26,8 @@ from bench.soak.processes import ComputeProcesses, find_processes
 from indico.tests.testutils.collector import Collector
 from indico.tests.testutils.replica import ReplicaSet
 
-SETTLE = 8  # seconds until connections without requests are closed, on both sides
+SETTLE = 6  # seconds until connections without requests are closed, on both sides
 WARM_UP = 0.7  # seconds of each kind of flood
-COUNTED = ("descriptors", "tasks", "threads", "compute processes", "computations")
 
 
 class Quiet:
