@@ -47,7 +47,7 @@ class ConnectionLimits:
         self._max = config.MAX_CONNECTIONS or count_connections(raise_file_limit())
         self._max_per_address = config.MAX_CONNECTIONS_PER_ADDRESS or -(-self._max // 2)
         self._counts: Counter[str] = Counter()  # connections by address
-        self._addresses: dict[Connection, str] = {}
+        self.addresses: dict[Connection, str] = {}  # of all connections
         self._writing: dict[Connection, float] = {}  # when the unsent data was first seen
         self._unread = 0  # bytes, of all connections, at the last check
         self._received = 0  # bytes, since the last check
@@ -61,18 +61,18 @@ class ConnectionLimits:
 
     def admit(self, connection: Connection, address: str) -> bool:
         """Count this connection until `remove`. Return False if a limit is reached."""
-        if len(self._addresses) >= self._max:
+        if len(self.addresses) >= self._max:
             return False
         group = group_address(address)
         if self._counts[group] >= self._max_per_address and not is_trusted(address):
             return False
-        self._addresses[connection] = group
+        self.addresses[connection] = group
         self._counts[group] += 1
         return True
 
     def remove(self, connection: Connection) -> None:
         """Stop counting this connection: it has ended."""
-        address = self._addresses.pop(connection, None)
+        address = self.addresses.pop(connection, None)
         self._writing.pop(connection, None)
         self.paused.discard(connection)
         if address is not None:
@@ -82,7 +82,7 @@ class ConnectionLimits:
 
     def replace(self, connection: Connection, other: Connection) -> None:
         """Count `other` in place of `connection`."""
-        self._addresses[other] = self._addresses.pop(connection)
+        self.addresses[other] = self.addresses.pop(connection)
         self.remove(connection)
 
     def restart_write_timeout(self, connection: Connection) -> None:
@@ -105,17 +105,14 @@ class ConnectionLimits:
     async def wait_until_idle(self) -> None:
         """Wait for the connections to end. Each one ends with its next response."""
         deadline = time.monotonic() + LAST_REQUEST_SECONDS
-        while self._addresses and time.monotonic() < deadline:
+        while self.addresses and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
-
-    def list_connections(self) -> list[Connection]:
-        return list(self._addresses)
 
     def _sweep(self) -> None:
         now = time.monotonic()
         since, self._writing = self._writing, {}
         late = []
-        for connection in self._addresses:
+        for connection in self.addresses:
             if connection.unsent_bytes():
                 self._writing[connection] = began = since.get(connection, now)
                 if now - began > config.WRITE_TIMEOUT:
@@ -128,7 +125,7 @@ class ConnectionLimits:
 
     def _close_largest(self, measure: Callable[[Connection], int], limit: int) -> int:
         """Close the connections with the most bytes, while all of them exceed the limit. Return their sum."""
-        sizes = {connection: size for connection in self._addresses if (size := measure(connection))}
+        sizes = {connection: size for connection in self.addresses if (size := measure(connection))}
         total = sum(sizes.values())
         while total > limit:
             largest = max(sizes, key=sizes.__getitem__)

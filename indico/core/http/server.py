@@ -79,7 +79,7 @@ class Server:
         if self._connecting:
             await asyncio.wait(self._connecting)
         deadline = time.monotonic() + CLOSE_SECONDS
-        while connections := self.limits.list_connections():
+        while connections := list(self.limits.addresses):
             for connection in connections:
                 if not connection.unsent_bytes() or time.monotonic() > deadline:
                     connection.close()

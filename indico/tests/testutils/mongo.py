@@ -18,6 +18,7 @@ from bson.objectid import ObjectId
 from pymongo import MongoClient
 from tornado.testing import AsyncTestCase, bind_unused_port
 
+import indico.server  # noqa: F401 - it imports all that declares an index
 from indico import config, db
 from indico.core.mongo import user_data
 from indico.core.mongo.mongod import Mongod

@@ -289,7 +289,7 @@ class ReadAheadTest(ConnectionTest):
             sending = asyncio.ensure_future(client.send(count * request + LAST_REQUEST))
             while not self.server.limits.paused:
                 await asyncio.sleep(0.001)
-            [connection] = self.server.limits.list_connections()
+            [connection] = self.server.limits.addresses
             self.assertLess(connection.unread_bytes(), READ_AHEAD + 300_000)
             await self.end_hanging()
             answers = read_answers(await client.receive_all())
@@ -313,7 +313,7 @@ class ReadAheadTest(ConnectionTest):
                 leave(client)
                 await self.cancelled.wait()
                 await self.wait_until_left()
-        self.assertEqual(self.server.limits.list_connections(), [])
+        self.assertEqual(self.server.limits.addresses, {})
 
     @gen_test(timeout=PATIENCE)
     async def test_a_body_is_read_as_fast_as_the_handler_takes_it(self) -> None:
@@ -336,7 +336,7 @@ class ReadAheadTest(ConnectionTest):
                 while not SinkHandler.received:
                     await asyncio.sleep(0)
                 leave(client)
-                while self.server.limits.list_connections():
+                while self.server.limits.addresses:
                     await asyncio.sleep(0)
             SinkHandler.ready.set()
 
@@ -387,7 +387,7 @@ class UnreadTest(ConnectionTest):
         async with self.client() as client:
             for _ in range(10):
                 await self.ask(client, make_post(100_000 * b"a"), b"}")
-            [connection] = self.server.limits.list_connections()
+            [connection] = self.server.limits.addresses
             self.assertEqual(connection.unread_bytes(), 0)
 
 
@@ -437,7 +437,7 @@ class BodyTest(ConnectionTest):
         async with self.client() as client:
             request = make_request("GET /early HTTP/1.1", "Content-Length: 2", "Connection: close")
             await self.ask(client, request, b"}")
-            while self.server.limits.list_connections():
+            while self.server.limits.addresses:
                 await asyncio.sleep(0.001)
 
     @gen_test(timeout=PATIENCE)

@@ -263,7 +263,7 @@ class UnsentTest(LimitTest):
                 await clients[-1].send(make_request(f"POST /probe/{action} HTTP/1.1") + LAST_REQUEST)
                 self.assertTrue(await self.is_served(FIRST))
             server: Any = self.http_server
-            while len(server.limits.list_connections()) >= len(clients):
+            while len(server.limits.addresses) >= len(clients):
                 await asyncio.sleep(0.001)
             self.assertLess(len(await clients[1].receive_all()), LARGE)
             for client in (clients[0], clients[2]):

@@ -410,7 +410,7 @@ class SlowClientTest(StreamTest):
 
     def count_unsent(self) -> int:
         server: Any = self.http_server
-        return sum(connection.unsent_bytes() for connection in server.limits.list_connections())
+        return sum(connection.unsent_bytes() for connection in server.limits.addresses)
 
     @gen_test(timeout=PATIENCE)
     async def test_a_client_that_reads_slowly_holds_the_generator_back(self) -> None:

@@ -138,7 +138,7 @@ class SocketTest(StrictTest, AsyncHTTPTestCase):
         return await websocket_connect(f"ws://127.0.0.1:{self.get_http_port()}/socket", **options)
 
     def count(self) -> int:
-        return len(self.server.limits.list_connections())
+        return len(self.server.limits.addresses)
 
     async def wait_until_gone(self) -> None:
         while self.count():
