@@ -229,7 +229,8 @@ class LockTest(MigrateTest):
 class CommandTest(DatabaseTest):
     def test_it_makes_all_that_the_routes_and_the_batteries_declare(self) -> None:
         output = run_main(indico.migrate, "--apply")
-        self.assertIn("build    auth.key_1 ... done\nbuild    user.user_id_1 ... done\n", output)
+        for name in ("auth.key_1", "user.user_id_1"):
+            self.assertIn(f"build    {name} ... done\n", output)
         self.assertIn("user_id_1", self.database.user.index_information())
         self.assertEqual(run_main(indico.migrate), "Nothing is pending.\n")
 
@@ -306,7 +307,8 @@ class CommandProcessTest(ProcessTest):
     def test_it_makes_all_that_the_routes_and_the_batteries_declare(self) -> None:
         process = self.run_command("--apply")
         self.assertEqual((process.returncode, process.stderr), (0, ""))
-        self.assertIn("build    auth.key_1 ... done\nbuild    user.user_id_1 ... done\n", process.stdout)
+        for name in ("auth.key_1", "user.user_id_1"):
+            self.assertIn(f"build    {name} ... done\n", process.stdout)
         self.assertIn("user_id_1", self.database.user.index_information())
         self.assertEqual(self.run_command().stdout, "Nothing is pending.\n")
 
