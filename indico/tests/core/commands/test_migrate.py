@@ -335,7 +335,7 @@ class CommandProcessTest(ProcessTest):
                 "createUser", "reader", pwd="secret", roles=[{"role": "read", "db": self.database.name}]
             )
             admin.admin.command("createUser", "other", pwd="secret", roles=[{"role": "readWrite", "db": "a"}])
-            role = r"^Not fully migrated: the user in MONGODB needs the role readWrite\. .*\.\n$"
+            role = r"^Not fully migrated: the user in MONGODB needs the role readWrite\.\n.*\.\n$"
             for user, words, sentence in (
                 ("", (), role),
                 ("reader:secret@", ("--apply",), role),
