@@ -256,6 +256,15 @@ class ActionTest(JobsTest):
 
 
 class ClientTest(JobsTest):
+    def test_a_battery_may_add_fields_to_a_new_job(self) -> None:
+        worker = jobs.get_worker(self._app)
+        assert worker is not None
+        worker.field_readers.append(lambda handler: {"asked_by": handler.user_id})
+        job = self.add("grow")
+        found = self.database.job.find_one({"_id": ObjectId(job)})
+        assert found is not None
+        self.assertEqual(found["asked_by"], USER_ID)
+
     def test_a_job_of_another_user_or_none_is_404(self) -> None:
         job = self.add("add", {"a": 1})
         key = self.post("auth/login", OTHER_LOGIN)["data"]["indico_key"]
