@@ -76,7 +76,7 @@ class CheckAccessTokenTest(GraphTest):
                 self.assertIs(self.check(token), True)
 
     def test_any_other_token_is_refused(self) -> None:
-        for token in (*graph.REFUSED, "token-nobody-knows"):
+        for token in (*graph.REFUSED, "token-nobody-knows", ""):
             with self.subTest(token), self.assertRaises(FacebookTokenError):
                 self.check(token)
 
