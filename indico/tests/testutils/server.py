@@ -5,7 +5,7 @@ A server for each test.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from tornado.testing import AsyncHTTPTestCase
@@ -16,15 +16,6 @@ from indico.core.serving import make_http_server
 from indico.server import Route, make_app
 from indico.tests.mocks import HEADERS
 from indico.tests.testutils.mongo import DatabaseTest
-
-
-def make_in_loop(test: AsyncHTTPTestCase, make: Callable[[Any], Any]) -> Any:
-    """Return the server that `make` makes of the test's application, while its event loop runs."""
-
-    async def call() -> Any:
-        return make(test._app)
-
-    return test.io_loop.run_sync(call)
 
 
 class ServerTest(DatabaseTest, AsyncHTTPTestCase):
@@ -53,7 +44,10 @@ class ServerTest(DatabaseTest, AsyncHTTPTestCase):
         super().tearDown()
 
     def get_http_server(self) -> Any:
-        return make_in_loop(self, make_http_server)
+        async def make() -> Any:  # while the event loop runs
+            return make_http_server(self._app)
+
+        return self.io_loop.run_sync(make)
 
     def get_app(self) -> Application:
         return make_app(routes=self.routes)

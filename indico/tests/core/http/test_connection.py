@@ -35,6 +35,7 @@ from indico.core.http.pages import PageHandler
 from indico.core.http.server import Server
 from indico.error import InvalidValue
 from indico.server import BATTERIES
+from indico.tests.core.http.in_loop import make_in_loop
 from indico.tests.core.http.on_uvloop import UvloopTest
 from indico.tests.core.http.test_hostile import (
     BARE,
@@ -48,7 +49,6 @@ from indico.tests.core.http.test_hostile import (
     read_answers,
 )
 from indico.tests.testutils import slow
-from indico.tests.testutils.server import make_in_loop
 
 LARGE = 10_000_000  # bytes, more than the buffers between server and client hold
 

@@ -14,9 +14,10 @@ from indico import config
 from indico.core.http.filters import guard_hosts
 from indico.core.serving import make_http_server
 from indico.routes.auth import AuthRoute
+from indico.tests.core.http.in_loop import make_in_loop
 from indico.tests.testutils import slow
 from indico.tests.testutils.process import ProcessTest
-from indico.tests.testutils.server import ServerTest, make_in_loop
+from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
 
 OWN = (

@@ -26,9 +26,9 @@ from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler
 from indico.routes.user import UserRoute
 from indico.server import Route, make_app
+from indico.tests.core.http.in_loop import make_in_loop
 from indico.tests.mocks import USER_KEY
 from indico.tests.testutils import slow
-from indico.tests.testutils.server import make_in_loop
 from indico.tests.testutils.strict import StrictTest
 
 method = "POST"  # that handlers of the kind that is tested serve

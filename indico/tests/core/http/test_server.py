@@ -17,6 +17,7 @@ from indico import config
 from indico.core.http.server import Server
 from indico.core.http.sockets import listen
 from indico.server import make_app
+from indico.tests.core.http.in_loop import make_in_loop
 from indico.tests.core.http.on_uvloop import UvloopTest
 from indico.tests.core.http.test_hostile import (
     LAST_REQUEST,
@@ -26,7 +27,6 @@ from indico.tests.core.http.test_hostile import (
     make_request,
     read_answers,
 )
-from indico.tests.testutils.server import make_in_loop
 from indico.tests.testutils.strict import StrictTest
 
 FIRST = "127.0.0.1"

@@ -22,11 +22,11 @@ from indico import config
 from indico.core.http import limits
 from indico.core.http.server import Server
 from indico.server import make_app
+from indico.tests.core.http.in_loop import make_in_loop
 from indico.tests.core.http.on_uvloop import UvloopTest
 from indico.tests.core.http.test_hostile import BARE_400, PATIENCE, Client, make_request
 from indico.tests.testutils import slow
 from indico.tests.testutils.process import ProcessTest
-from indico.tests.testutils.server import make_in_loop
 from indico.tests.testutils.strict import StrictTest
 
 HEADERS = [
