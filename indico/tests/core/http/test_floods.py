@@ -28,9 +28,7 @@ from indico.tests.testutils.graph import graph_in_thread
 from indico.tests.testutils.process import ProcessTest, ServerProcess, linux, processes_in, wait_until
 
 LONGEST = 2  # seconds that another client waits
-LONGEST_OF_USERS = (
-    5  # seconds that another user waits, whom MongoDB serves after up to 400 requests of a flood
-)
+LONGEST_OF_USERS = 5  # seconds for another user, whom MongoDB serves after up to 400 requests of a flood
 CLIENTS = 20  # of a flood, at a time
 KEY = f"indico_key: {USER_KEY}"
 MEGABYTE = 1 << 20

@@ -36,6 +36,7 @@ from indico.tests.core.http.test_hostile import PATIENCE, Client, read_answers
 from indico.tests.mocks import HEADERS, LOGIN_DATA
 from indico.tests.test_asgi import ASGIProcessTest, Exchange
 from indico.tests.testutils import slow
+from indico.tests.testutils.mongo import DatabaseTest
 from indico.tests.testutils.process import ServerProcess, processes_in, read_peak, wait_until
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
@@ -528,7 +529,7 @@ def send_a_thousand(port: int) -> Counter[bytes]:
 
 
 @slow
-class LargeUploadTest(StrictTest):
+class LargeUploadTest(DatabaseTest):  # else each server starts a MongoDB
     def each(self, **settings: Any) -> Iterator[ServerProcess]:
         for kind in ("own", "tornado"):
             with (
