@@ -155,12 +155,17 @@ async def update_document(collection: Collection, query: Document, update_dic: D
     other = {name: value for name, value in update_dic.items() if name not in ("$set", "$unset", "$pull")}
     growth = len(encode(other)) if other else 0
     # Nearly all updates pass the first condition, which costs MongoDB less than the exact one.
-    enough = {"$lte": [size, config.MAX_USER_SIZE - len(encode(update_dic))]}
+    fits = {"$lte": [size, config.MAX_USER_SIZE - len(encode(update_dic))]}
     exact = {"$lte": [{"$add": [result, growth]}, {"$max": [config.MAX_USER_SIZE, size]}]}
-    for fits in (enough, exact):
+    while True:
         document: Document | None = await collection.find_one_and_update(
             {**query, "$expr": fits}, update_dic, return_document=ReturnDocument.AFTER
         )
-        if document is not None or await collection.find_one(query, projection={"_id": 1}) is None:
+        if document is not None:
             return document
-    raise _make_size_error()
+        stored = await collection.find_one(query, projection={"fits": exact})
+        if stored is None:
+            return None
+        if not stored["fits"]:
+            raise _make_size_error()
+        fits = exact  # also where the document was inserted or changed since the update

@@ -5,6 +5,7 @@ What users may do with themselves, over HTTP and down to what is in the database
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
@@ -12,6 +13,7 @@ from bson import encode
 
 import indico.db.auth_db as AuthDB
 from indico import config, db
+from indico.db import Document, update_document, user_db
 from indico.db.user_db import SERVER_FIELDS, USER_SCHEMA
 from indico.error import Unavailable
 from indico.routes.auth import AuthRoute
@@ -130,6 +132,26 @@ class UpdateTest(UserTest):
         self.assertIsNone(self.stored_user())
 
 
+def update_beside(changes: list[Callable[[], None]]) -> Callable[..., Any]:
+    """Return `update_document` with these changes of others, one before each statement."""
+    left = iter(changes)
+
+    def watch(run: Callable[..., Any]) -> Callable[..., Any]:
+        def run_later(*args: Any, **kwargs: Any) -> Any:
+            next(left, lambda: None)()
+            return run(*args, **kwargs)
+
+        return run_later
+
+    def update(collection: Any, query: Document, update_dic: Document) -> Any:
+        watched = mock.Mock()
+        watched.find_one_and_update = watch(collection.find_one_and_update)
+        watched.find_one = watch(collection.find_one)
+        return update_document(watched, query, update_dic)
+
+    return update
+
+
 class SizeTest(UserTest):
     """MAX_USER_SIZE."""
 
@@ -186,6 +208,24 @@ class SizeTest(UserTest):
         self.assert_too_large(self.update({"x": 1}))
         self.assertEqual(self.update({"filler": 8000 * "a"})["status"], 200)
         self.assertEqual(len(self.post("user/find", {})["data"]["filler"]), 8000)
+
+    def test_a_user_who_comes_and_goes_during_an_update_is_not_too_large(self) -> None:
+        """Before each statement of the update, another request removes the user or logs in."""
+        stored = self.stored_user()
+
+        def remove() -> None:
+            self.database.user.delete_many({})
+
+        def insert() -> None:
+            self.database.user.insert_one(dict(stored or {}))
+
+        for changes in ([], [remove, insert], 2 * [remove, insert], [remove], 2 * [remove, insert] + [remove]):
+            with self.subTest(changes=len(changes)):
+                remove()
+                insert()
+                with mock.patch.object(user_db, "update_document", update_beside(changes)):
+                    answer = self.update({"name": "Countess"})
+                self.assertEqual(answer["status"], 401 if changes[-1:] == [remove] else 200)
 
     def test_the_limit_is_256_kilobytes_unless_it_is_set(self) -> None:
         with mock.patch.object(config, "MAX_USER_SIZE", config.environment.settings["MAX_USER_SIZE"].default):
