@@ -42,25 +42,20 @@ class Console(code.InteractiveConsole):
 
     def runcode(self, code: CodeType) -> None:
         try:
-            self.execute(code)
+            self.runner.run(self.execute(code))
         except (Exception, asyncio.CancelledError) as error:
             self.write(format_error(error))
 
-    def execute(self, code: CodeType) -> None:
-        async def evaluate() -> None:
-            outcome = eval(code, self.locals)
-            if inspect.iscoroutine(outcome):
-                await outcome
+    async def execute(self, code: CodeType) -> None:
+        outcome = eval(code, self.locals)
+        if inspect.iscoroutine(outcome):
+            await outcome
 
-        self.runner.run(evaluate())
-
-    def run_script(self, source: str) -> None:
-        """Run each statement as the prompt does. Exits with status 1 at the first error."""
-        try:
-            for statement in ast.parse(source, FILE).body:
-                self.execute(compile(ast.Interactive([statement]), FILE, "single", FLAGS))
-        except Exception as error:
-            sys.exit(format_error(error).rstrip())
+    async def run_script(self, source: str) -> None:
+        """Run each statement as the prompt does, in one task: a Ctrl-C between two would be lost."""
+        for statement in ast.parse(source, FILE).body:
+            await asyncio.sleep(0)  # a Ctrl-C ends it here
+            await self.execute(compile(ast.Interactive([statement]), FILE, "single", FLAGS))
 
 
 def format_error(error: BaseException) -> str:
@@ -73,7 +68,10 @@ def format_error(error: BaseException) -> str:
 
 def run(names: dict[str, Any], runner: asyncio.Runner, banner: str) -> None:
     if not sys.stdin.isatty():
-        Console(names, runner).run_script(sys.stdin.read())
+        try:
+            runner.run(Console(names, runner).run_script(sys.stdin.read()))
+        except Exception as error:
+            sys.exit(format_error(error).rstrip())
     elif importlib.util.find_spec("IPython"):
         import IPython
         from traitlets.config import Config

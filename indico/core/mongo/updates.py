@@ -99,11 +99,10 @@ def check_fields(fields: Document, schema: Schema, strict: bool = False) -> None
     """Raise WrongFieldType or InvalidValue unless these fields of a document can be stored."""
     if len(fields) > MAX_FIELDS:
         raise InvalidValue(f"An update has at most {MAX_FIELDS} fields")
-    for level in check_levels(fields):
-        for name in (name for part in level if isinstance(part, dict) for name in part):
-            if not is_field_name(name):
-                problem = "is empty, begins with $ or holds a dot or NUL"
-                raise InvalidValue(f"The field name {name[:100]!r} {problem}")
+    parts = (part for level in check_levels(fields) for part in level if isinstance(part, dict))
+    for name in (name for part in parts for name in part):
+        if not is_field_name(name):
+            raise InvalidValue(f"The field name {name[:100]!r} is empty, begins with $ or holds a dot or NUL")
     for name, value in fields.items():
         if name in schema:
             check_type(name, value, schema[name][0])
@@ -153,9 +152,9 @@ async def update_document(collection: Collection, query: Document, update_dic: D
     # A new value replaces the old one. Of other operators that add something, the whole size counts.
     result = {"$bsonSize": {"$mergeObjects": ["$$ROOT", {"$literal": update_dic.get("$set", {})}]}}
     other = {name: value for name, value in update_dic.items() if name not in ("$set", "$unset", "$pull")}
-    growth = len(encode(other)) if other else 0
     # Nearly all updates pass the first condition, which costs MongoDB less than the exact one.
-    fits = {"$lte": [size, config.MAX_USER_SIZE - len(encode(update_dic))]}
+    fits: Document = {"$lte": [size, config.MAX_USER_SIZE - len(encode(update_dic))]}
+    growth = len(encode(other)) if other else 0
     exact = {"$lte": [{"$add": [result, growth]}, {"$max": [config.MAX_USER_SIZE, size]}]}
     while True:
         document: Document | None = await collection.find_one_and_update(
@@ -163,8 +162,7 @@ async def update_document(collection: Collection, query: Document, update_dic: D
         )
         if document is not None:
             return document
-        stored = await collection.find_one(query, projection={"fits": exact})
-        if stored is None:
+        if (stored := await collection.find_one(query, projection={"fits": exact})) is None:
             return None
         if not stored["fits"]:
             raise _make_size_error()

@@ -219,7 +219,7 @@ class SizeTest(UserTest):
         def insert() -> None:
             self.database.user.insert_one(dict(stored or {}))
 
-        for changes in ([], [remove, insert], 2 * [remove, insert], [remove], 2 * [remove, insert] + [remove]):
+        for changes in ([], [remove, insert], 2 * [remove, insert], [remove], [remove, insert, remove]):
             with self.subTest(changes=len(changes)):
                 remove()
                 insert()

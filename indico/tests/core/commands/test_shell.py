@@ -131,7 +131,17 @@ class ScriptTest(ProcessTest):
             self.assertEqual(self.run_here("print(1)"), ("", sentence))
 
     def test_ctrl_c_ends_it_without_a_traceback(self) -> None:
-        self.interrupt("print('here', flush=True)\nawait asyncio.sleep(1000)\n")
+        for source in (
+            "print('here', flush=True)\nawait asyncio.sleep(1000)\n",
+            "import time\nprint('here', flush=True)\n" + 3000 * "time.sleep(0.01)\n",  # none of them awaits
+        ):
+            with self.subTest(source[:11]):
+                self.interrupt(source)
+
+    def test_a_script_is_one_task_so_that_no_ctrl_c_between_statements_is_lost(self) -> None:
+        """Python drops a KeyboardInterrupt that is raised while a task is deleted."""
+        source = "task = asyncio.current_task()\nprint(task is asyncio.current_task())\n"
+        self.assertEqual(self.run_here(source), ("True\n", ""))
 
     def interrupt(self, source: str) -> None:
         """Ctrl-C after the script has written `here`."""
