@@ -3,7 +3,6 @@ A Python prompt with the database, and `await` at the top level: `python -m indi
 that is installed.
 
     >>> await UserDB.find_user("facebook1")
-    >>> await db.mongodb.user.count_documents({})
 
 Input from a pipe runs as a script: the values of expressions are printed, and it ends at the first error.
 """
