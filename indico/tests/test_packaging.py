@@ -57,6 +57,7 @@ def list_files(folder: Path) -> set[str]:
 
 
 class RequirementsTest(unittest.TestCase):
+    @slow
     def test_req_txt_may_be_edited_as_people_edit_it(self) -> None:
         if not ((ROOT / "setup.py").exists() and importlib.util.find_spec("setuptools")):
             raise unittest.SkipTest("this is no checkout, or setuptools is not installed")

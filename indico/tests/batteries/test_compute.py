@@ -156,6 +156,7 @@ class ComputeTest(ServerTest):
 class ResultTest(ComputeTest):
     hooks = (functions.load,)
 
+    @slow
     def test_calls_run_in_a_process_that_has_called_the_hook_once_and_is_niced(self) -> None:
         self.assertEqual(self.call("add", first=1, second=2), (200, 3))
         _, found = self.call("describe")
@@ -178,6 +179,7 @@ class ResultTest(ComputeTest):
             self.assertIn(reason, log.output[0])
         self.assertEqual(self.call("describe")[1]["pid"], pid)
 
+    @slow
     def test_a_process_that_dies_costs_one_request(self) -> None:
         with self.assertLogs("indico", "ERROR") as log:
             self.assertEqual(self.call("die")[0], 500)
@@ -357,6 +359,7 @@ class ThreadTest(ComputeTest):
         released.set()
         self.assertEqual([await waiter for waiter in waiters], [(200, True), (200, True)])
 
+    @slow
     @gen_test(timeout=PATIENCE)
     async def test_gauges_count_the_calls_that_run_and_those_that_wait(self) -> None:
         calls = [

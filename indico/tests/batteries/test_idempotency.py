@@ -291,6 +291,7 @@ class IdempotencyTest(IdempotencyBase):
                 self.assertEqual(json.loads(response.body), {"status": 200, "data": 1})
                 self.assertEqual(response.headers["Idempotent-Replayed"], "true")
 
+    @slow
     def test_without_its_client_an_action_still_has_its_request_timeout(self) -> None:
         with mock.patch.object(OrderHandler, "request_timeout", 0.3):
             self.leave("order/wait")
@@ -309,6 +310,7 @@ class IdempotencyTest(IdempotencyBase):
         self.run_until(lambda: self.count_claims() == 0)
         self.assertEqual(calls["ended"], 0)
 
+    @slow
     def test_after_a_timeout_the_next_request_runs_it_again(self) -> None:
         with mock.patch.object(OrderHandler, "request_timeout", 0.3):
             codes = [self.send("order/wait").code]

@@ -188,6 +188,7 @@ class ActionTest(JobsTest):
         result = {"sum": 3, "user": USER_ID, "roles": ["admin"], "headers": []}
         self.assertEqual(self.wait_for(job), {"state": "done", "progress": None, "result": result})
 
+    @slow
     def test_a_plain_function_responds_later_and_reports_progress(self) -> None:
         job = self.add("echo", {"c": 1})
         self.assertEqual(
@@ -228,6 +229,7 @@ class ActionTest(JobsTest):
         with mock.patch.object(running, "MAX_BACKOFF", 0), self.assertLogs("indico", "WARNING"):
             self.assertEqual(self.wait_for(self.add("recover"))["result"], "recovered")
 
+    @slow
     def test_the_first_pause_after_a_failure_is_a_second_or_more(self) -> None:
         with self.assertLogs("indico", "WARNING"):
             job = self.add("recover")
@@ -239,6 +241,7 @@ class ActionTest(JobsTest):
             self.database.job.update_one({}, {"$currentDate": {"due": True}})
             self.wait_for(job)
 
+    @slow
     def test_a_result_that_mongodb_can_not_store_is_a_failure(self) -> None:
         state = self.wait_for(self.add("grow"))
         self.assertEqual(state["state"], "failed")
@@ -324,6 +327,7 @@ class TornadoServerTest(JobsTest):
 class LeaseTest(JobsTest):
     settings = {"JOB_LEASE": 1}
 
+    @slow
     def test_a_job_longer_than_its_lease_is_not_taken_by_another(self) -> None:
         other = jobs.worker.Worker(dict(jobs.worker.find_jobs(self._app.routes)))
         task = self.io_loop.asyncio_loop.create_task(other(self._app))  # type: ignore[attr-defined]
@@ -350,6 +354,7 @@ class LeaseTest(JobsTest):
         wait_until(lambda: self.find(job) and len(WorkHandler.calls) == 3, "another attempt")
         self.post("job/cancel", {"job": job})
 
+    @slow
     @mock.patch.object(config, "JOB_LEASE", 0.5)
     def test_a_check_that_does_not_return_is_not_waited_for(self) -> None:
         job = self.add("wait", 60)
@@ -365,6 +370,7 @@ class LeaseTest(JobsTest):
             self.assertLess(time.monotonic() - began, config.JOB_LEASE)
             self.post("job/cancel", {"job": job})
 
+    @slow
     def test_a_worker_that_lost_its_lease_does_not_answer(self) -> None:
         update = store.update_job
 
@@ -415,6 +421,7 @@ class LeaseTest(JobsTest):
 
 
 class StopTest(JobsTest):
+    @slow
     def test_a_job_that_runs_when_the_server_stops_is_given_back(self) -> None:
         job = self.add("wait", 60)
         wait_until(lambda: self.find(job)["progress"], "progress")
@@ -440,6 +447,7 @@ class StopTest(JobsTest):
         with mock.patch.object(config, "JOB_WORKERS", 0):
             self.io_loop.run_sync(lambda: worker(self._app))
 
+    @slow
     def test_a_job_that_is_aborted_twice_is_given_back(self) -> None:
         """By the end of the server, and by the end of the worker."""
         job = self.add("wait", 60)
@@ -462,6 +470,7 @@ class StopTest(JobsTest):
             self.io_loop.run_sync(abort)
         self.assertEqual(self.stored(job)["state"], "waiting")
 
+    @slow
     def test_a_server_that_is_going_down_claims_nothing(self) -> None:
         self._app.state.draining = True
         self.io_loop.run_sync(lambda: self.pause(0.1))  # a look for jobs may be under way
@@ -486,6 +495,7 @@ class ScheduleTest(JobsTest):
         self.assertEqual(len(slots), 3)
         self.assertRegex(slots[0], r"clean\.clean \d+00$")
 
+    @slow
     def test_it_is_kept_until_its_time_is_over(self) -> None:
         self.run_until(lambda: bool(CleanHandler.calls))
         with mock.patch.object(config, "JOB_LIFETIME", 1):

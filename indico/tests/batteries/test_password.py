@@ -145,6 +145,7 @@ class RegisterTest(PasswordTest):
         self.register()
         self.assertEqual(self.wait_mail(2)["From"], "Shop <shop@example.com>")
 
+    @slow
     def test_an_address_with_an_account_gets_a_mail_that_says_so_and_nothing_changes(self) -> None:
         self.make_account()
         self.assertEqual(self.ask("register", email=EMAIL, password=OTHER, user={}), TRUE)
@@ -255,6 +256,7 @@ class RegisterTest(PasswordTest):
 
 
 class TokenTest(PasswordTest):
+    @slow
     def test_a_token_that_is_used_twice_late_or_for_another_action_is_refused(self) -> None:
         for action in ("verify", "reset"):
             with self.subTest(action):
@@ -290,6 +292,7 @@ class TokenTest(PasswordTest):
             self.database.password_token.update_one(query, [{"$set": {"expires": later}}])
             self.assertEqual(self.ask("verify", token=token), answer)
 
+    @slow
     def test_a_reset_sets_the_password_and_ends_every_key(self) -> None:
         self.make_account()
         key = self.get_key()
@@ -366,6 +369,7 @@ class LoginTest(PasswordTest):
         self.set(accounts, "set_hash", mock.AsyncMock(return_value=False))
         self.assertEqual(self.log_in()["status"], 200)
 
+    @slow
     def test_a_login_during_a_reset_gets_no_key(self) -> None:
         self.make_account()
         token = self.forget()
@@ -428,6 +432,7 @@ class ChangeTest(PasswordTest):
 
 
 class DataTest(PasswordTest):
+    @slow
     def test_a_removal_leaves_nothing_and_the_address_is_free(self) -> None:
         self.make_account()
         key = self.get_key()

@@ -188,6 +188,7 @@ class SendTest(WebhooksTest):
         self.assertEqual(request.headers["webhook-id"], job)
         self.assertEqual(request.headers["User-Agent"], "indico")
 
+    @slow
     def test_a_job_that_fails_and_one_that_is_cancelled_send_a_message_too(self) -> None:
         for action, state in (("refuse", "failed"), ("wait", "cancelled")):
             with self.subTest(state):
@@ -287,6 +288,7 @@ class PrivateTest(WebhooksTest):
         self.assertEqual(answer, {"status": 400, "data": "Webhook-URL should have a public address"})
         self.assertEqual(self.database.job.count_documents({}), 0)
 
+    @slow
     def test_a_name_that_resolves_to_a_private_address_is_not_connected_to(self) -> None:
         for host in ("localhost", "127.1", "2130706433"):
             with self.assertLogs("indico", "WARNING") as logs:

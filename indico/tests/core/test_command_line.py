@@ -215,6 +215,7 @@ class HelpTest(StrictTest):
         for word in ("project", "route", "add", "remove", "update"):
             self.assertRegex(output.getvalue(), rf"(?m)^    {word} +\w")
 
+    @slow
     def test_python_runs_it(self) -> None:
         command = [sys.executable, "-m", "indico", "serve", "--version"]
         text = subprocess.check_output(command, env=make_environment({}), text=True)

@@ -25,6 +25,7 @@ from tornado.httpclient import HTTPRequest
 from tornado.testing import AsyncTestCase, gen_test
 
 from indico.core.fetch import FAILURES, fetch_json, find_proxy
+from indico.tests.testutils import slow
 from indico.tests.testutils.strict import StrictTest
 
 HOST = "issuer.example.com"  # a name that nobody can resolve
@@ -176,6 +177,7 @@ class ProxyTest(FetchTest):
         os.environ["HTTPS_PROXY"] = "http://127.0.0.1:1"
         await self.assert_fails(f"https://{HOST}/", SHORT)
 
+    @slow
     @unittest.skipIf(tornado.version_info < (6, 6), "Tornado 6.5 leaves the socket open")
     @gen_test
     async def test_a_server_that_does_not_speak_tls_fails_in_time(self) -> None:

@@ -84,6 +84,7 @@ class BlockedTest(StrictTest):
         self.assertRegex(stack[-2], r'File ".*test_serving.py", line \d+, in nap$')
         self.assertNotIn("in watch", report)
 
+    @slow
     def test_each_such_call_is_reported_once(self) -> None:
         self.assertEqual(len(self.find_reports(0.3, 0.3)), 2)
 

@@ -11,6 +11,7 @@ from unittest import mock
 from tornado.testing import AsyncTestCase, gen_test
 
 from indico.core.timers import call_after
+from indico.tests.testutils import slow
 from indico.tests.testutils.strict import StrictTest
 
 
@@ -27,6 +28,7 @@ class DeadlineTest(StrictTest, AsyncTestCase):
         self.assertEqual([call.call_count for call in calls], [1, 1, 1])
         self.assertEqual(len(logged.records), 3)
 
+    @slow
     @gen_test
     async def test_a_timer_that_is_cancelled_does_not_call(self) -> None:
         called = asyncio.Event()

@@ -252,6 +252,7 @@ class CommandTest(DatabaseTest):
         ):
             run_main(indico.migrate)
 
+    @slow
     def test_while_it_connects_it_says_so(self) -> None:
         with (
             mock.patch.object(config, "MONGODB", "mongodb://127.0.0.1:1"),

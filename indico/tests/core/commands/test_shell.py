@@ -130,6 +130,7 @@ class ScriptTest(ProcessTest):
         with mock.patch.object(config, "check", side_effect=config.SettingError(sentence)):
             self.assertEqual(self.run_here("print(1)"), ("", sentence))
 
+    @slow
     def test_ctrl_c_ends_it_without_a_traceback(self) -> None:
         for source in (
             "print('here', flush=True)\nawait asyncio.sleep(1000)\n",

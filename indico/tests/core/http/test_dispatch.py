@@ -25,6 +25,7 @@ from indico.core.http.headers import HEADERS
 from indico.routes.handler import IndicoHandler
 from indico.server import make_app
 from indico.tests.core.http.test_hostile import make_post
+from indico.tests.testutils import slow
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
 from indico.utils import type_check, unpack
@@ -312,6 +313,7 @@ class OverrideTest(ServerTest):
             await writer.wait_closed()
         return len(self.calls)
 
+    @slow
     @gen_test(timeout=30)
     async def test_each_is_called_as_often_as_on_tornados_server(self) -> None:
         requests = {

@@ -367,6 +367,7 @@ class RequestTest(GeneratedTest):
 
         run()
 
+    @slow
     def test_any_bytes_get_envelopes_or_are_cut_off(self) -> None:
         @generated
         @given(st.lists(pieces, max_size=12).map(b"".join))

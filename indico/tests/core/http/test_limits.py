@@ -254,6 +254,7 @@ class WriteTimeoutTest(LimitTest):
 class UnsentTest(LimitTest):
     limits = {"MAX_UNSENT": LARGE}
 
+    @slow
     @gen_test(timeout=PATIENCE)
     async def test_beyond_the_limit_the_connection_that_holds_most_is_closed(self) -> None:
         async with AsyncExitStack() as stack:
@@ -306,6 +307,7 @@ class MaxActionsTest(LimitTest):
             for line in ("POST /probe/nope", "POST /nope"):
                 self.assertEqual(await self.get_status(line), 404)
 
+    @slow
     @gen_test(timeout=PATIENCE)
     async def test_however_it_ends_an_action_counts_no_more(self) -> None:
         async with AsyncExitStack() as stack:

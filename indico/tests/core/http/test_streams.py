@@ -324,6 +324,7 @@ class WaitingTest(StreamTest):
         response = self.call("patient/waits", wait=3600, then=0)
         self.assertRegex(response.body.decode(), r"^(:\n\n)+event: error\ndata: {\"status\":504")
 
+    @slow
     def test_no_value_in_time_is_a_504(self) -> None:
         self.assert_answer(self.call("patient/waits", wait=3600, then=0), 504, "The request took too long")
 
@@ -332,6 +333,7 @@ class WaitingTest(StreamTest):
         self.assert_stream(response, make_event("first"), make_error("The request took too long", 504))
         self.assertTrue(self.ended.is_set())
 
+    @slow
     def test_a_stream_may_take_longer_than_one_value_may(self) -> None:
         self.assert_stream(
             self.call("patient/waits", wait=0.6 * SHORT, then=0.6 * SHORT),
@@ -340,6 +342,7 @@ class WaitingTest(StreamTest):
             END,
         )
 
+    @slow
     def test_without_a_timeout_it_waits(self) -> None:
         self.set(config, "REQUEST_TIMEOUT", 0.01)
         self.assert_stream(

@@ -353,6 +353,7 @@ class UploadTest(ServerTest):
         client.socket.close()
         self.assertEqual((answer.status, answer.headers["Connection"]), (401, "close"))
 
+    @slow
     @gen_test(timeout=PATIENCE)
     async def test_receiving_the_body_is_no_part_of_the_request_timeout(self) -> None:
         body = TITLE + make_part("image", b"bytes", "a") + END

@@ -319,6 +319,7 @@ class LimitTest(SocketTest):
             await client.send(b"".join(part + b"\xe4\0\0\0\0" + 100 * b"a" for part in parts))
             self.assertEqual(await client.receive_all(), b"\x88\x11\x03\xf1message too big")
 
+    @slow
     @gen_test(timeout=PATIENCE)
     async def test_a_client_that_does_not_respond_to_a_ping_is_closed_and_one_that_does_is_not(self) -> None:
         self._app.settings["websocket_ping_interval"] = 0.2

@@ -122,6 +122,7 @@ class CacheTest(ServerTest):
 
 @linux
 class CountTest(CacheTest):
+    @slow
     def test_a_key_is_looked_up_once(self) -> None:
         self.remember()
         with mock.patch.object(AuthDB, "get_user_id", wraps=AuthDB.get_user_id) as looked_up:
@@ -215,12 +216,14 @@ class ElsewhereTest(CacheTest):
         self.assert_forgotten({"$set": {"secret": "another"}, "$unset": {"login": ""}}, USER_KEY)
         self.assertEqual(self.call("auth/check")[0], 401)
 
+    @slow
     def test_the_end_of_an_api_key_elsewhere_counts_within_a_second(self) -> None:
         keys = [self.make_key(name) for name in "abc"]
         for name, key in zip("bca", (keys[1], keys[2], keys[0])):  # in the middle, the last, the only one
             self.assert_forgotten({"$pull": {"keys": {"name": name}}}, key)
             self.assertEqual(self.call("auth/check", key)[0], 401)
 
+    @slow
     def test_roles_set_elsewhere_count_within_a_second(self) -> None:
         self.change_elsewhere({"$set": {"roles": ["admin"]}})
         key = self.make_key(roles=["admin"])
@@ -245,6 +248,7 @@ class ElsewhereTest(CacheTest):
         self.wait_until(lambda: key_cache.find(USER_KEY) is None)
         self.wait_until_it_counts()  # it follows again
 
+    @slow
     def test_each_process_has_one_beat_which_stays_when_it_is_deleted(self) -> None:
         [beat] = self.auth.find({"_id": {"$regex": "^beat:"}})
         self.assertEqual(set(beat), {"_id", "key", "began", "beat"})
@@ -294,6 +298,7 @@ class ElsewhereTest(CacheTest):
 class ShortCacheTest(CacheTest):
     lifetime = 0.2
 
+    @slow
     def test_a_key_is_looked_up_again_when_the_time_is_over(self) -> None:
         self.remember()
         self.wait_until(lambda: key_cache.find(USER_KEY) is None)

@@ -204,6 +204,7 @@ class MongodTest(StrictTest):
             f"see {self.folder / 'mongod.log'}",
         )
 
+    @slow
     def test_a_mongod_that_can_not_run_is_named_by_what_it_printed_or_its_signal(self) -> None:
         loader = "mongod: error while loading shared libraries: libcrypto.so.3: cannot open shared object"
         for program, reason in (
@@ -214,6 +215,7 @@ class MongodTest(StrictTest):
             with self.subTest(reason):
                 self.assertEqual(self.fail_to_start(program), reason)
 
+    @slow
     def test_a_mongod_that_fails_in_any_other_way_is_tried_again_first(self) -> None:
         for program, reason in (
             ("#!/bin/sh\nkill -SEGV $$\n", "it died of signal 11"),

@@ -148,6 +148,7 @@ class AddTest(SmallTest):
         self.assertIn(b"limit\n", files["lines"])
         self.assertEqual(json.loads(files[RECORD])["parts"], ["cors", "limit"])
 
+    @slow
     def test_what_was_put_in_is_taken_out_to_the_byte(self) -> None:
         before = self.list_files()
         change_parts("add", "limit,logs", self.copy)
@@ -216,6 +217,7 @@ class UpdateTest(SmallTest):
         self.assertEqual(json.loads(self.read(RECORD))["commit"], self.new)
         self.assertEqual(self.options, ["--parts", "cors"])
 
+    @slow
     def test_lines_that_both_changed_are_in_the_branch_with_markers(self) -> None:
         self.edit("line 2\n", "line 2!\n")
         before = self.list_files()

@@ -110,6 +110,7 @@ class DefaultCopyTest(StrictTest):
         cls.copy = Path(cls.place.name).resolve() / "tea_shop"
         make_project(cls.copy)
 
+    @slow
     def test_it_has_its_name_its_parts_and_a_record(self) -> None:
         texts = {path: path.read_bytes().lower() for path in self.copy.rglob("*") if path.is_file()}
         traces = [path.name for path, text in texts.items() if OLD in path.name or OLD.encode() in text]
@@ -322,6 +323,7 @@ class ReadingTest(ProjectTest):
             for path in [*part.files, *part.signs]:
                 self.assertTrue(any(fnmatchcase(file, path) for file in files) or path in OLDER, path)
 
+    @slow
     def test_every_page_that_is_linked_is_there(self) -> None:
         for wanted in ([], DEFAULT, NAMES):
             files = render(*wanted)
@@ -333,6 +335,7 @@ class ReadingTest(ProjectTest):
                 missing = [link for link in linked - pages if f"batteries/{link}" not in pages]
                 self.assertEqual([link for link in missing if link != "batteries/*"], [], page)
 
+    @slow
     def test_a_copys_readme_lists_the_folders_that_are_there(self) -> None:
         files = render(*DEFAULT)
         house = files["README.md"].partition("## Directory layout\n\n```\n")[2].partition("\n```")[0]
