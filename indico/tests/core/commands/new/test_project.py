@@ -286,6 +286,19 @@ def find_mentions(copy: Path, absent: Collection[str]) -> list[str]:
     return found
 
 
+def find_missing_modules(copy: Path) -> list[str]:
+    """Return the modules that the files of a copy import, and that it does not have."""
+    names = {
+        name
+        for path in copy.rglob("*.py")
+        for name in re.findall(rf"^ *(?:from|import) ({OLD}\.[\w.]+)", path.read_text(), re.MULTILINE)
+    }
+    places = {name: copy / name.replace(".", "/") for name in names}
+    return sorted(
+        name for name, place in places.items() if not place.is_dir() and not place.with_suffix(".py").exists()
+    )
+
+
 class ReadingTest(ProjectTest):
     """Nothing in a copy speaks of what is not in it."""
 
@@ -304,6 +317,7 @@ class ReadingTest(ProjectTest):
                 subprocess.run(command, cwd=copy, check=True)  # imports that nothing uses any more
                 allowed = {MENTIONS[name] for name in names if name in MENTIONS}
                 self.assertEqual(find_mentions(copy, {*PARTS} - names - allowed), [])
+                self.assertEqual(find_missing_modules(copy), [])
 
     def test_each_text_and_name_in_the_list_of_parts_is_there(self) -> None:
         files = read_files()
