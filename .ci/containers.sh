@@ -17,8 +17,10 @@ configure() {
   export CONTAINERS_CONF=$folder/containers.conf CONTAINERS_STORAGE_CONF=$folder/storage.conf
   export BUILDAH_ISOLATION=chroot DISABLE_HC_SYSTEMD=true
   local driver=vfs
-  mkdir -p "$folder/run" "$folder/try"/{lower,upper,work,merged}
-  mount -t tmpfs tmpfs "$folder/run" # what is left of an earlier run is not seen
+  mkdir -p "$folder/run" "$folder/try"/{lower,upper,work,merged} /run/containers
+  # What is left of an earlier run is not seen: of a run that was ended, also the addresses of names.
+  mount -t tmpfs tmpfs "$folder/run"
+  mount -t tmpfs tmpfs /run/containers
   if mount -t overlay -o "lowerdir=$folder/try/lower,upperdir=$folder/try/upper,workdir=$folder/try/work" \
     overlay "$folder/try/merged" 2>/dev/null; then driver=overlay; fi
   cat >"$CONTAINERS_STORAGE_CONF" <<END
