@@ -475,7 +475,8 @@ class PartsTest(StrictTest):
 
     def test_of_a_module_the_named_tests_stay_with_what_they_use(self) -> None:
         source = (
-            "A = 1\nB = 2\n\ndef helper(): return A\n\nclass OneTest:\n    def setUp(self): ...\n"
+            "A = 1\nB = 2\n\ndef helper(): return A\n\ndef endless(): return endless()\n\n"
+            "class OneTest:\n    def setUp(self): ...\n"
             "    def unused(self): ...\n    def test_a(self): helper()\n    def test_b(self): B\n\n"
             "class TwoTest:\n    def test_c(self): B\n\nclass ThreeTest:\n    def test_d(self): ...\n"
         )
