@@ -34,8 +34,9 @@ class CheckAccessTokenTest(StrictTest, AsyncHTTPTestCase):
 
     def check(self, data: Any, token: str = "token", app_id: str = "2015") -> bool:
         GraphHandler.data = data
-        settings = {"APP_ID": app_id, "APP_SECRET": "secret", "GRAPH_URL": self.get_url("")}
-        with mock.patch.multiple(config, **{f"FACEBOOK_{name}": value for name, value in settings.items()}):
+        url = self.get_url("")
+        settings = {"FACEBOOK_APP_ID": app_id, "FACEBOOK_APP_SECRET": "secret", "FACEBOOK_GRAPH_URL": url}
+        with mock.patch.dict(vars(config), settings):
             return bool(self.io_loop.run_sync(lambda: check_access_token(token, OAUTH_ID)))
 
     def test_what_facebook_calls_valid_is_accepted(self) -> None:
