@@ -41,16 +41,10 @@ class CorsTest(ServerTest):
         self.addCleanup(patch.stop)
         return make_app(routes=self.routes)
 
-    def ask(
-        self,
-        path: str = "/auth/check",
-        origin: str | None = PAGE,
-        method: str = "POST",
-        body: str | None = "{}",
-        **headers: str,
-    ) -> HTTPResponse:
-        sent = {**HEADERS, **headers, **({"Origin": origin} if origin else {})}
-        return self.fetch(path, method=method, body=body, headers=sent, allow_nonstandard_methods=True)
+    def ask(self, path: str = "/auth/check", origin: str | None = PAGE, **options: Any) -> HTTPResponse:
+        headers = {**HEADERS, **options.pop("headers", {}), **({"Origin": origin} if origin else {})}
+        options = {"method": "POST", "body": "{}", "headers": headers, **options}
+        return self.fetch(path, allow_nonstandard_methods=True, **options)
 
     def preflight(self, path: str = "/auth/check", origin: str = PAGE) -> HTTPResponse:
         headers: Mapping[str, str] = {
@@ -155,14 +149,14 @@ class ListTest(CorsTest):
         self.assertEqual(response.headers[ALLOW_ORIGIN], PAGE)
 
     def test_a_post_is_no_preflight_whatever_its_headers(self) -> None:
-        response = self.ask(**{"Access-Control-Request-Method": "POST"})
+        response = self.ask(headers={"Access-Control-Request-Method": "POST"})
         self.assertEqual((response.code, response.headers[ALLOW_ORIGIN]), (401, PAGE))
 
     def test_a_preflight_with_a_body_that_is_too_large_is_413(self) -> None:
         response = self.ask(
             method="OPTIONS",
             body="x" * (config.MAX_BODY_SIZE + 1),
-            **{"Access-Control-Request-Method": "POST"},
+            headers={"Access-Control-Request-Method": "POST"},
         )
         self.assertEqual(response.code, 413)
         self.assertEqual(response.headers[ALLOW_ORIGIN], PAGE)

@@ -139,10 +139,9 @@ def keep_tests(source: str, kept: Collection[str]) -> str:
 
 def is_unused(source: str, definition: str) -> bool:
     name = definition.rpartition(".")[2]
-    is_called_by_others = (
-        name.startswith("__") or hasattr(RequestHandler, name) or hasattr(AsyncHTTPTestCase, name)
-    )
-    return not is_called_by_others and not re.search(rf"\b{name}\b", remove_definitions(source, [definition]))
+    if name.startswith("__") or hasattr(RequestHandler, name) or hasattr(AsyncHTTPTestCase, name):
+        return False  # others call it
+    return not re.search(rf"\b{name}\b", remove_definitions(source, [definition]))
 
 
 def list_helpers(source: str) -> list[str]:

@@ -52,8 +52,8 @@ SMALL = {  # files of a copy that starts
     "indico/new.py": "def main(words): ...\n",
     "indico/server.py": "def make_app(): ...\n",
 }
-MOST_LINES = {"all but core": 5530, "tests": 2910, "core": 6900}  # the aims are 4900, 2800 and 3900
-MOST_LINES_WITHOUT_PARTS = 3400  # all but core
+MOST_LINES = {"all but core": 4900, "tests": 2290, "core": 6900}  # the aims are 4900, 2800 and 3900
+MOST_LINES_WITHOUT_PARTS = 3000  # all but core; the aim is 3400
 
 
 class ProjectTest(StrictTest):
