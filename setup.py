@@ -29,6 +29,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     license_files=["LICENSE"],
+    # if boilerplate
     keywords="tornado mongodb motor asyncio json api server boilerplate template",
     classifiers=[
         "Development Status :: 5 - Production/Stable",
@@ -45,6 +46,7 @@ setup(
         "Topic :: Internet :: WWW/HTTP :: HTTP Servers",
         "Typing :: Typed",
     ],
+    # end if
     python_requires=">=3.11",
     packages=find_packages(include=["indico", "indico.*"]),
     include_package_data=True,  # what MANIFEST.in names, below the package

@@ -90,14 +90,6 @@ class SecretTest(StrictTest):
                 self.assertEqual(getattr(settings, name), secret)
                 self.assertEqual(vars(settings)[name], secret)
 
-    def test_a_file_that_can_not_be_read_stops_the_check_and_whoever_needs_it(self) -> None:
-        settings = read(USER_SALT_FILE="/nowhere")
-        for use in (settings.check, lambda: settings.USER_SALT):
-            with self.assertRaisesRegex(
-                settings.SettingError, "^USER_SALT_FILE is '/nowhere', which can't be"
-            ):
-                use()
-
     def test_production_takes_the_salt_of_a_file(self) -> None:
         settings = read(INDICO_ENV="production", USER_SALT_FILE=str(self.path))
         settings.check()
@@ -129,6 +121,14 @@ class CheckTest(StrictTest):
         with self.assertRaises(settings.SettingError) as raised:
             settings.check()
         self.assertEqual(str(raised.exception), "\n".join(sentences))
+
+    def test_a_file_that_can_not_be_read_stops_the_check_and_whoever_needs_it(self) -> None:
+        settings = read(USER_SALT_FILE="/nowhere")
+        for use in (settings.check, lambda: settings.USER_SALT):
+            with self.assertRaisesRegex(
+                settings.SettingError, "^USER_SALT_FILE is '/nowhere', which can't be"
+            ):
+                use()
 
     def test_every_setting_names_itself_when_it_makes_no_sense(self) -> None:
         for name, value, sentence in (

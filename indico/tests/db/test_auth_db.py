@@ -167,10 +167,13 @@ class RolesTest(MongoTest):
         self.assertNotIn("roles", self.database.auth.find_one() or {})
 
     @gen_test
-    async def test_roles_are_a_list_of_names(self) -> None:
-        await AuthDB.save_key(USER_KEY, USER_ID)
+    async def test_roles_that_are_a_text_are_a_type_error(self) -> None:
         with self.assertRaises(TypeError):
             await AuthDB.set_roles(USER_ID, "admin")
+
+    @gen_test
+    async def test_roles_are_a_list_of_names(self) -> None:
+        await AuthDB.save_key(USER_KEY, USER_ID)
         for roles in (["a b"], [""], 21 * ["a", *map(str, range(20))]):
             with self.assertRaises(InvalidValue):
                 await AuthDB.set_roles(USER_ID, roles)

@@ -12,17 +12,13 @@ from indico.tests.mocks import HEADERS
 
 
 class RequestHandler:
-    """Records the arguments of `respond` as `data` and `code`, and headers as `sent_headers`."""
+    """Records the arguments of `respond` as `data` and `code`."""
 
     def __init__(self, body: bytes = b"", headers: Mapping[str, str] = HEADERS) -> None:
         self.request = SimpleNamespace(body=body, headers=headers)
         self.data: Any = None
         self.code: int | None = None
-        self.sent_headers: dict[str, str] = {}
 
     def respond(self, data: Any, code: int = 200) -> None:
         self.data = data
         self.code = code
-
-    def set_header(self, name: str, value: str) -> None:
-        self.sent_headers[name] = value

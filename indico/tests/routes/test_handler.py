@@ -47,24 +47,7 @@ SCREWED_UP = "we screwed up and have some debugging to do"
 
 
 class ProbeHandler(IndicoHandler):
-    """Actions of every kind; the test under way reads what they note."""
-
-    test: ProbeTest
-    attribute = "not a function"
-
-    class Nested:
-        """Not a function either."""
-
-    def _hidden(self, data: bytes) -> str:
-        raise AssertionError("never called")
-
-    @staticmethod
-    def static(*whatever: Any) -> str:
-        raise AssertionError("never called")
-
-    @classmethod
-    def ofClass(cls, data: bytes) -> str:
-        raise AssertionError("never called")
+    """Actions of every kind."""
 
     def echo(self, data: bytes) -> str:
         return data.decode()
@@ -105,11 +88,9 @@ class ProbeHandler(IndicoHandler):
     def finishes(self, data: bytes) -> None:
         self.finish('"by hand"')
 
-    async def fails_late(self, data: bytes) -> None:
+    async def failsLate(self, data: bytes) -> None:
         self.respond("answered")
         raise ValueError("after the answer")
-
-    failsLate = fails_late
 
     def refuses(self, data: bytes) -> None:
         raise IndicoError("short and stout", 418)
@@ -135,47 +116,15 @@ class ProbeHandler(IndicoHandler):
     def notANumber(self, data: bytes) -> Any:
         return {"a": [float("nan"), 1.5], "b": (float("-inf"),), "c": float("inf")}
 
-    def endless(self, data: bytes) -> Any:
+    def circle(self, data: bytes) -> Any:
         circle: list[Any] = []
         circle.append(circle)
         return circle
-
-    async def hangs(self, data: bytes) -> None:
-        self.test.handler = self
-        self.test.started.set()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            self.test.ended.set()
-
-    def waits(self, data: bytes) -> None:
-        self.test.handler = self
-        self.test.started.set()
 
     @unpack("number", "text")
     @type_check(int, str)
     def typed(self, number: int, text: str) -> list[Any]:
         return [number, text]
-
-
-class PatientHandler(ProbeHandler):
-    request_timeout = 0.05
-
-
-class EndlessHandler(ProbeHandler):
-    request_timeout = None
-
-
-class PreparedHandler(IndicoHandler):
-    """What a user's own `prepare` and `get` may do."""
-
-    async def prepare(self) -> None:
-        if self.request.method == "POST":
-            raise IndicoError("not today", 402)
-
-    def get(self, action: str | None) -> None:
-        self.finish('"got"')
-        raise ValueError("after the answer")
 
 
 class NameTest(StrictTest):
@@ -223,19 +172,7 @@ class NameTest(StrictTest):
 
 class ProbeTest(ServerTest):
     stores = False
-    routes = [
-        (r"/probe/(?P<action>[a-zA-Z]+)?", ProbeHandler),
-        (r"/patient/(?P<action>[a-zA-Z]+)?", PatientHandler),
-        (r"/endless/(?P<action>[a-zA-Z]+)?", EndlessHandler),
-        (r"/prepared/(?P<action>[a-zA-Z]+)?", PreparedHandler),
-    ]
-
-    def setUp(self) -> None:
-        super().setUp()
-        ProbeHandler.test = self
-        self.handler: IndicoHandler
-        self.started = asyncio.Event()
-        self.ended = asyncio.Event()
+    routes = [(r"/probe/(?P<action>[a-zA-Z]+)?", ProbeHandler)]
 
     def set(self, module: Any, name: str, value: Any) -> None:
         self.addCleanup(setattr, module, name, getattr(module, name))
@@ -334,9 +271,12 @@ class OutcomeTest(ProbeTest):
             self.assert_outcome("cancels", SCREWED_UP, 500)
 
     def test_what_json_can_not_hold_is_a_server_error(self) -> None:
-        for action in ("unknown", "endless"):
-            with self.assertLogs("indico", "ERROR"):
-                self.assert_outcome(action, SCREWED_UP, 500)
+        with self.assertLogs("indico", "ERROR"):
+            self.assert_outcome("unknown", SCREWED_UP, 500)
+
+    def test_a_list_within_itself_is_a_server_error(self) -> None:
+        with self.assertLogs("indico", "ERROR"):
+            self.assert_outcome("circle", SCREWED_UP, 500)
 
     def test_numbers_that_json_lacks_are_null(self) -> None:
         self.assert_outcome("notANumber", {"a": [None, 1.5], "b": [None], "c": None})
@@ -364,10 +304,73 @@ class OutcomeTest(ProbeTest):
         ):
             self.assert_answer(self.call("/probe/typed", body=body), 400, data)
 
-
-class FindingTest(ProbeTest):
     def test_an_action_that_does_not_exist_is_not_found(self) -> None:
         self.assert_answer(self.call("/probe/nope"), 404, "nope route could not be found")
+
+
+class WaitingHandler(ProbeHandler):
+    """Actions that wait; the test under way reads what they note."""
+
+    test: WaitingTest
+
+    async def hangs(self, data: bytes) -> None:
+        self.test.handler = self
+        self.test.started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.test.ended.set()
+
+    def waits(self, data: bytes) -> None:
+        self.test.handler = self
+        self.test.started.set()
+
+
+class PatientHandler(WaitingHandler):
+    request_timeout = 0.05
+
+
+class EndlessHandler(WaitingHandler):
+    request_timeout = None
+
+
+class WaitingTest(ProbeTest):
+    routes = [
+        (r"/probe/(?P<action>[a-zA-Z]+)?", WaitingHandler),
+        (r"/patient/(?P<action>[a-zA-Z]+)?", PatientHandler),
+        (r"/endless/(?P<action>[a-zA-Z]+)?", EndlessHandler),
+    ]
+
+    def setUp(self) -> None:
+        super().setUp()
+        WaitingHandler.test = self
+        self.handler: IndicoHandler
+        self.started = asyncio.Event()
+        self.ended = asyncio.Event()
+
+
+class OddHandler(WaitingHandler):
+    """What is no action."""
+
+    attribute = "not a function"
+
+    class Nested:
+        """Not a function either."""
+
+    def _hidden(self, data: bytes) -> str:
+        raise AssertionError("never called")
+
+    @staticmethod
+    def static(*whatever: Any) -> str:
+        raise AssertionError("never called")
+
+    @classmethod
+    def ofClass(cls, data: bytes) -> str:
+        raise AssertionError("never called")
+
+
+class FindingTest(WaitingTest):
+    routes = [(r"/probe/(?P<action>[a-zA-Z]+)?", OddHandler)]
 
     def test_no_action_is_not_found(self) -> None:
         self.assert_answer(self.call("/probe/"), 404, "None route could not be found")
@@ -395,7 +398,7 @@ class FindingTest(ProbeTest):
             self.assert_answer(self.call(f"/probe/{name}"), 404, f"{name} route could not be found")
 
     def test_a_private_name_is_no_action(self) -> None:
-        self._app.add_handlers(".*", [(r"/any/(?P<action>.*)", ProbeHandler)])
+        self._app.add_handlers(".*", [(r"/any/(?P<action>.*)", OddHandler)])
         self.assert_answer(self.call("/any/_hidden"), 404, "_hidden route could not be found")
         self.assert_answer(self.call("/any/__init__"), 404, "__init__ route could not be found")
 
@@ -430,6 +433,31 @@ class MethodTest(ProbeTest):
             self.assert_answer(self.call("/probe/nope", method, None), 404, "nope route could not be found")
             self.assert_answer(self.call("/nope", method, None), 404, "/nope route could not be found")
 
+    def test_a_method_named_delete_is_never_run(self) -> None:
+        for name in ("delete", "put", "patch"):
+            with mock.patch.object(ProbeHandler, name, ProbeHandler.refuses):
+                response = self.fetch(
+                    "/probe/echo", method=name.upper(), body="x", allow_nonstandard_methods=True
+                )
+                self.assert_answer(response, 405, f"{name.upper()} is not allowed here, but POST is")
+                self.assertEqual(self.post(f"probe/{name}", {})["status"], 404)
+
+
+class PreparedHandler(IndicoHandler):
+    """What a user's own `prepare` and `get` may do."""
+
+    async def prepare(self) -> None:
+        if self.request.method == "POST":
+            raise IndicoError("not today", 402)
+
+    def get(self, action: str | None) -> None:
+        self.finish('"got"')
+        raise ValueError("after the answer")
+
+
+class PreparedTest(ProbeTest):
+    routes = [(r"/prepared/(?P<action>[a-zA-Z]+)?", PreparedHandler)]
+
     def test_an_error_in_prepare_is_an_answer(self) -> None:
         self.assert_answer(self.call("/prepared/x"), 402, "not today")
 
@@ -439,15 +467,6 @@ class MethodTest(ProbeTest):
         self.assertEqual(response.body, b'"got"')
         self.assert_envelope(response, 200)
         self.assertIn("prepared failed after its response", log.output[0])
-
-    def test_a_method_named_delete_is_never_run(self) -> None:
-        for name in ("delete", "put", "patch"):
-            with mock.patch.object(ProbeHandler, name, ProbeHandler.refuses):
-                response = self.fetch(
-                    "/probe/echo", method=name.upper(), body="x", allow_nonstandard_methods=True
-                )
-                self.assert_answer(response, 405, f"{name.upper()} is not allowed here, but POST is")
-                self.assertEqual(self.post(f"probe/{name}", {})["status"], 404)
 
 
 class BodySizeTest(ProbeTest):
@@ -610,7 +629,7 @@ class CompressedBodyTest(ServerTest):
         )
 
 
-class EndingTest(ProbeTest):
+class EndingTest(WaitingTest):
     async def begin(self, path: str) -> tuple[IOStream, Callable[[], Any]]:
         stream = IOStream(socket.socket())
         self.addCleanup(stream.close)
@@ -704,7 +723,7 @@ class PlainServerTest(ProbeTest):
         self.assert_answer(self.call("/probe/echo", body=body), 413, message)
 
 
-class HookTest(ProbeTest):
+class HookTest(WaitingTest):
     """What batteries hang on to requests."""
 
     def setUp(self) -> None:
@@ -724,7 +743,7 @@ class HookTest(ProbeTest):
         self.post("probe/nope", 1)
         self.fetch("/nowhere")
         self.assertEqual(self.begun, ["/probe/echo", "/probe/nope", "/nowhere"])
-        self.assertEqual(self.endings, [("probe.echo", 200), ("probe", 404), ("unknown", 404)])
+        self.assertEqual(self.endings, [("waiting.echo", 200), ("waiting", 404), ("unknown", 404)])
 
     @gen_test
     async def test_a_watcher_sees_a_client_leave(self) -> None:
@@ -734,7 +753,7 @@ class HookTest(ProbeTest):
         await self.started.wait()
         stream.close()
         await self.ended.wait()
-        self.assertEqual(self.endings, [("probe.hangs", 499)])
+        self.assertEqual(self.endings, [("waiting.hangs", 499)])
 
     def test_headers_are_on_every_answer(self) -> None:
         answers = [

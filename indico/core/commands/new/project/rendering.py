@@ -133,15 +133,15 @@ def keep_tests(source: str, kept: Collection[str]) -> str:
             removed += [node.name] if tests and not {*tests} & {*kept} else {*tests} - {*kept}
     while removed:
         source = remove_definitions(source, removed)
-        removed = [name for name in list_helpers(source) if is_unused(source, name.rpartition(".")[2])]
+        removed = [name for name in list_helpers(source) if is_unused(source, name)]
     return source
 
 
-def is_unused(source: str, name: str) -> bool:
-    is_called_by_others = (
-        name.startswith("__") or hasattr(RequestHandler, name) or hasattr(AsyncHTTPTestCase, name)
-    )
-    return not is_called_by_others and len(re.findall(rf"\b{name}\b", source)) == 1
+def is_unused(source: str, definition: str) -> bool:
+    name = definition.rpartition(".")[2]
+    if name.startswith("__") or hasattr(RequestHandler, name) or hasattr(AsyncHTTPTestCase, name):
+        return False  # others call it
+    return not re.search(rf"\b{name}\b", remove_definitions(source, [definition]))
 
 
 def list_helpers(source: str) -> list[str]:

@@ -52,8 +52,8 @@ SMALL = {  # files of a copy that starts
     "indico/new.py": "def main(words): ...\n",
     "indico/server.py": "def make_app(): ...\n",
 }
-MOST_LINES = {"all but core": 5530, "tests": 2910, "core": 6900}  # the aims are 4900, 2800 and 3900
-MOST_LINES_WITHOUT_PARTS = 3400  # all but core
+MOST_LINES = {"all but core": 4900, "tests": 2290, "core": 6900}  # the aims are 4900, 2800 and 3900
+MOST_LINES_WITHOUT_PARTS = 3000  # all but core; the aim is 3400
 
 
 class ProjectTest(StrictTest):
@@ -489,7 +489,8 @@ class PartsTest(StrictTest):
 
     def test_of_a_module_the_named_tests_stay_with_what_they_use(self) -> None:
         source = (
-            "A = 1\nB = 2\n\ndef helper(): return A\n\nclass OneTest:\n    def setUp(self): ...\n"
+            "A = 1\nB = 2\n\ndef helper(): return A\n\ndef endless(): return endless()\n\n"
+            "class OneTest:\n    def setUp(self): ...\n"
             "    def unused(self): ...\n    def test_a(self): helper()\n    def test_b(self): B\n\n"
             "class TwoTest:\n    def test_c(self): B\n\nclass ThreeTest:\n    def test_d(self): ...\n"
         )
