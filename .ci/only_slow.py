@@ -19,12 +19,12 @@ def slow(test: Any) -> Any:
 indico.tests.testutils.slow = slow
 
 
+def is_wanted(item: Any) -> bool:
+    if item.module.__name__ in MODULES:
+        return True
+    return not slow_tests.isdisjoint([item.obj.__func__, *item.cls.__mro__])
+
+
 def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
-    others = [
-        item
-        for item in items
-        if item.module.__name__ not in MODULES
-        and slow_tests.isdisjoint([item.obj.__func__, *item.cls.__mro__])
-    ]
-    config.hook.pytest_deselected(items=others)
-    items[:] = [item for item in items if item not in others]
+    config.hook.pytest_deselected(items=[item for item in items if not is_wanted(item)])
+    items[:] = [item for item in items if is_wanted(item)]

@@ -498,9 +498,9 @@ def receive_answer(client: socket.socket) -> bytes:
     return received
 
 
-def wait_for_end_of_file(pid: int, files: Collection[str]) -> None:
-    """Return when the process has no deleted file open but these. It closes a file after the response."""
-    wait_until(lambda: not {*list_deleted_files(pid)} - {*files}, "the end of the file", patience=2)
+def wait_for_end_of_file(pid: int, files: Collection[str], patience: float = PATIENCE) -> None:
+    """Return when the process has no deleted file open but these."""
+    wait_until(lambda: not {*list_deleted_files(pid)} - {*files}, "the end of the file", patience)
 
 
 def leave_in_the_middle(port: int, pid: int) -> None:
@@ -549,7 +549,7 @@ class LargeUploadTest(DatabaseTest):  # else each server starts a MongoDB
             files = list_deleted_files(server.pid)
             self.assertIn(b'"data":%d' % (PIECES * len(PIECE)), send_large(server.port))
             self.assertLess(read_peak(server.pid), 100 * 1024)
-            wait_for_end_of_file(server.pid, files)
+            wait_for_end_of_file(server.pid, files, patience=1)  # the file is closed after the response
 
     def test_a_thousand_uploads_at_once_stay_within_max_uploads(self) -> None:
         for server in self.each(**UPLOADS):
