@@ -175,11 +175,6 @@ class ASGITest(ServerTest):
     def ask(self, line: str = "POST /probe/echo", *headers: tuple[bytes, bytes], **scope: Any) -> Exchange:
         return Exchange(self.application, line, *headers, **scope)
 
-    def set(self, module: Any, name: str, value: Any) -> None:
-        patch = mock.patch.object(module, name, value)
-        patch.start()
-        self.addCleanup(patch.stop)
-
     # Requests
 
     @gen_test

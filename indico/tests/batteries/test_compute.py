@@ -115,11 +115,6 @@ class ComputeTest(ServerTest):
         self.set(battery, "_hooks", list(self.hooks))
         super().setUp()
 
-    def set(self, module: Any, name: str, value: Any) -> None:
-        patch = mock.patch.object(module, name, value)
-        patch.start()
-        self.addCleanup(patch.stop)
-
     @property
     def pool(self) -> Processes:
         return battery.get_pools().processes

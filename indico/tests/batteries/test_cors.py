@@ -36,9 +36,7 @@ class CorsTest(ServerTest):
     origins: ClassVar[list[str]] = [PAGE, OTHER_PAGE]
 
     def get_app(self) -> Application:
-        patch = mock.patch.object(config, "CORS_ORIGINS", self.origins)
-        patch.start()
-        self.addCleanup(patch.stop)
+        self.set(config, "CORS_ORIGINS", self.origins)
         return make_app(routes=self.routes)
 
     def ask(self, path: str = "/auth/check", origin: str | None = PAGE, **options: Any) -> HTTPResponse:

@@ -255,9 +255,8 @@ class NotSharedTest(StrictTest):
 
     def setUp(self) -> None:
         super().setUp()
-        for patch in (mock.patch.object(config, "WORKERS", 2), mock.patch.dict(os.environ)):
-            patch.start()
-            self.addCleanup(patch.stop)
+        self.set(config, "WORKERS", 2)
+        self.enterContext(mock.patch.dict(os.environ))
 
     def assert_says(self, sentence: str) -> None:
         with self.assertLogs("indico", logging.WARNING) as logged:

@@ -74,12 +74,6 @@ class OpenIDTest(ServerTest):
         self.io_loop.run_sync(self.issuer.stop)
         super().tearDown()
 
-    def set(self, module: Any, name: str, value: Any) -> None:
-        """Replace a setting for this test."""
-        patch = mock.patch.object(module, name, value)
-        patch.start()
-        self.addCleanup(patch.stop)
-
     def login(self, token: str | None = None, **fields: Any) -> Any:
         data = {"provider": "google", "id_token": token or self.issuer.make_token(), "user": USER, **fields}
         return self.post("openid/login", data, {})

@@ -69,12 +69,6 @@ class PasswordTest(ServerTest):
         self.set_hasher(CHEAP)
         return make_app(routes=self.routes)
 
-    def set(self, module: Any, name: str, value: Any) -> None:
-        """Replace a setting for this test."""
-        patch = mock.patch.object(module, name, value)
-        patch.start()
-        self.addCleanup(patch.stop)
-
     def set_hasher(self, hasher: Argon2Hasher) -> None:
         self.set(hashing, "get_hasher", lambda: PasswordHash([hasher]))
         self.set(hashing, "NO_HASH", hashing.NO_HASH.replace("m=65536,t=3,p=4", "m=8,t=1,p=1"))

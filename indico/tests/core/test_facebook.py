@@ -52,12 +52,6 @@ class GraphTest(StrictTest, AsyncTestCase):
         self.io_loop.run_sync(self.graph.stop)
         super().tearDown()
 
-    def set(self, module: Any, name: str, value: Any) -> None:
-        """Replace a setting for this test."""
-        patch = mock.patch.object(module, name, value)
-        patch.start()
-        self.addCleanup(patch.stop)
-
 
 class CheckAccessTokenTest(GraphTest):
     def check(self, token: str, oauth_id: str = OAUTH_ID) -> bool:

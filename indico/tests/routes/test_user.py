@@ -156,9 +156,7 @@ class SizeTest(UserTest):
     """MAX_USER_SIZE."""
 
     def setUp(self) -> None:
-        patch = mock.patch.object(config, "MAX_USER_SIZE", 4096)
-        patch.start()
-        self.addCleanup(patch.stop)
+        self.set(config, "MAX_USER_SIZE", 4096)
         super().setUp()
 
     def size(self) -> int:

@@ -10,6 +10,7 @@ import sys
 import unittest
 import warnings
 from typing import Any
+from unittest import mock
 
 
 class StrictTest(unittest.TestCase):
@@ -38,6 +39,10 @@ class StrictTest(unittest.TestCase):
 
         self.addCleanup(check)
         super().setUp()
+
+    def set(self, owner: Any, name: str, value: Any) -> None:
+        """Replace an attribute, such as a setting of `config`, for this test."""
+        self.enterContext(mock.patch.object(owner, name, value))
 
     def _on_unraisable(self, unraisable: Any) -> None:
         self._complaints.append(f"{unraisable.exc_value!r} in {unraisable.object!r}")

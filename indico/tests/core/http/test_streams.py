@@ -198,11 +198,6 @@ class StreamTest(ServerTest):
         self.started = asyncio.Event()
         self.ended = asyncio.Event()
 
-    def set(self, module: Any, name: str, value: Any) -> None:
-        patch = mock.patch.object(module, name, value)
-        patch.start()
-        self.addCleanup(patch.stop)
-
     def call(self, action: str, headers: Any = HEADERS, **fields: Any) -> HTTPResponse:
         path = action if "/" in action else f"probe/{action}"
         return self.fetch(f"/{path}", method="POST", headers=headers, body=json.dumps(fields))

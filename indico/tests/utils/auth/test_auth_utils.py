@@ -38,9 +38,7 @@ UNKNOWN_KEY = user_hash("nobody")
 class UserHashTest(StrictTest):
     def set_salt(self, salt: str | None) -> None:
         for module in (auth_utils, config):
-            patch = mock.patch.object(module, "USER_SALT", salt)
-            patch.start()
-            self.addCleanup(patch.stop)
+            self.set(module, "USER_SALT", salt)
 
     def enter_empty_folder(self) -> Path:
         """An empty working directory for this test."""
