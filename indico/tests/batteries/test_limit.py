@@ -166,10 +166,6 @@ class LoginRateTest(ServerTest):
         self.set(config, "LOGIN_RATE", (3, DAY))
         return make_app(routes=self.routes)
 
-    def set(self, module: Any, name: str, value: Any) -> None:
-        self.addCleanup(setattr, module, name, getattr(module, name))
-        setattr(module, name, value)
-
     def login(self, oauth_id: str = "1", token: str = "guess", forwarded: str = "") -> int:
         data = {**LOGIN_DATA, "oauth_id": oauth_id, "access_token": token}
         headers = {"X-Forwarded-For": forwarded} if forwarded else {}

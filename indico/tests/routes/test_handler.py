@@ -174,10 +174,6 @@ class ProbeTest(ServerTest):
     stores = False
     routes = [(r"/probe/(?P<action>[a-zA-Z]+)?", ProbeHandler)]
 
-    def set(self, module: Any, name: str, value: Any) -> None:
-        self.addCleanup(setattr, module, name, getattr(module, name))
-        setattr(module, name, value)
-
     def call(self, path: str, method: str = "POST", body: str | None = "{}") -> HTTPResponse:
         return self.fetch(path, method=method, body=body, allow_nonstandard_methods=True)
 

@@ -241,10 +241,6 @@ class HostileTest(StrictTest, AsyncHTTPTestCase):
             self.assertTrue(message.isprintable(), ascii(message))
             self.assertNotIn(USER_KEY, message)
 
-    def set(self, module: Any, name: str, value: Any) -> None:
-        self.addCleanup(setattr, module, name, getattr(module, name))
-        setattr(module, name, value)
-
     def run_client(self, talk: Callable[[Client], Coroutine[Any, Any, Any]]) -> Any:
         """The outcome of `talk(client)`, with a client that is connected."""
 
