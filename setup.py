@@ -51,7 +51,14 @@ setup(
     packages=find_packages(include=["indico", "indico.*"]),
     include_package_data=True,  # what MANIFEST.in names, below the package
     install_requires=(HERE / "req.txt").read_text(encoding="utf-8-sig"),
-    entry_points={"nose.plugins.0.10": ["indico-suite = indico.tests.testutils.nosetests:SuitePlugin"]},
+    entry_points={
+        "nose.plugins.0.10": [
+            "indico-suite = indico.tests.testutils.nosetests:SuitePlugin",
+            # if boilerplate
+            "indico-parallel = indico.tests.testutils.parallel:ParallelPlugin",
+            # end if
+        ]
+    },
     extras_require={
         **OPTIONAL,
         "dev": [

@@ -18,7 +18,18 @@ from indico.tests.testutils.mongo import DatabaseTest
 from indico.tests.testutils.process import make_environment
 
 ROOT = Path(indico.__file__).parents[1]
-NOT_COPIED = (".git", ".indico", ".venv*", ".*_cache", "__pycache__", "_build", "build", "dist", "*.egg-info")
+NOT_COPIED = (
+    ".git",
+    ".coverage*",
+    ".indico",
+    ".venv*",
+    ".*_cache",
+    "__pycache__",
+    "_build",
+    "build",
+    "dist",
+    "*.egg-info",
+)
 # Code in the copies does not count in this checkout's coverage.
 NOT_COVERED = {"COVERAGE_PROCESS_CONFIG": "", "COVERAGE_PROCESS_START": ""}
 

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, contextmanager
 from typing import Any, ClassVar
 from unittest import mock
 
@@ -655,47 +655,50 @@ def count_events(port: int) -> int:
 class StreamProcessTest(ProcessTest):
     """Real servers and many events or clients, on our server and on Tornado's."""
 
-    def each(self) -> Iterator[ServerProcess]:
-        for kind in ("own", "tornado"):
-            with self.subTest(server=kind):
-                server = self.start(script=SERVE, HTTP_SERVER=kind, SHUTDOWN_TIMEOUT="1")
-                yield server
-                self.assertEqual(server.stop(), 0)
-                self.assertNotIn("Traceback", server.output)
+    @contextmanager
+    def serve(self, kind: str) -> Iterator[ServerProcess]:
+        with self.subTest(server=kind):
+            server = self.start(script=SERVE, HTTP_SERVER=kind, SHUTDOWN_TIMEOUT="1")
+            yield server
+            self.assertEqual(server.stop(), 0)
+            self.assertNotIn("Traceback", server.output)
 
     @linux
     def test_a_hundred_thousand_events_to_a_slow_client_keep_memory_flat(self) -> None:
-        for server in self.each():
-            before = read_peak(server.pid)
-            self.assertEqual(count_events(server.port), 100_000)
-            self.assertLess(read_peak(server.pid) - before, 10_000)
+        for kind in ("own", "tornado"):
+            with self.serve(kind) as server:
+                before = read_peak(server.pid)
+                self.assertEqual(count_events(server.port), 100_000)
+                self.assertLess(read_peak(server.pid) - before, 10_000)
 
     def test_two_thousand_streams_at_once(self) -> None:
         raise_file_limit()
-        for server in self.each():
+        for kind in ("own", "tornado"):
+            with self.serve(kind) as server:
 
-            async def follow(port: int = server.port) -> list[bytes]:
-                request = make_follow(count=5, size=10, pause=1)
-                return await asyncio.gather(*(receive_all(port, request) for _ in range(2000)))
+                async def follow(port: int = server.port) -> list[bytes]:
+                    request = make_follow(count=5, size=10, pause=1)
+                    return await asyncio.gather(*(receive_all(port, request) for _ in range(2000)))
 
-            for received in asyncio.run(follow()):
-                self.assertEqual(read_numbers(received), list(range(5)))
+                for received in asyncio.run(follow()):
+                    self.assertEqual(read_numbers(received), list(range(5)))
 
     def test_a_drain_ends_streams_with_their_last_event_whole(self) -> None:
-        for server in self.each():
+        for kind in ("own", "tornado"):
+            with self.serve(kind) as server:
 
-            async def follow(server: ServerProcess = server) -> list[bytes]:
-                request = make_follow(count=10**6, size=5000, pause=0.001)
-                clients = [asyncio.ensure_future(receive_all(server.port, request)) for _ in range(50)]
-                await asyncio.sleep(0.5)
-                server.send(signal.SIGTERM)
-                return await asyncio.gather(*clients)
+                async def follow(server: ServerProcess = server) -> list[bytes]:
+                    request = make_follow(count=10**6, size=5000, pause=0.001)
+                    clients = [asyncio.ensure_future(receive_all(server.port, request)) for _ in range(50)]
+                    await asyncio.sleep(0.5)
+                    server.send(signal.SIGTERM)
+                    return await asyncio.gather(*clients)
 
-            for received in asyncio.run(follow()):
-                numbers = read_numbers(received)
-                self.assertGreater(len(numbers), 1)
-                self.assertEqual(numbers, list(range(len(numbers))))
-                self.assertTrue(received.decode().endswith(make_error("The server is stopping", 503)))
+                for received in asyncio.run(follow()):
+                    numbers = read_numbers(received)
+                    self.assertGreater(len(numbers), 1)
+                    self.assertEqual(numbers, list(range(len(numbers))))
+                    self.assertTrue(received.decode().endswith(make_error("The server is stopping", 503)))
 
 
 @slow
