@@ -24,6 +24,7 @@ class BatteriesTest(CheckoutTest):
     def run_suite(self, *names: str) -> None:
         self.run_python("-m", "unittest", *(f"indico.tests.{name}" for name in names))
 
+    @slow
     def test_every_battery_has_its_line_and_every_line_its_battery(self) -> None:
         files = (self.copy / "indico/batteries").glob("[!_]*")
         self.assertEqual(sorted(f"indico.batteries.{path.stem}" for path in files), sorted(BATTERIES))

@@ -84,6 +84,7 @@ class PagesTest(StrictTest):
                 with self.subTest(block.place):
                     CHECKS[block.language](block.code)
 
+    @slow
     def test_every_file_that_a_page_has_its_reader_write_is_run(self) -> None:
         for page in list_pages():
             commands = "".join(block.code for block in read_blocks(page, "console"))

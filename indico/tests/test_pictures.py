@@ -42,6 +42,7 @@ class RequestTest(ServerTest):
         super().setUp()
         self.script = runpy.run_path(str(DOCS / "draw_request.py"))
 
+    @slow
     def test_the_picture_of_a_request_is_that_of_the_code(self) -> None:
         self.post("auth/login", LOGIN_DATA)
         calls = self.script["trace"](

@@ -112,11 +112,13 @@ class SendTest(FilesTest):
                 self.assertEqual((response.code, response.body), (200, data))
                 self.assertEqual(response.headers["Content-Type"], "image/png")
 
+    @slow
     def test_gridfs_of_pymongo_reads_what_is_stored(self) -> None:
         for data in (DATA, b"", bytes(CHUNK_SIZE + 1)):
             stored = gridfs.GridFS(self.database).get(ObjectId(self.add(data)["file"]))
             self.assertEqual((stored.filename, stored.length, stored.read()), ("tea.png", len(data), data))
 
+    @slow
     def test_no_browser_shows_a_file_as_a_page(self) -> None:
         for content_type, sent in (
             ("text/html", "text/html"),
@@ -212,6 +214,7 @@ class OwnerTest(FilesTest):
         self.assertEqual(self.post("user/remove", {})["status"], 200)
         self.assertEqual(self.count(), (0, 0))
 
+    @slow
     def test_the_description_has_the_page(self) -> None:
         if "indico.batteries.openapi" not in BATTERIES:
             self.skipTest("the battery was taken out")

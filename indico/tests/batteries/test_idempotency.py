@@ -382,6 +382,7 @@ class OperationTest(ServerTest):
     routes = [AuthRoute, (r"/order/(?P<action>[a-zA-Z]+)?", OrderHandler)]
     stores = ("auth", "idempotency", "user")
 
+    @slow
     def test_it_adds_two_operations_and_one_for_a_replay(self) -> None:
         self.post("auth/login", LOGIN_DATA)
         for key in ("1", "2"):

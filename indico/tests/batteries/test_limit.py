@@ -81,6 +81,7 @@ class LimitTest(LimitedTest):
             self.assertTrue(0 < int(match[1]) <= DAY)
             self.assertEqual(response.headers.get("Retry-After"), match[1] if code == 429 else None)
 
+    @slow
     def test_users_count_by_themselves_and_so_do_actions_of_other_handlers(self) -> None:
         self._app.add_handlers(".*", [(r"/other/(?P<action>[a-zA-Z]+)?", OtherTeaHandler)])
         first, second = self.log_in("1"), self.log_in("2")
@@ -93,6 +94,7 @@ class LimitTest(LimitedTest):
         self.assertEqual([self.ask("tea/drink").code for _ in range(4)], 4 * [401])
         self.assertEqual([self.ask("tea/drink", "{", **key).code for _ in range(4)], [400, 400, 400, 429])
 
+    @slow
     def test_without_auth_addresses_are_counted_and_a_network_is_one(self) -> None:
         before, config.TRUSTED_PROXIES = config.TRUSTED_PROXIES, [ipaddress.ip_network("127.0.0.1")]
         self.addCleanup(setattr, config, "TRUSTED_PROXIES", before)
@@ -112,6 +114,7 @@ class LimitTest(LimitedTest):
 
 
 class OperationTest(LimitedTest):
+    @slow
     def test_a_limited_action_adds_one_operation(self) -> None:
         key = self.log_in("1")
         self.ask("tea/drink", '{"cups": 1}', **key)
@@ -183,6 +186,7 @@ class LoginRateTest(ServerTest):
         data = f"Too many requests, try again in {wait} seconds"
         self.assertEqual(response.body.decode(), f'{{"status":429,"data":"{data}"}}')
 
+    @slow
     def test_every_response_says_how_many_are_left(self) -> None:
         for left in (2, 1, 0, 0):
             headers = self.fetch("/auth/login", method="POST", body="oauth_id=1").headers
@@ -217,6 +221,7 @@ class LoginRateTest(ServerTest):
         self.assertEqual(statuses, [401, 401, 401, 429])
         self.assertEqual(self.login("2", forwarded="10.0.0.1"), 401)
 
+    @slow
     def test_each_client_counts_by_itself_however_the_proxy_writes_its_address(self) -> None:
         self.set(config, "TRUSTED_PROXIES", [ipaddress.ip_network("127.0.0.1")])
         for spellings in (

@@ -222,6 +222,7 @@ class CauseTest(LogTest):
         self.assertEqual((line["request_id"], line["level"]), (request_id, "ERROR"))
         self.assertRegex(line["exception"], r"(?s)^Traceback .*ValueError: it was\nbad\nINFO all is well$")
 
+    @slow
     def test_a_timeout_has_its_id(self) -> None:
         self._app.settings["staying"] = asyncio.Event()
         with mock.patch.object(config, "REQUEST_TIMEOUT", 0.01):

@@ -32,6 +32,7 @@ from indico.routes.auth import AuthRoute
 from indico.routes.handler import IndicoHandler
 from indico.server import make_app
 from indico.tests.mocks import HEADERS, LOGIN_DATA
+from indico.tests.testutils import slow
 from indico.tests.testutils.process import ProcessTest, linux, wait_until
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
@@ -115,6 +116,7 @@ class MetricsTest(ServerTest):
     def test_only_get_is_allowed(self) -> None:
         self.assertEqual(self.post("metrics", {})["status"], 405)
 
+    @slow
     def test_answers_count_by_route_action_and_status(self) -> None:
         self.post("auth/login", LOGIN_DATA)
         for headers in (HEADERS, HEADERS, {}):
@@ -124,6 +126,7 @@ class MetricsTest(ServerTest):
         self.assertEqual(series["http_requests_total", "auth", "check", "200"], 2)
         self.assertEqual(series["http_requests_total", "auth", "check", "401"], 1)
 
+    @slow
     def test_latencies_count_by_route_and_action(self) -> None:
         self.add_odd_route()
         self.post("odd/block", {})
@@ -159,6 +162,7 @@ class MetricsTest(ServerTest):
         await asyncio.gather(*waiting)
         self.assertEqual(await count(), 1)
 
+    @slow
     def test_mongodbs_commands_count_by_name(self) -> None:
         before = self.scrape().get(("mongodb_command_duration_seconds_count", "find"), 0)
         self.post("auth/login", LOGIN_DATA)
@@ -174,6 +178,7 @@ class MetricsTest(ServerTest):
         for name in ("failures_total", "duration_seconds_count"):
             self.assertEqual(self.scrape()[f"mongodb_command_{name}", "noSuchCommand"], 1)
 
+    @slow
     def test_a_call_that_blocks_the_loop_is_a_lag(self) -> None:
         self.add_odd_route()
 
@@ -420,6 +425,7 @@ server.main(debug=False, port=0)
         self.assertEqual(os.listdir(self.temporary), [])
         self.assertEqual(os.listdir(self.given), [])
 
+    @slow
     @linux
     def test_a_parent_that_is_killed_leaves_no_folder(self) -> None:
         self.assertEqual(len(os.listdir(self.temporary)), 1)

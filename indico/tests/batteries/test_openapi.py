@@ -230,6 +230,7 @@ class PathsTest(StrictTest):
         self.assertEqual(page["responses"]["200"]["content"], {"text/plain": {}})
         self.assertEqual([parameter["name"] for parameter in page["parameters"]], ["cup"])
 
+    @slow
     @needs_validator
     def test_the_document_is_valid(self) -> None:
         from openapi_spec_validator import validate

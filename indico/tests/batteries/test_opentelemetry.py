@@ -199,6 +199,7 @@ class OffTest(StrictTest):
 class TracesEndpointTest(ServerTest):
     routes = [AuthRoute]
 
+    @slow
     def test_spans_arrive_at_the_endpoint_of_traces_as_it_is_written(self) -> None:
         self.post("auth/check", {}, {})
         self.io_loop.run_sync(lambda: self._lifespan.__aexit__(None, None, None))

@@ -264,6 +264,7 @@ class HTTPSTest(WebhooksTest):
         self.enterContext(mock.patch.object(sending, "is_public", lambda text: True))
         return HTTPServer(self.receive, ssl_options=context)
 
+    @slow
     def test_a_message_is_sent_by_https_to_the_host_that_the_certificate_names(self) -> None:
         with resolves(HOST, ["127.0.0.1"], times=1), mock.patch.object(config, "PRODUCTION", True):
             self.io_loop.run_sync(
@@ -272,6 +273,7 @@ class HTTPSTest(WebhooksTest):
         [request] = self.received
         self.assertEqual((request.protocol, request.host), ("https", f"{HOST}:{self.port}"))
 
+    @slow
     def test_a_host_with_the_certificate_of_another_gets_nothing(self) -> None:
         url = f"https://other.example.com:{self.port}/"
         with (

@@ -19,6 +19,7 @@ from unittest import mock
 
 from indico import config
 from indico.core import development
+from indico.tests.testutils import slow
 from indico.tests.testutils.checkout import ROOT
 from indico.tests.testutils.process import make_environment, make_folder, remove_folder
 from indico.tests.testutils.strict import StrictTest
@@ -93,6 +94,7 @@ class SecretTest(DevelopmentTest):
         development.get_secret("user_salt")
         self.assertEqual(sorted(os.listdir(development.FOLDER)), [".gitignore", "user_salt"])
 
+    @slow
     def test_a_secret_is_kept(self) -> None:
         secret = development.get_secret("user_salt")
         self.assertEqual(development.get_secret("user_salt"), secret)

@@ -84,6 +84,7 @@ class CheckAccessTokenTest(GraphTest):
             with self.subTest(oauth_id), self.assertRaises(FacebookTokenError):
                 self.check("token-of-no-user", oauth_id)
 
+    @slow
     def test_an_answer_that_makes_no_sense_is_unavailable(self) -> None:
         for token in (*graph.BROKEN, graph.HANG_UP):
             with self.subTest(token), self.assertRaises(Unavailable) as caught:
@@ -204,6 +205,7 @@ class LoginWithFacebookTest(GraphTest, ServerTest):
         self.assertEqual(self.database.user.count_documents({"user_id": USER_ID}), 1)
         self.assertEqual(self.post("auth/check", {}), {"status": 200, "data": True})
 
+    @slow
     def test_a_refused_token_is_401_and_leaves_nothing_behind(self) -> None:
         for token in (*graph.REFUSED, "token-nobody-knows", "", "a b", 4097 * "x"):
             with self.subTest(token[:50]):
@@ -215,12 +217,14 @@ class LoginWithFacebookTest(GraphTest, ServerTest):
         self.assertEqual(self.log_in("token-of-no-user", oauth_id="None"), REFUSAL)
         self.assert_nothing_stored()
 
+    @slow
     def test_a_broken_facebook_is_503_and_leaves_nothing_behind(self) -> None:
         for token in (*graph.BROKEN, graph.HANG_UP):
             with self.subTest(token):
                 self.assertEqual(self.log_in(token), OUT_OF_ORDER)
         self.assert_nothing_stored()
 
+    @slow
     def test_a_slow_facebook_is_503_and_leaves_nothing_behind(self) -> None:
         self.set(facebook_utils, "TIMEOUT", 0.1)
         self.assertEqual(self.log_in(graph.SLOW), OUT_OF_ORDER)
@@ -258,6 +262,7 @@ class LoginWithFacebookTest(GraphTest, ServerTest):
         self.assert_nothing_stored()
         self.assertEqual(self.log_in(config.DEV_TOKEN)["status"], 200)
 
+    @slow
     @gen_test
     async def test_ten_logins_that_wait_for_facebook_hold_up_nobody_else(self) -> None:
         waiting = [asyncio.ensure_future(self.send_login(graph.SLOW)) for _ in range(10)]
@@ -317,6 +322,7 @@ class LoginWithFacebookTest(GraphTest, ServerTest):
 class GraphInThreadTest(ServerTest):
     routes = [AuthRoute]
 
+    @slow
     def test_a_stub_in_a_thread_answers_a_server_on_another_loop(self) -> None:
         with graph_in_thread() as stub, mock.patch.dict(vars(config), stub.settings):
             stub.release()

@@ -212,6 +212,7 @@ class ProxyTest(FetchTest):
 
 
 class OutOfOrderTest(FetchTest):
+    @slow
     @gen_test
     async def test_headers_and_bodies_that_never_end_fail(self) -> None:
         for begin, more in (

@@ -14,6 +14,7 @@ from tornado.testing import AsyncTestCase, gen_test
 from indico import db
 from indico.core.startup import StartupTask
 from indico.error import MongoError, Unavailable
+from indico.tests.testutils import slow
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
 
@@ -114,6 +115,7 @@ class ReadyTest(ServerTest):
     def ask(self) -> Any:
         return json.loads(self.fetch("/health/ready").body)
 
+    @slow
     def test_the_server_serves_and_is_ready_only_when_the_indexes_are_there(self) -> None:
         self.assertIn("Indexes: No index on user_id of user: duplicate key. This is tried again", self.line)
         self.assertEqual(self.ask(), {"status": 503, "data": "Not done yet: Indexes"})

@@ -49,6 +49,7 @@ class DeadlineTest(StrictTest, AsyncTestCase):
         await called.wait()
         self.assertEqual(seen, ["nobody's"])
 
+    @slow
     @gen_test
     async def test_those_far_off_share_timers_too_and_are_hardly_late(self) -> None:
         loop = asyncio.get_running_loop()

@@ -146,11 +146,13 @@ class DatabaseOfATestTest(StrictTest):
         self.run_inner()
         self.assertEqual(config.MONGODB_DATABASE, before)
 
+    @slow
     def test_the_same_test_has_another_one_each_time(self) -> None:
         for _ in range(3):
             self.run_inner()
         self.assert_dropped(runs=3)
 
+    @slow
     def test_tests_whose_names_begin_alike_have_each_their_own(self) -> None:
         for end in ("a", "b"):
             self.run_inner(name="test_" + 200 * "x" + end)

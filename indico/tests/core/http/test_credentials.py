@@ -13,6 +13,7 @@ from indico.asgi import ASGIApplication
 from indico.routes.auth import AuthRoute
 from indico.tests.mocks import LOGIN_DATA, USER_KEY
 from indico.tests.test_asgi import Exchange
+from indico.tests.testutils import slow
 from indico.tests.testutils.server import ServerTest
 
 OTHERS = (
@@ -31,6 +32,7 @@ class OtherSchemeTest(ServerTest):
         super().setUp()
         self.post("auth/login", LOGIN_DATA, {})
 
+    @slow
     def test_the_key_counts_beside_another_scheme(self) -> None:
         for other in OTHERS:
             with self.subTest(other):

@@ -42,6 +42,7 @@ from indico.routes.handler import IndicoHandler
 from indico.routes.user import UserRoute
 from indico.tests.core.mongo.on_driver import OnDriver
 from indico.tests.mocks import LOGIN_DATA, USER_ID
+from indico.tests.testutils import slow
 from indico.tests.testutils.mongo import MongoTest
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
@@ -240,6 +241,7 @@ class AnswerTest(ServerTest):
         expected = {**order, "image": "YQ==", "parts": [], "until": 0}
         self.assertEqual(self.post("order/echo", {"order": order}), {"status": 200, "data": [expected]})
 
+    @slow
     def test_single_values_are_answers_and_the_description_says_what_they_become(self) -> None:
         for action, data, schema in (
             ("day", "2026-01-02", {"type": "string", "format": "date"}),
@@ -372,6 +374,7 @@ class StoreTest(OnDriver, MongoTest):
             self.assertIn(name, str(caught.exception.__cause__))
         self.assertEqual(self.database.things.count_documents({}), 0)
 
+    @slow
     @gen_test
     async def test_a_value_that_a_client_may_have_sent_is_an_invalid_value(self) -> None:
         for value in (2**64, "\ud800", {"a\0": 1}, "a" * 17 * 1024 * 1024):

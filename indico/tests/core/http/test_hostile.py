@@ -495,6 +495,7 @@ class TargetTest(HostileTest):
             with self.subTest(line=line):
                 self.assert_answers(make_request(f"{line} HTTP/1.1"), 404, LAST)
 
+    @slow
     def test_a_path_is_taken_as_it_is_written(self) -> None:
         for path in (
             "/probe/%65cho",
@@ -975,6 +976,7 @@ class LeavingTest(HostileTest):
             await self.wait_until_left()
             self.most_lines += 2
 
+    @slow
     @gen_test(timeout=PATIENCE)
     async def test_clients_may_leave_between_pipelined_requests(self) -> None:
         for leave in (Client.end, Client.reset):

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from unittest import mock
 
 from indico.core.http.sockets import accept_waiting, listen, raise_file_limit
+from indico.tests.testutils import slow
 from indico.tests.testutils.strict import StrictTest
 
 PATIENCE = 30  # seconds; what takes longer will not happen
@@ -22,6 +23,7 @@ FIRST = "127.0.0.1"
 
 
 class FileLimitTest(StrictTest):
+    @slow
     def test_the_limit_of_files_is_raised_to_what_the_machine_allows(self) -> None:
         program = (
             "import resource\n"
@@ -117,6 +119,7 @@ class ListeningSocketTest(StrictTest):
             self.listening.accept()
         self.test_clients_are_accepted_while_there_are_files()
 
+    @slow
     def test_a_file_in_reserve_that_another_took_is_had_again_later(self) -> None:
         # In a process of its own: here other threads give files back at any moment.
         script = subprocess.run([sys.executable, "-c", TAKEN], capture_output=True, text=True)

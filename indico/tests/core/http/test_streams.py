@@ -285,6 +285,7 @@ class EventsTest(StreamTest):
             self.io_loop.run_sync(self.ended.wait)
         self.assertIn("probe.lingers has responded already; its events are dropped", log.output[0])
 
+    @slow
     def test_an_event_may_be_large(self) -> None:
         response = self.call("large")
         self.assertEqual(len(response.body), len(make_event("")) + 10_000 * 1024 + len(END))
@@ -309,6 +310,7 @@ class TornadoEventsTest(EventsTest):
 
 
 class WaitingTest(StreamTest):
+    @slow
     def test_a_comment_is_sent_while_nothing_comes(self) -> None:
         self.set(streams, "COMMENT_SECONDS", SHORT)
         body = self.call("waits", wait=3.2 * SHORT, then=0).body.decode()
@@ -323,6 +325,7 @@ class WaitingTest(StreamTest):
     def test_no_value_in_time_is_a_504(self) -> None:
         self.assert_answer(self.call("patient/waits", wait=3600, then=0), 504, "The request took too long")
 
+    @slow
     def test_no_next_value_in_time_is_an_event(self) -> None:
         response = self.call("patient/waits", wait=0, then=3600)
         self.assert_stream(response, make_event("first"), make_error("The request took too long", 504))
@@ -375,6 +378,7 @@ class LeavingTest(StreamTest):
     async def test_a_client_that_leaves_without_reading_ends_the_generator(self) -> None:
         await self.assert_ends("many", lambda: self.yielded > 5, count=10**9)
 
+    @slow
     @gen_test(timeout=PATIENCE)
     async def test_a_client_that_leaves_while_it_reads_ends_the_generator(self) -> None:
         async with AsyncExitStack() as stack:
@@ -410,6 +414,7 @@ class SlowClientTest(StreamTest):
         server: Any = self.http_server
         return sum(connection.unsent_bytes() for connection in server.limits.addresses)
 
+    @slow
     @gen_test(timeout=PATIENCE)
     async def test_a_client_that_reads_slowly_holds_the_generator_back(self) -> None:
         async with AsyncExitStack() as stack:
@@ -420,6 +425,7 @@ class SlowClientTest(StreamTest):
         self.assertEqual(received.count(b"\ndata: "), 1000 + 1)
         self.assertTrue(received.endswith(END.encode()))
 
+    @slow
     @gen_test(timeout=PATIENCE)
     async def test_a_client_that_takes_nothing_is_cut_off(self) -> None:
         self.set(config, "WRITE_TIMEOUT", SHORT)
@@ -480,6 +486,7 @@ class DrainTest(StreamTest):
         self.assert_stream(response, make_event(1), END)
         self.assertEqual(response.headers["Connection"], "close")
 
+    @slow
     @gen_test(timeout=PATIENCE)
     async def test_a_stream_that_does_not_end_gets_an_error(self) -> None:
         self.set(config, "SHUTDOWN_TIMEOUT", SHORT)
@@ -541,6 +548,7 @@ class ASGIStreamTest(StreamTest):
             await asyncio.wait_for(exchange.task, PATIENCE)
             self.assertEqual(self._app.state.in_flight, set())
 
+    @slow
     @gen_test(timeout=PATIENCE)
     async def test_a_server_that_takes_nothing_holds_the_generator_back(self) -> None:
         exchange = self.ask("many", count=100)
@@ -550,6 +558,7 @@ class ASGIStreamTest(StreamTest):
         await asyncio.wait_for(exchange.task, PATIENCE)
         self.assertEqual(exchange.body.count(b"data: "), 100 + 1)
 
+    @slow
     @gen_test(timeout=PATIENCE)
     async def test_a_client_that_takes_nothing_is_given_up(self) -> None:
         self.set(config, "WRITE_TIMEOUT", SHORT)

@@ -242,6 +242,7 @@ class UploadTest(ServerTest):
         body = make_part("images", b"bytes") + make_part("images", b"bytes", "b") + END
         self.assertEqual(self.upload("/picture/several", body), (200, ["b"]))
 
+    @slow
     def test_an_invalid_multipart_body_is_400(self) -> None:
         for body in INVALID:
             for route in ("picture", "task"):
@@ -273,6 +274,7 @@ class UploadTest(ServerTest):
                 body = text + make_part("image", b"bytes", "a") + END
                 self.assertEqual(self.upload("/picture/save", body)[0], 413)
 
+    @slow
     @gen_test(timeout=PATIENCE)
     async def test_the_rest_of_a_body_that_is_too_large_is_dropped(self) -> None:
         client = await Client(self.get_http_port()).connect()

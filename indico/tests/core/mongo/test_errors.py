@@ -22,6 +22,7 @@ from indico.routes.auth import AuthRoute
 from indico.routes.user import UserRoute
 from indico.tests.core.mongo.on_driver import OnDriver
 from indico.tests.mocks import HEADERS
+from indico.tests.testutils import slow
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
 
@@ -113,6 +114,7 @@ class StubTest(OnDriver, ServerTest):
             self.assertEqual((record.levelname, record.exc_info), ("WARNING", None))
             self.assertNotIn("\n", record.getMessage())
 
+    @slow
     def test_an_overloaded_or_full_mongodb_or_one_without_rights_for_us_is_a_503(self) -> None:
         self.use(f"mongodb://127.0.0.1:{self.stub.port}/?retryReads=false&retryWrites=false")
         for reply in (
@@ -139,6 +141,7 @@ class StubTest(OnDriver, ServerTest):
         self.stub.hello = {**HELLO, "maxWireVersion": 0}
         self.assert_unavailable(UNREACHABLE)
 
+    @slow
     def test_a_name_that_can_not_be_resolved_is_a_503(self) -> None:
         for uri in ("mongodb+srv://nope.invalid/", "mongodb://nope.invalid/?serverSelectionTimeoutMS=50"):
             with self.subTest(uri):

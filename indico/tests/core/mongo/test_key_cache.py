@@ -136,10 +136,12 @@ class CountTest(CacheTest):
         self.assertEqual(self.call("speak/later"), (200, USER_KEY))
         self.assertEqual(self.call("speak/coroutine"), (200, USER_ID))
 
+    @slow
     def test_another_key_is_not_taken_for_it(self) -> None:
         self.remember()
         self.assertEqual(self.call("auth/check", user_hash(USER_ID, 1))[0], 401)
 
+    @slow
     def test_a_logout_counts_at_once(self) -> None:
         self.remember()
         self.assertEqual(self.call("auth/logout"), (200, True))
@@ -157,6 +159,7 @@ class CountTest(CacheTest):
             self.assertEqual(self.call("auth/logout")[0], 503)
         self.assertIsNone(key_cache.find(USER_KEY))
 
+    @slow
     def test_a_removal_counts_at_once_for_all_keys(self) -> None:
         key = self.make_key()
         self.remember()
@@ -165,6 +168,7 @@ class CountTest(CacheTest):
         for each in (USER_KEY, key):
             self.assertEqual(self.call("user/find", each), (401, "User not authenticated"))
 
+    @slow
     def test_the_end_of_an_api_key_counts_at_once(self) -> None:
         for end in ("key/remove", "auth/logout"):
             key = self.make_key()
@@ -173,6 +177,7 @@ class CountTest(CacheTest):
             self.assertEqual(self.call("auth/check", key)[0], 401)
             self.assertEqual(self.call("auth/check"), (200, True))
 
+    @slow
     def test_a_lookup_that_a_logout_overtook_is_not_remembered(self) -> None:
         look_up = AuthDB.get_user_id
 
@@ -194,6 +199,7 @@ class CountTest(CacheTest):
                 key_cache.remember(key, make_owner(), key_cache.get_version() - 1)
         self.assertEqual([key_cache.find(key) is not None for key in "abc"], [False, True, True])
 
+    @slow
     def test_a_key_that_expires_is_remembered_no_longer(self) -> None:
         key_cache.remember("a", make_owner(current_time() + 50), key_cache.get_version())
         self.assertIsNotNone(key_cache.find("a"))

@@ -11,6 +11,7 @@ from indico.routes.auth import AuthRoute
 from indico.routes.key import KeyRoute
 from indico.routes.user import UserRoute
 from indico.tests.mocks import LOGIN_DATA
+from indico.tests.testutils import slow
 from indico.tests.testutils.profiler import record_operations
 from indico.tests.testutils.server import ServerTest
 
@@ -34,6 +35,7 @@ class OperationTest(ServerTest):
     def test_a_key_is_looked_up_once(self) -> None:
         self.assertEqual(self.count("auth/check", {}), [LOOKUP])
 
+    @slow
     def test_an_api_key_is_looked_up_once(self) -> None:
         key = self.post("key/create", {"name": "backup"})["data"]["key"]
         headers = {"indico_key": key}
@@ -45,6 +47,7 @@ class OperationTest(ServerTest):
         while not self.database.auth.count_documents({"keys.used": {"$ne": None}}):
             await asyncio.sleep(0.01)
 
+    @slow
     def test_an_update_is_one_operation_more(self) -> None:
         for update in ({"name": "Ada"}, {"text": 1000 * "a"}, {"text": 1000 * "b"}):
             self.assertEqual(self.count("user/update", {"update_user": update}), UPDATE)

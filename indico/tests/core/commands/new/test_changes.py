@@ -272,6 +272,7 @@ class EarlierTest(GitTest):
                 changes.write_earlier_copy(commit, base, [])
         self.assertEqual(self.git("worktree", "list", "--porcelain", folder=root).count("worktree "), 1)
 
+    @slow
     def test_it_says_so_when_it_takes_long(self) -> None:
         with (
             mock.patch.object(log, "SILENT_SECONDS", 0.01),

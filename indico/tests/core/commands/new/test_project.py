@@ -319,6 +319,7 @@ class ReadingTest(ProjectTest):
                 self.assertEqual(find_mentions(copy, {*PARTS} - names - allowed), [])
                 self.assertEqual(find_missing_modules(copy), [])
 
+    @slow
     def test_each_text_and_name_in_the_list_of_parts_is_there(self) -> None:
         files = read_files()
         for part in PARTS.values():
