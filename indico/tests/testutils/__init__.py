@@ -11,7 +11,7 @@ Test = TypeVar("Test", bound=Any)
 
 def slow(test: Test) -> Test:
     """
-    Mark a test or a class of tests as slow: it takes a quarter of a second or more, and other tests cover its
+    Mark a test or a class of tests as slow: it takes a tenth of a second or more, and other tests cover its
     lines too. It is skipped unless SLOW_TESTS is set, as in .ci/run.
     """
     if os.environ.get("SLOW_TESTS"):

@@ -22,6 +22,7 @@ from indico.routes.user import UserRoute
 from indico.tests.core.http import test_hostile
 from indico.tests.core.http.on_uvloop import UvloopTest
 from indico.tests.core.http.test_hostile import LAST, ProbeHandler
+from indico.tests.testutils import slow
 
 ROUTES = [AuthRoute, UserRoute]
 CLOSE_FRAME = b"\x88\x80\0\0\0\0"
@@ -151,6 +152,7 @@ class ProbeSocket(TornadosHandler, WebSocketHandler):
         ProbeHandler.test.cancelled.set()
 
 
+@slow
 class OnTornadosHandler(test_hostile.HostileTest):
     parses_queries = True
 
@@ -195,6 +197,7 @@ class OnUvloop(UvloopTest, test_hostile.HostileTest):
     pass
 
 
+@slow
 class WithoutBatteries(test_hostile.HostileTest):
     """Where a response is written without Tornado's part of a handler."""
 
