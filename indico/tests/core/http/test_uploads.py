@@ -15,6 +15,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Collection
 from contextlib import ExitStack, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -123,10 +124,10 @@ def make_request(path: str, body: bytes, *headers: str, size: int | None = None)
     return "\r\n".join(lines).encode() + body
 
 
-def list_deleted_files(process: int | str = "self") -> list[str]:
-    """The open files of a process that have no name any more."""
+def list_deleted_files(*processes: int) -> list[str]:
+    """The open files of these processes, or of this one, that have no name any more."""
     links = []
-    for link in Path(f"/proc/{process}/fd").iterdir():
+    for link in chain.from_iterable(Path(f"/proc/{pid}/fd").iterdir() for pid in processes or ("self",)):
         try:
             links.append(os.readlink(link))
         except OSError:  # closed meanwhile
@@ -500,18 +501,18 @@ def receive_answer(client: socket.socket) -> bytes:
     return received
 
 
-def wait_for_end_of_file(pid: int, files: Collection[str], patience: float = PATIENCE) -> None:
-    """Return when the process has no deleted file open but these."""
-    wait_until(lambda: not {*list_deleted_files(pid)} - {*files}, "the end of the file", patience)
+def wait_for_end_of_file(files: Collection[str], *pids: int, patience: float = PATIENCE) -> None:
+    """Return when the processes have no deleted files open but these."""
+    wait_until(lambda: not {*list_deleted_files(*pids)} - {*files}, "the end of the file", patience)
 
 
-def leave_in_the_middle(port: int, pid: int) -> None:
+def leave_in_the_middle(port: int, *pids: int) -> None:
     """Send a part of a file. Return when it is on the disk, and gone from it after the client has left."""
-    files = set(list_deleted_files(pid))
+    files = set(list_deleted_files(*pids))
     with socket.create_connection(("127.0.0.1", port)) as client:
         client.sendall(make_request("/file/measure", make_part("file", 3 * PIECE, "a"), size=LIMIT))
-        wait_until(lambda: bool(set(list_deleted_files(pid)) - files), "a file on the disk")
-    wait_for_end_of_file(pid, files)
+        wait_until(lambda: bool(set(list_deleted_files(*pids)) - files), "a file on the disk")
+    wait_for_end_of_file(files, *pids)
 
 
 def send_a_thousand(port: int) -> Counter[bytes]:
@@ -544,7 +545,7 @@ class LargeUploadTest(DatabaseTest):  # else each server starts a MongoDB
                 files = list_deleted_files(server.pid)
                 self.assertIn(b'"data":%d' % (PIECES * len(PIECE)), send_large(server.port))
                 self.assertLess(read_peak(server.pid), 100 * 1024)
-                wait_for_end_of_file(server.pid, files, patience=1)  # it is closed after the response
+                wait_for_end_of_file(files, server.pid, patience=1)  # it is closed after the response
 
     def test_a_thousand_uploads_at_once_stay_within_max_uploads(self) -> None:
         for kind in ("own", "tornado"):
@@ -559,17 +560,14 @@ class LargeUploadTest(DatabaseTest):  # else each server starts a MongoDB
 class ASGILargeUploadTest(ASGIProcessTest):
     script = SCRIPT.replace("server.main(debug=False)", "from indico.asgi import application")
 
-    def find_pid(self) -> int:
-        """Return the process that has most memory: a server may have others beside it."""
-        return max(processes_in(self.folder), key=read_peak)
-
     def test_a_file_of_one_gib_takes_little_memory_and_is_gone_from_the_disk(self) -> None:
         def test(process: subprocess.Popen[str], port: int) -> None:
-            leave_in_the_middle(port, self.find_pid())
-            files = list_deleted_files(self.find_pid())
+            pids = processes_in(self.folder)  # of the server and of what it has started
+            leave_in_the_middle(port, *pids)
+            files = list_deleted_files(*pids)
             self.assertIn(b'"data":%d' % (PIECES * len(PIECE)), send_large(port))
             self.assertLess(self.read_peak(), 100 * 1024)
-            wait_for_end_of_file(self.find_pid(), files, patience=1)
+            wait_for_end_of_file(files, *pids, patience=1)
 
         self.each(test, script=self.script)
 
