@@ -57,6 +57,16 @@ def processes_in(folder: Path) -> list[int]:
     return found
 
 
+def open_files(pid: int) -> set[str]:
+    """Return the kernel's names of a process's open files. Empty if the process has ended."""
+    found = set()
+    with suppress(FileNotFoundError):
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed meanwhile
+                found.add(os.readlink(link))
+    return found
+
+
 def is_mongod(pid: int) -> bool:
     """Whether this process is a mongod, or is starting one."""
     try:

@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,7 +19,7 @@ from pymongo.errors import PyMongoError
 from indico.core import supervisor
 from indico.core.mongo.mongod import find_mongod
 from indico.tests.testutils.namespaces import Namespace
-from indico.tests.testutils.process import make_folder, wait_until
+from indico.tests.testutils.process import make_folder, open_files, wait_until
 from indico.tests.testutils.proxy import HOST, Proxy, reserve_port
 
 NAME = "tests"
@@ -231,13 +231,3 @@ def owner_of_port(pid: int) -> Callable[[int], bool]:
         return not sockets.isdisjoint(open_files(pid))
 
     return owns
-
-
-def open_files(pid: int) -> set[str]:
-    """Return the kernel's names of a process's open files. Empty if the process has ended."""
-    found = set()
-    with suppress(FileNotFoundError):
-        for link in Path(f"/proc/{pid}/fd").iterdir():
-            with suppress(FileNotFoundError):  # closed meanwhile
-                found.add(os.readlink(link))
-    return found

@@ -13,10 +13,7 @@ import socket
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Collection
 from contextlib import ExitStack, suppress
-from itertools import chain
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -38,7 +35,7 @@ from indico.tests.mocks import HEADERS, LOGIN_DATA
 from indico.tests.test_asgi import ASGIProcessTest, Exchange
 from indico.tests.testutils import slow
 from indico.tests.testutils.mongo import DatabaseTest
-from indico.tests.testutils.process import ServerProcess, processes_in, read_peak, wait_until
+from indico.tests.testutils.process import ServerProcess, open_files, processes_in, read_peak, wait_until
 from indico.tests.testutils.server import ServerTest
 from indico.tests.testutils.strict import StrictTest
 from indico.utils import Upload, type_check, unpack
@@ -124,15 +121,10 @@ def make_request(path: str, body: bytes, *headers: str, size: int | None = None)
     return "\r\n".join(lines).encode() + body
 
 
-def list_deleted_files(*processes: int) -> list[str]:
+def find_deleted_files(*pids: int) -> set[str]:
     """The open files of these processes, or of this one, that have no name any more."""
-    links = []
-    for link in chain.from_iterable(Path(f"/proc/{pid}/fd").iterdir() for pid in processes or ("self",)):
-        try:
-            links.append(os.readlink(link))
-        except OSError:  # closed meanwhile
-            continue
-    return [link for link in links if link.endswith("(deleted)") and not link.startswith("/memfd")]
+    files = set().union(*map(open_files, pids or [os.getpid()]))
+    return {file for file in files if file.endswith("(deleted)") and not file.startswith("/memfd")}
 
 
 FILE = make_part("image", b"bytes", "a")
@@ -171,10 +163,10 @@ class UploadTest(ServerTest):
 
     def setUp(self) -> None:
         super().setUp()
-        self.before = set(list_deleted_files())
+        self.before = find_deleted_files()
 
     def list_new_files(self) -> set[str]:
-        return set(list_deleted_files()) - self.before
+        return find_deleted_files() - self.before
 
     def tearDown(self) -> None:
         self.assertEqual((STORAGE.size, STORAGE.held), (0, 0))
@@ -501,17 +493,17 @@ def receive_answer(client: socket.socket) -> bytes:
     return received
 
 
-def wait_for_end_of_file(files: Collection[str], *pids: int, patience: float = PATIENCE) -> None:
+def wait_for_end_of_file(files: set[str], *pids: int, patience: float = PATIENCE) -> None:
     """Return when the processes have no deleted files open but these."""
-    wait_until(lambda: not {*list_deleted_files(*pids)} - {*files}, "the end of the file", patience)
+    wait_until(lambda: find_deleted_files(*pids) <= files, "the end of the file", patience)
 
 
 def leave_in_the_middle(port: int, *pids: int) -> None:
     """Send a part of a file. Return when it is on the disk, and gone from it after the client has left."""
-    files = set(list_deleted_files(*pids))
+    files = find_deleted_files(*pids)
     with socket.create_connection(("127.0.0.1", port)) as client:
         client.sendall(make_request("/file/measure", make_part("file", 3 * PIECE, "a"), size=LIMIT))
-        wait_until(lambda: bool(set(list_deleted_files(*pids)) - files), "a file on the disk")
+        wait_until(lambda: bool(find_deleted_files(*pids) - files), "a file on the disk")
     wait_for_end_of_file(files, *pids)
 
 
@@ -542,7 +534,7 @@ class LargeUploadTest(DatabaseTest):  # else each server starts a MongoDB
     def test_a_file_of_one_gib_takes_little_memory_and_is_gone_from_the_disk(self) -> None:
         for kind in ("own", "tornado"):
             with self.subTest(server=kind), ServerProcess(script=SCRIPT, HTTP_SERVER=kind) as server:
-                files = list_deleted_files(server.pid)
+                files = find_deleted_files(server.pid)
                 self.assertIn(b'"data":%d' % (PIECES * len(PIECE)), send_large(server.port))
                 self.assertLess(read_peak(server.pid), 100 * 1024)
                 wait_for_end_of_file(files, server.pid, patience=1)  # it is closed after the response
@@ -564,7 +556,7 @@ class ASGILargeUploadTest(ASGIProcessTest):
         def test(process: subprocess.Popen[str], port: int) -> None:
             pids = processes_in(self.folder)  # of the server and of what it has started
             leave_in_the_middle(port, *pids)
-            files = list_deleted_files(*pids)
+            files = find_deleted_files(*pids)
             self.assertIn(b'"data":%d' % (PIECES * len(PIECE)), send_large(port))
             self.assertLess(self.read_peak(), 100 * 1024)
             wait_for_end_of_file(files, *pids, patience=1)
@@ -611,13 +603,13 @@ class ASGIUploadTest(ServerTest):
 
     @gen_test
     async def test_a_client_that_leaves_leaves_nothing(self) -> None:
-        before = set(list_deleted_files())
+        before = find_deleted_files()
         for content, files in ((b"bytes", 0), (2 * MEMORY * b"a", 1)):
             exchange = self.ask("POST /picture/save").give(make_part("image", content, "a"), more=True)
-            while STORAGE.size < len(content) or len(set(list_deleted_files()) - before) < files:
+            while STORAGE.size < len(content) or len(find_deleted_files() - before) < files:
                 await asyncio.sleep(0)
             await exchange.leave().task
-            self.assertEqual((STORAGE.size, set(list_deleted_files()) - before), (0, set()))
+            self.assertEqual((STORAGE.size, find_deleted_files() - before), (0, set()))
 
     def ask(self, line: str) -> Exchange:
         return ask_asgi(self._app, line)
