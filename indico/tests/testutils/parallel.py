@@ -25,8 +25,8 @@ class ParallelPlugin(Plugin):  # type: ignore[misc]
     Runs the whole suite in as many processes as `numprocesses` in setup.cfg says. Each process takes the next
     class of tests that no other has taken. A part of the suite runs in one process.
 
-    The plugin `multiprocess` of pynose starts and saves coverage for each test. That took as much time as the
-    second process saved.
+    The plugin `multiprocess` of pynose starts and saves coverage for each test. That takes most of the time
+    that a second process saves.
     """
 
     name = "parallel"

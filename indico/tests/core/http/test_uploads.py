@@ -493,7 +493,7 @@ def receive_answer(client: socket.socket) -> bytes:
     return received
 
 
-def wait_for_end_of_file(files: set[str], *pids: int, patience: float = PATIENCE) -> None:
+def wait_for_end_of_file(files: set[str], *pids: int, patience: float = 2) -> None:
     """Return when the processes have no deleted files open but these."""
     wait_until(lambda: find_deleted_files(*pids) <= files, "the end of the file", patience)
 
