@@ -80,6 +80,7 @@ class History:
         self.failed: list[str] = []  # requests without an answer
         self.windows: list[Window] = []  # in which reads may be outdated
         self.stale = 0  # reads that were
+        self.runs = count()  # of Clients
 
     def find_faults(self, stored: dict[str, list[dict[str, Any]]]) -> dict[str, list[str]]:
         """Return all faults by their kind. `stored` are the documents of each user when all was over."""
@@ -155,7 +156,7 @@ class History:
                 yield f"{seen.subject} is still there"
 
     def _may_be_outdated(self, seen: Seen) -> bool:
-        outdated = any(window.begin <= seen.began < window.end for window in self.windows)
+        outdated = any(seen.began < window.end and window.begin <= seen.ended for window in self.windows)
         self.stale += outdated
         return outdated
 
@@ -185,7 +186,7 @@ def list_writes(document: dict[str, Any]) -> list[int]:
 class Clients(RunningThreads):
     """
     Threads that write, find, log in and out through these servers, until the end of the block. They are in
-    the namespace of the thread that starts them.
+    the namespace of the thread that starts them. No two runs of a history have users in common.
     """
 
     def __init__(self, history: History, servers: Sequence[tuple[str, int]]) -> None:
@@ -195,6 +196,7 @@ class Clients(RunningThreads):
         self._ended: list[str] = []  # keys
         self._writers: dict[str, tuple[str, str]] = {}  # the current user and key of each
         self._lock = threading.Lock()
+        run = next(history.runs)
         kinds: list[tuple[Callable[[Client], None], int]] = [
             (self._write, 4),
             (self._read, 2),
@@ -202,7 +204,9 @@ class Clients(RunningThreads):
             (self._log_in, 2),
         ]
         self._threads = [
-            threading.Thread(target=self._run, args=(kind, f"{kind.__name__.strip('_')}{number}", number))
+            threading.Thread(
+                target=self._run, args=(kind, f"{kind.__name__.strip('_')}{run}.{number}", number)
+            )
             for kind, number_of in kinds
             for number in range(number_of)
         ]

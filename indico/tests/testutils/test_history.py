@@ -70,6 +70,9 @@ class HistoryTest(StrictTest):
         self.assertEqual(self.find_faults(*seen), {"older": 1})
         self.assertEqual(self.find_faults(*seen, window=Window(1.5, 2.5)), {})
         self.assertEqual(self.find_faults(*seen, window=Window(2.5, 3)), {"older": 1})
+        waited = seen[0], seen[1]._replace(ended=2.6)  # and was tried again on the next primary
+        self.assertEqual(self.find_faults(*waited, window=Window(2.5, 3)), {})
+        self.assertEqual(self.find_faults(*waited, window=Window(1, 2)), {"older": 1})
         self.assertEqual(self.find_faults(seen[0], find(2, 0, client="b")), {})
 
     def test_a_key_that_opens_after_its_end(self) -> None:
