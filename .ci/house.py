@@ -34,7 +34,7 @@ OWNED = (
 )
 ALLOWED_IN_CORE = ("core", "config", "error", "__version__")
 MOST_PRIVATE = 8  # names
-CORE_LINES = 7723  # the aim is 4800
+CORE_LINES = 7039  # the aim is 4800
 DOCUMENTED = {
     "_exit",
     "_current_frames",

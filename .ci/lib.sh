@@ -71,7 +71,7 @@ new() {
 # names LIST: names of parts, such as NAMES or DEFAULT, with commas between.
 names() {
   (cd "$work/source" && PYTHONPATH=$PWD python -c \
-    "from indico.core.commands.new.project.parts import DEFAULT, NAMES; print(','.join($1))")
+    "from indico.projects.parts import DEFAULT, NAMES; print(','.join($1))")
 }
 
 # suite_of COPY WHAT: the copy's own suite, in a new environment that has what the copy needs alone.
@@ -106,7 +106,7 @@ suite_again() {
 change_of() {
   (cd "$work/source" && PYTHONPATH=$PWD python - "$1" <<'END'
 import sys
-from indico.core.commands.new.project.parts import DEFAULT, NAMES, PARTS
+from indico.projects.parts import DEFAULT, NAMES, PARTS
 
 part = sys.argv[1]
 with_it = [name for name in DEFAULT if part in (name, *PARTS[name].needs)]
@@ -136,7 +136,7 @@ list_changed() {
   git log --format= --name-only ${tag:+"$tag.."}HEAD | PYTHONPATH=$PWD python -c "
 import sys
 from fnmatch import fnmatchcase
-from indico.core.commands.new.project.parts import NAMES, PARTS
+from indico.projects.parts import NAMES, PARTS
 
 found = {
     name: path
@@ -213,7 +213,7 @@ process="test_server.py core/test_supervisor.py core/commands/test_shell.py core
   core/mongo/test_races.py test_asgi.py"
 
 # Tests that make copies of this project, and run the tests of those: in .ci/all, but for the short ones.
-own="indico/tests/core/commands/new indico/tests/test_batteries.py indico/tests/test_repository.py"
+own="indico/tests/projects indico/tests/core/commands/new indico/tests/test_batteries.py indico/tests/test_repository.py"
 
 # Tests that load the machine for minutes: in .ci/all. pytest takes each name for a part of a name, in any case.
 load="BusyTest or KillTest or StreamProcessTest or LargeUploadTest or LargeFileTest or RealHashTest"

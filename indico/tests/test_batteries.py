@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from indico.core.commands.new.project.parts import PARTS
+from indico.projects.parts import PARTS
 from indico.server import BATTERIES
 from indico.tests.testutils import slow
 from indico.tests.testutils.checkout import CheckoutTest

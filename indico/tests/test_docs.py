@@ -35,7 +35,7 @@ from indico.tests.testutils.strict import StrictTest
 
 COPIED = ("setup.cfg", "setup.py", "req.txt", "pyproject.toml", "README.md")
 SERVER = "indico/server.py"
-ELSEWHERE = "updating.rst"  # its commands are run by core/commands/new/test_changes.py
+ELSEWHERE = "updating.rst"  # its commands are run by projects/test_changes.py
 COUNT_SERVER = """
 from indico import server
 from indico.routes.count import CountRoute

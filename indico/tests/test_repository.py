@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from indico.core.commands.new.project import make_project
+from indico.projects import make_project
 from indico.tests.testutils import slow
 from indico.tests.testutils.checkout import ROOT, needs, needs_checkout, run_alone
 from indico.tests.testutils.strict import StrictTest
@@ -42,7 +42,7 @@ class RepositoryTest(StrictTest):
         self.assertEqual(re.findall(r'"(.+?)"', versions), named)
 
     def test_the_workflow_checks_what_a_copy_checks(self) -> None:
-        template = self.read("indico/core/commands/new/project/templates/ci_run.txt")
+        template = self.read("indico/projects/templates/ci_run.txt")
         for command in template.splitlines()[6:]:
             with self.subTest(command):
                 self.assertIn(f"      - run: {command}\n", self.read(WORKFLOW))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from indico.core.commands.new import CannotCreate
 
-COMMANDS = ("project", "project.changes", "route")  # below indico.core.commands.new
+COMMANDS = ("indico.projects", "indico.projects.changes", "indico.core.commands.new.route")
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -22,7 +22,7 @@ def main(words: Sequence[str] | None = None) -> None:
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name in COMMANDS:
-        importlib.import_module(f"indico.core.commands.new.{name}").add_command(commands)
+        importlib.import_module(name).add_command(commands)
     words = sys.argv[1:] if words is None else words
     arguments = vars(parser.parse_args(words or ["--help"]))
     run = arguments.pop("run")

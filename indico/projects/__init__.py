@@ -17,10 +17,10 @@ from typing import Any
 import indico
 from indico.core.commands.new import ROOT, CannotCreate, check_root
 from indico.core.commands.new.formatting import format_files
-from indico.core.commands.new.project.names import check_name, check_unused, rename_files
-from indico.core.commands.new.project.parts import DEFAULT, NAMES, check_needs, sort_names, split_names
-from indico.core.commands.new.project.rendering import Files, read_files, remove_parts, run_git
 from indico.core.log import announce
+from indico.projects.names import check_name, check_unused, rename_files
+from indico.projects.parts import DEFAULT, NAMES, check_needs, sort_names, split_names
+from indico.projects.rendering import Files, read_files, remove_parts, run_git
 
 RECORD = ".boilerplate.json"  # in a copy: what it was made from
 

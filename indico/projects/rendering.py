@@ -16,8 +16,8 @@ from tornado.testing import AsyncHTTPTestCase
 from tornado.web import RequestHandler
 
 from indico.core.commands.new import ROOT, CannotCreate
-from indico.core.commands.new.project.names import OLD
-from indico.core.commands.new.project.parts import PARTS, Part
+from indico.projects.names import OLD
+from indico.projects.parts import PARTS, Part
 
 Files = dict[str, str]  # by path, relative to the checkout. What is not UTF-8 is in surrogates
 
@@ -71,7 +71,7 @@ def remove_parts(files: Files, wanted: Collection[str]) -> None:
     def is_of(path: str, names: Collection[str]) -> bool:
         return any(fnmatchcase(path, own) for name in names for own in PARTS[name].own_files)
 
-    ci_run = files[f"{OLD}/core/commands/new/project/templates/ci_run.txt"]
+    ci_run = files[f"{OLD}/projects/templates/ci_run.txt"]
     for path in [path for path in files if is_of(path, [*PARTS]) and not is_of(path, wanted)]:
         del files[path]
         if page := re.fullmatch(r"docs/(.*)\.rst", path):

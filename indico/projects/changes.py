@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 
 import indico
 from indico.core.commands.new import ROOT, CannotCreate, check_root
-from indico.core.commands.new.project import RECORD, add_options, find_commit, write_copy
-from indico.core.commands.new.project.names import OLD, make_rename
-from indico.core.commands.new.project.parts import NAMES, PARTS, split_names
-from indico.core.commands.new.project.rendering import call_git, run_git
 from indico.core.log import announce
+from indico.projects import RECORD, add_options, find_commit, write_copy
+from indico.projects.names import OLD, make_rename
+from indico.projects.parts import NAMES, PARTS, split_names
+from indico.projects.rendering import call_git, run_git
 
 
 def add_command(commands: Any) -> None:

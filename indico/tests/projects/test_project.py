@@ -23,10 +23,10 @@ from indico.core import log
 from indico.core.commands.new import CannotCreate
 from indico.core.commands.new.__main__ import main
 from indico.core.commands.new.formatting import format_files
-from indico.core.commands.new.project import RECORD, find_commit, make_project, rendering, write_files
-from indico.core.commands.new.project.names import check_unused, make_rename, rename_files
-from indico.core.commands.new.project.parts import DEFAULT, NAMES, PARTS, Part, split_names
-from indico.core.commands.new.project.rendering import (
+from indico.projects import RECORD, find_commit, make_project, rendering, write_files
+from indico.projects.names import check_unused, make_rename, rename_files
+from indico.projects.parts import DEFAULT, NAMES, PARTS, Part, split_names
+from indico.projects.rendering import (
     Files,
     keep_regions,
     keep_tests,
@@ -76,7 +76,7 @@ class ProjectTest(StrictTest):
         before = sorted(self.folder.rglob("*"))
         with (
             self.assertRaisesRegex(CannotCreate, reason),
-            mock.patch("indico.core.commands.new.project.read_files", return_value=files or read_once()),
+            mock.patch("indico.projects.read_files", return_value=files or read_once()),
         ):
             make_project(self.folder / path, without=without)
         self.assertEqual(sorted(self.folder.rglob("*")), before)
@@ -163,9 +163,9 @@ def count_lines(copy: Path, package: str) -> dict[str, int]:
 class CopyTest(ProjectTest):
     def test_the_command_says_what_it_made_and_what_it_refuses(self) -> None:
         path = str(self.folder / "shop")
-        with mock.patch("indico.core.commands.new.project.write_copy", return_value=7):
+        with mock.patch("indico.projects.write_copy", return_value=7):
             for commit, hint in (("abc", ""), (None, "\nIt can't be updated later, .*")):
-                with mock.patch("indico.core.commands.new.project.find_commit", return_value=commit):
+                with mock.patch("indico.projects.find_commit", return_value=commit):
                     message = make_project(Path(path), parts="cors")
                 self.assertRegex(message, f"^Created {path} with 7 files.\nIts .* test it.{hint}$")
         Path(path).mkdir()
@@ -175,7 +175,7 @@ class CopyTest(ProjectTest):
     def test_it_says_so_when_it_takes_long(self) -> None:
         with (
             mock.patch.object(log, "SILENT_SECONDS", 0.01),
-            mock.patch("indico.core.commands.new.project.check_needs", side_effect=lambda _: time.sleep(0.1)),
+            mock.patch("indico.projects.check_needs", side_effect=lambda _: time.sleep(0.1)),
             self.assertRaises(CannotCreate),
             self.assertLogs("indico", "WARNING") as logged,
         ):
@@ -198,11 +198,11 @@ class CopyTest(ProjectTest):
             ),
         ):
             files = {**SMALL, f"indico/{path}": text}
-            with self.subTest(path), mock.patch("indico.core.commands.new.project.remove_parts"):
+            with self.subTest(path), mock.patch("indico.projects.remove_parts"):
                 self.assert_refused(f"not start, so it was not made: {reason}", "shop", files=files)
 
     def test_a_copy_that_fails_midway_is_never_there(self) -> None:
-        project, full = "indico.core.commands.new.project", OSError(28, "No space left on device")
+        project, full = "indico.projects", OSError(28, "No space left on device")
         for place, error, expected in (
             (f"{project}.rename_files", ValueError, ValueError),
             ("pathlib.Path.write_bytes", [1, full], CannotCreate),
@@ -224,7 +224,7 @@ class CopyTest(ProjectTest):
             self.assertEqual(list(self.folder.iterdir()), [])
 
     def test_a_copy_that_ruff_can_not_format_is_not_made(self) -> None:
-        with mock.patch("indico.core.commands.new.project.remove_parts"):
+        with mock.patch("indico.projects.remove_parts"):
             self.assert_refused("^ruff failed: .*parse", "shop", files={**SMALL, "indico/cake.py": "def\n"})
 
     def test_without_ruff_it_says_how_to_get_it(self) -> None:
@@ -247,7 +247,7 @@ class CopyTest(ProjectTest):
         (self.folder / "file").touch()
         run(["git", "add", "."], cwd=self.folder)
         run(["git", "-c", "user.name=a", "-c", "user.email=a", "commit", "-qm", "a"], cwd=self.folder)
-        with mock.patch("indico.core.commands.new.project.ROOT", self.folder):
+        with mock.patch("indico.projects.ROOT", self.folder):
             self.assertRegex(str(find_commit()), "^[0-9a-f]{40}$")
             (self.folder / "file").write_text("now")
             self.assertIsNone(find_commit())
@@ -410,7 +410,7 @@ class RefusedTest(ProjectTest):
 
     @linux
     def test_a_place_where_nothing_can_be_made(self) -> None:
-        with mock.patch("indico.core.commands.new.project.remove_parts"):
+        with mock.patch("indico.projects.remove_parts"):
             self.assert_refused(r"/proc/shop can't be created: No .*\.$", "/proc/shop", files=SMALL)
 
     def test_a_part_that_there_is_not(self) -> None:

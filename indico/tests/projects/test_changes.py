@@ -21,9 +21,9 @@ from tornado.testing import bind_unused_port
 from indico import config
 from indico.core import log
 from indico.core.commands.new import CannotCreate
-from indico.core.commands.new.project import RECORD, changes
-from indico.core.commands.new.project.changes import change_parts, find_parts, update
-from indico.core.commands.new.project.parts import DEFAULT, NAMES
+from indico.projects import RECORD, changes
+from indico.projects.changes import change_parts, find_parts, update
+from indico.projects.parts import DEFAULT, NAMES
 from indico.tests.testutils import slow
 from indico.tests.testutils.checkout import NOT_COVERED, ROOT, needs, needs_checkout, run_alone, run_python
 from indico.tests.testutils.mongo import name_database, start_mongodb
@@ -31,8 +31,8 @@ from indico.tests.testutils.pages import Console, matches, read_blocks
 from indico.tests.testutils.process import make_environment
 from indico.tests.testutils.strict import StrictTest
 
-CHANGES = "indico.core.commands.new.project.changes"
-PROJECT = "indico.core.commands.new.project"
+CHANGES = "indico.projects.changes"
+PROJECT = "indico.projects"
 GIT = ("git", "-c", "user.name=Ada", "-c", "user.email=ada@example.com", "-c", "init.defaultBranch=main")
 FIRST = "627efdf"  # the last commit of version 1.0
 EARLIER = "25d7a57"  # a commit whose copies have a record, and lack much that there is now
