@@ -5,6 +5,7 @@ The files of a copy, made in memory from those of this checkout.
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import re
 import subprocess
@@ -124,10 +125,15 @@ def replace_in(files: Files, paths: str, pattern: str, new: str | Callable[[re.M
         files[path] = re.sub(pattern, new, files[path], flags=re.MULTILINE)
 
 
+@functools.lru_cache(maxsize=1)  # for all questions that are asked of one source
+def parse(source: str) -> list[ast.stmt]:
+    return ast.parse(source).body
+
+
 def keep_tests(source: str, kept: Collection[str]) -> str:
     """Return the source of a module with these tests and classes of tests alone, and what they use."""
     removed: list[str] = []
-    for node in ast.parse(source).body:
+    for node in parse(source):
         if isinstance(node, ast.ClassDef) and node.name not in kept:
             tests = [f"{node.name}.{name}" for name in list_tests(node)]
             removed += [node.name] if tests and not {*tests} & {*kept} else {*tests} - {*kept}
@@ -146,7 +152,7 @@ def is_unused(source: str, definition: str) -> bool:
 
 def list_helpers(source: str) -> list[str]:
     """Return what the tests in this module may use: names of its top level, and methods."""
-    nodes = [node for node in ast.parse(source).body if find_name(node)]
+    nodes = [node for node in parse(source) if find_name(node)]
     methods = [
         f"{node.name}.{each.name}"
         for node in nodes
@@ -182,5 +188,5 @@ def remove_definitions(source: str, names: Collection[str]) -> str:
             elif isinstance(node, ast.ClassDef):
                 walk(node.body, f"{found}.")
 
-    walk(ast.parse(source).body, "")
+    walk(parse(source), "")
     return "".join(lines)

@@ -29,7 +29,6 @@ from indico.projects.parts import DEFAULT, NAMES, PARTS, Part, split_names
 from indico.projects.rendering import (
     Files,
     keep_regions,
-    keep_tests,
     read_files,
     remove_mentions,
     remove_parts,
@@ -495,7 +494,7 @@ class PartsTest(StrictTest):
             "    def unused(self): ...\n    def test_a(self): helper()\n    def test_b(self): B\n\n"
             "class TwoTest:\n    def test_c(self): B\n\nclass ThreeTest:\n    def test_d(self): ...\n"
         )
-        kept = keep_tests(source, ["OneTest.test_a", "ThreeTest"])
+        kept = rendering.keep_tests(source, ["OneTest.test_a", "ThreeTest"])
         self.assertEqual(
             re.sub("\n+", "\n", kept),
             "A = 1\ndef helper(): return A\nclass OneTest:\n    def setUp(self): ...\n"
