@@ -97,6 +97,7 @@ def work(number):
         self.assertEqual(parent.stop(signal.SIGINT), 0)
         self.assertEqual(parent.output.count("SIGTERM"), 2)
 
+    @slow
     def test_ctrl_c_which_reaches_all_is_one_signal_to_a_worker(self) -> None:
         parent = self.supervise(
             """
@@ -256,6 +257,7 @@ class BindTest(StrictTest):
 class BoundProgramTest(SupervisorTest):
     """The shim runs as it does in `start_tied_to_parent`."""
 
+    @slow
     def test_the_program_takes_the_place_of_the_shim_in_a_session_of_its_own(self) -> None:
         program = "import os; print(os.getpid(), os.getsid(0), os.getpgrp())"
         shim = subprocess.Popen(
@@ -289,6 +291,7 @@ print("ended", supervisor.has_ended(pid))
         self.assertEqual((parent.wait(), parent.output), (0, "ended True\n"))
 
     @linux
+    @slow
     def test_kill_9_of_the_parent_takes_a_bound_program_down(self) -> None:
         script = """
 import signal

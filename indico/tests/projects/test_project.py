@@ -222,6 +222,7 @@ class CopyTest(ProjectTest):
                 make_project(self.folder / "shop")
             self.assertEqual(list(self.folder.iterdir()), [])
 
+    @slow
     def test_a_copy_that_ruff_can_not_format_is_not_made(self) -> None:
         with mock.patch("indico.projects.remove_parts"):
             self.assert_refused("^ruff failed: .*parse", "shop", files={**SMALL, "indico/cake.py": "def\n"})

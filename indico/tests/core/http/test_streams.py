@@ -278,6 +278,7 @@ class EventsTest(StreamTest):
             self.assert_answer(self.call("responds"), 200, "responded")
         self.assertIn("probe.responds has responded already; its events are dropped", log.output[0])
 
+    @slow
     def test_no_comment_comes_after_a_response(self) -> None:
         self.set(streams, "COMMENT_SECONDS", SHORT / 4)
         with self.assertLogs("indico", "WARNING") as log:

@@ -130,6 +130,7 @@ class CountTest(CacheTest):
                 self.assertEqual(self.call("auth/check"), (200, True))
         self.assertEqual(looked_up.call_count, 0)
 
+    @slow
     def test_actions_of_either_kind_know_the_user_of_a_key_that_is_remembered(self) -> None:
         self.remember()
         self.assertEqual(self.call("speak/plain"), (200, USER_ID))
@@ -147,6 +148,7 @@ class CountTest(CacheTest):
         self.assertEqual(self.call("auth/logout"), (200, True))
         self.assertEqual(self.call("auth/check"), (401, "User not authenticated"))
 
+    @slow
     def test_a_logout_of_a_key_that_has_ended_elsewhere_forgets_it(self) -> None:
         self.remember()
         with mock.patch.object(AuthDB, "end_key", mock.AsyncMock(return_value=False)):

@@ -176,6 +176,7 @@ class MongodTest(StrictTest):
         with mock.patch.dict(os.environ, {f"INDICO_MONGOD_{self.mongod.port}": "1 1"}):
             self.assertIsNone(self.mongod.pid)
 
+    @slow
     def test_a_mongod_that_does_not_start_is_a_sentence(self) -> None:
         shutil.rmtree(self.folder)
         self.addCleanup(self.folder.mkdir)

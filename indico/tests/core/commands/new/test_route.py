@@ -168,7 +168,6 @@ class RefusedTest(RouteTest):
             with self.subTest(name):
                 self.assert_refused(f"{name} is already used", name)
 
-    @slow
     def test_what_is_there_already(self) -> None:
         self.add("tea_party")
         for name, path in (
@@ -189,6 +188,7 @@ class RefusedTest(RouteTest):
         (self.copy / "setup.py").unlink()
         self.assert_refused("indico is installed here without its checkout", "tea_party")
 
+    @slow
     def test_the_command_says_it_in_a_sentence(self) -> None:
         command = [sys.executable, "-m", "indico.new", "route", "user"]
         process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
