@@ -132,6 +132,7 @@ def check_sizes() -> Iterator[Check]:
     yield Check("the battery jobs (the aim is 450)", jobs, 550)
     yield count("core, without mongojet", CORE_LINES, [file for file in core if file not in mongojet])
     yield longest("a file of core", 220, core)
+    yield longest("a file of projects", 220, files_of("projects"))
 
 
 def list_problems(what: str, problems: list[str], limit: int = 0) -> Check:
