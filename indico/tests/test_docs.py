@@ -275,7 +275,7 @@ class CopyTest(DatabaseTest):
         environment = {"PYTHONPATH": str(self.copy), **NOT_COVERED}
         with ServerProcess(folder=self.copy, script=COUNT_SERVER, **environment) as server:
             key = server.post("auth/login", LOGIN_DATA)["data"]["indico_key"]
-            script = block.code.replace('"/count/up"', f'"{server.url}/count/up"').replace("20", "3")
+            script = block.code.replace("20", "3").replace('"/count/up"', f'"{server.url}/count/up"')
             run = subprocess.run(
                 ["node", "--input-type=module"],
                 input=f'{script}\nawait countUp("{key}");\nawait countUp("").catch(console.log);',

@@ -78,13 +78,14 @@ class History:
         self.grace = grace
         self.seen: list[Seen] = []
         self.failed: list[str] = []  # requests without an answer
-        self.windows: list[Window] = []  # in which reads may be outdated
+        self.windows: list[Window] = []  # in which reads may be outdated, and until the next write
         self.stale = 0  # reads that were
         self.runs = count()  # of Clients
 
     def find_faults(self, stored: dict[str, list[dict[str, Any]]]) -> dict[str, list[str]]:
         """Return all faults by their kind. `stored` are the documents of each user when all was over."""
         self.stale = 0
+        self._outdated = list(map(self._extend, self.windows))
         repeated = Counter(seen.subject for seen in self.seen if seen.route == "key/remove")
         impossible = [seen for seen in self.seen if not seen.is_possible(repeated)]
         return {
@@ -155,8 +156,20 @@ class History:
             if is_removed and stored.get(seen.subject):
                 yield f"{seen.subject} is still there"
 
+    def _extend(self, window: Window) -> Window:
+        """
+        Return the window until the next acknowledged write. Before that, a new primary may not know which of
+        the last writes a majority has.
+        """
+        later = (
+            seen.ended
+            for seen in self.seen
+            if seen.write is not None and seen.status == 200 and seen.began >= window.end
+        )
+        return window._replace(end=min(later, default=window.end))
+
     def _may_be_outdated(self, seen: Seen) -> bool:
-        outdated = any(seen.began < window.end and window.begin <= seen.ended for window in self.windows)
+        outdated = any(seen.began < window.end and window.begin <= seen.ended for window in self._outdated)
         self.stale += outdated
         return outdated
 

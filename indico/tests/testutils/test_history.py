@@ -75,6 +75,16 @@ class HistoryTest(StrictTest):
         self.assertEqual(self.find_faults(*waited, window=Window(1, 2)), {"older": 1})
         self.assertEqual(self.find_faults(seen[0], find(2, 0, client="b")), {})
 
+    def test_what_is_older_until_the_first_write_after_an_election(self) -> None:
+        window = Window(1.2, 1.5)
+        seen = find(1, 0, 1), find(2, 0)
+        refused, stored = write(1.8, 1, status=503), write(2.5, 1, 0, 1)
+        self.assertEqual(self.find_faults(*seen, window=window), {"older": 1})
+        self.assertEqual(self.find_faults(*seen, refused, stored, window=window), {})
+        self.assertEqual(self.find_faults(*seen, refused, stored, find(3, 0), window=window), {"older": 1})
+        early = write(1.3, 1, 0, 1)
+        self.assertEqual(self.find_faults(seen[0], early, find(1.7, 0), stored, window=window), {})
+
     def test_a_key_that_opens_after_its_end(self) -> None:
         for ending in (
             end(1),
