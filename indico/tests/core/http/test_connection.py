@@ -279,7 +279,6 @@ class GarbageTest(ConnectionTest):
 
 
 class ReadAheadTest(ConnectionTest):
-    @slow
     @gen_test(timeout=PATIENCE)
     async def test_while_a_request_is_at_work_little_is_read_and_all_is_answered_later(self) -> None:
         request = make_post(5000 * b"a")
