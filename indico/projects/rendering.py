@@ -125,8 +125,9 @@ def replace_in(files: Files, paths: str, pattern: str, new: str | Callable[[re.M
         files[path] = re.sub(pattern, new, files[path], flags=re.MULTILINE)
 
 
-@functools.lru_cache(maxsize=1)  # for all questions that are asked of one source
+@functools.lru_cache(maxsize=1)
 def parse(source: str) -> list[ast.stmt]:
+    """Return the statements of a module. `keep_tests` asks for those of one module many times."""
     return ast.parse(source).body
 
 

@@ -48,7 +48,8 @@ class ReloadingTest(StrictTest):
             (self.folder / "new.py").touch()
 
         with (
-            mock.patch.object(reloading, "time", mock.Mock(wraps=time, sleep=sleep)),  # threads use it, too
+            # Not time.sleep itself: the threads of MongoDB's clients call it, too.
+            mock.patch.object(reloading, "time", mock.Mock(wraps=time, sleep=sleep)),
             mock.patch.object(reloading, "PACKAGE", self.folder / "none"),  # it takes long to read
             redirect_stderr(io.StringIO()) as output,
             self.assertRaises(Replaced),

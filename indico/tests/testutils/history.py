@@ -78,7 +78,7 @@ class History:
         self.grace = grace
         self.seen: list[Seen] = []
         self.failed: list[str] = []  # requests without an answer
-        self.windows: list[Window] = []  # in which reads may be outdated, and until the next write
+        self.windows: list[Window] = []  # in which, and until the next write, reads may be outdated
         self.stale = 0  # reads that were
         self.runs = count()  # of Clients
 
@@ -158,8 +158,8 @@ class History:
 
     def _extend(self, window: Window) -> Window:
         """
-        Return the window until the next acknowledged write. Before that, a new primary may not know which of
-        the last writes a majority has.
+        Return this window, made longer: it ends with the next acknowledged write. Until then, the new primary
+        may not know that a majority has the last writes of the old one.
         """
         later = (
             seen.ended
